@@ -1,0 +1,2 @@
+//! What an architecture provides: entry, vectors, system registers, MMU, GIC, context switch.
+#![no_std]

@@ -1,0 +1,18 @@
+//! All hardware-independent logic of Xenith. No unsafe code, no architecture, compiled and tested on the host.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+extern crate alloc;
+
+pub mod addr;
+pub mod boot;
+pub mod console;
+pub mod emulate;
+pub mod errno;
+pub mod evtchn;
+pub mod fdt;
+pub mod frames;
+pub mod gnttab;
+pub mod machine;
+pub mod p2m;
+pub mod stage2;
+pub mod vgic;

@@ -1,0 +1,2 @@
+//! The hypervisor binary.
+fn main() {}
