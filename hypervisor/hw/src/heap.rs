@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use buddy_system_allocator::Heap;
 
-use crate::sync::SpinLock;
+use xenith_core::sync::SpinLock;
 
 /// Orders up to 2^23 bytes are enough: the largest object is a table of some hundred KiB.
 const ORDERS: usize = 24;

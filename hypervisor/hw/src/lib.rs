@@ -1,4 +1,4 @@
-//! Architecture-neutral code that needs `unsafe`: the lock, pages shared with guests, the heap.
+//! Architecture-neutral code that needs `unsafe`: pages shared with guests, the heap.
 //!
 //! Interrupts stay masked while the hypervisor runs, so a lock is never taken again by an interrupt on the same CPU.
 #![cfg_attr(not(test), no_std)]
@@ -6,4 +6,3 @@ extern crate alloc;
 
 pub mod heap;
 pub mod shared_page;
-pub mod sync;

@@ -83,21 +83,41 @@ unsafe fn copy_in(to: NonNull<u8>, offset: usize, buf: &[u8]) {
     }
 }
 
-/// Physical memory through this CPU's windows. The caller answers for owning the frames.
-pub struct PhysMemory {
+/// What only one CPU uses. HTPIDR holds its address.
+pub struct CpuLocal {
     windows: RefCell<PageWindows>,
 }
 
+impl CpuLocal {
+    /// Makes `windows` those of this CPU, for good.
+    pub fn install(windows: PageWindows) {
+        let local: &'static CpuLocal = alloc::boxed::Box::leak(alloc::boxed::Box::new(Self { windows: RefCell::new(windows) }));
+        // SAFETY: HTPIDR is the hypervisor's own scratch register; only `PhysMemory` reads it.
+        unsafe { sysreg::htpidr::write(core::ptr::from_ref(local) as u32) };
+    }
+}
+
+/// Physical memory through this CPU's windows. The caller answers for owning the frames.
+///
+/// A token without data, so that whoever walks tables can hold one on every CPU. [`CpuLocal::install`] comes first.
+#[derive(Clone, Copy)]
+pub struct PhysMemory(());
+
 impl PhysMemory {
-    /// Wraps this CPU's windows.
-    pub fn new(windows: PageWindows) -> Self {
-        Self {
-            windows: RefCell::new(windows),
-        }
+    /// Returns the token.
+    ///
+    /// # Safety
+    /// [`CpuLocal::install`] was called on every CPU that will use it.
+    pub const unsafe fn new() -> Self {
+        Self(())
     }
 
+    #[inline(always)]
     fn window(&self, mfn: Mfn) -> NonNull<u8> {
-        self.windows.borrow_mut().map(mfn)
+        // SAFETY: By `new`'s contract HTPIDR names this CPU's `CpuLocal`, which is never freed; other CPUs have their own,
+        // and interrupts are masked, so the borrow cannot overlap another.
+        let local = unsafe { &*(sysreg::htpidr::read() as *const CpuLocal) };
+        local.windows.borrow_mut().map(mfn)
     }
 
     /// Runs `f` on the page's 64-bit entries: a translation table.
@@ -162,14 +182,14 @@ impl PhysMemory {
 }
 
 /// The memory of the guest that runs on this CPU, for hypercall arguments.
-pub struct GuestSpace<'a, F: Fn(Mfn) -> bool> {
-    /// This CPU's windows.
-    pub memory: &'a PhysMemory,
+pub struct GuestSpace<F: Fn(Mfn) -> bool> {
+    /// Access to physical memory.
+    pub memory: PhysMemory,
     /// Says whether a frame is RAM of the calling domain.
     pub owns: F,
 }
 
-impl<F: Fn(Mfn) -> bool> GuestMemory for GuestSpace<'_, F> {
+impl<F: Fn(Mfn) -> bool> GuestMemory for GuestSpace<F> {
     fn read(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
         let mut done = 0;
         while done < buf.len() {

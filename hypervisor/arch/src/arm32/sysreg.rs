@@ -566,6 +566,14 @@ sysreg32!(
     "4"
 );
 sysreg32!(
+    #[doc = "HTPIDR: the hypervisor's own, names this CPU's data."]
+    htpidr,
+    "4",
+    "c13",
+    "c0",
+    "2"
+);
+sysreg32!(
     #[doc = "ISR: pending interrupts as seen from here."]
     isr,
     "0",
