@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The immediate of `hvc` that makes a hypercall.
-pub const XEN_HYPERCALL_TAG: u32 = 3745;
+pub const XEN_HYPERCALL_TAG: u32 = 0xea1;
 /// Old `sched_op`; not on Arm.
 pub const HYPERVISOR_SCHED_OP_COMPAT: u32 = 6;
 /// Dom0's platform operations.

@@ -750,17 +750,76 @@ fn constants(rows: &mut Vec<Row>) {
 }
 
 fn words(rows: &mut Vec<Row>) {
-    rows.push(Row::Struct("shared_info", xen_abi::shared_info::SHARED_INFO_SIZE));
-    rows.push(Row::Struct("vcpu_info", xen_abi::shared_info::VCPU_INFO_SIZE));
-    rows.push(Row::Struct("vcpu_guest_context", xen_abi::vcpu::VCPU_GUEST_CONTEXT_SIZE));
-    rows.push(Row::Field("shared_info", "evtchn_pending", xen_abi::shared_info::SHARED_INFO_EVTCHN_PENDING, None));
-    rows.push(Row::Field("shared_info", "evtchn_mask", xen_abi::shared_info::SHARED_INFO_EVTCHN_MASK, None));
-    rows.push(Row::Field("shared_info", "wc_version", xen_abi::shared_info::SHARED_INFO_WC_VERSION, None));
-    rows.push(Row::Field("shared_info", "wc_sec", xen_abi::shared_info::SHARED_INFO_WC_SEC, None));
-    rows.push(Row::Field("shared_info", "wc_nsec", xen_abi::shared_info::SHARED_INFO_WC_NSEC, None));
-    rows.push(Row::Field("shared_info", "wc_sec_hi", xen_abi::shared_info::SHARED_INFO_WC_SEC_HI, None));
-    rows.push(Row::Field("vcpu_info", "evtchn_upcall_pending", xen_abi::shared_info::VCPU_INFO_UPCALL_PENDING, None));
-    rows.push(Row::Field("vcpu_info", "pad0", xen_abi::shared_info::VCPU_INFO_UPCALL_MASK, None));
-    rows.push(Row::Field("vcpu_info", "evtchn_pending_sel", xen_abi::shared_info::VCPU_INFO_PENDING_SEL, None));
-    rows.push(Row::Field("vcpu_info", "time", xen_abi::shared_info::VCPU_INFO_TIME, None));
+    rows.push(Row::Struct(
+        "shared_info",
+        xen_abi::shared_info::SHARED_INFO_SIZE,
+    ));
+    rows.push(Row::Struct(
+        "vcpu_info",
+        xen_abi::shared_info::VCPU_INFO_SIZE,
+    ));
+    rows.push(Row::Struct(
+        "vcpu_guest_context",
+        xen_abi::vcpu::VCPU_GUEST_CONTEXT_SIZE,
+    ));
+    rows.push(Row::Field(
+        "shared_info",
+        "evtchn_pending",
+        xen_abi::shared_info::SHARED_INFO_EVTCHN_PENDING,
+        None,
+    ));
+    rows.push(Row::Field(
+        "shared_info",
+        "evtchn_mask",
+        xen_abi::shared_info::SHARED_INFO_EVTCHN_MASK,
+        None,
+    ));
+    rows.push(Row::Field(
+        "shared_info",
+        "wc_version",
+        xen_abi::shared_info::SHARED_INFO_WC_VERSION,
+        None,
+    ));
+    rows.push(Row::Field(
+        "shared_info",
+        "wc_sec",
+        xen_abi::shared_info::SHARED_INFO_WC_SEC,
+        None,
+    ));
+    rows.push(Row::Field(
+        "shared_info",
+        "wc_nsec",
+        xen_abi::shared_info::SHARED_INFO_WC_NSEC,
+        None,
+    ));
+    rows.push(Row::Field(
+        "shared_info",
+        "wc_sec_hi",
+        xen_abi::shared_info::SHARED_INFO_WC_SEC_HI,
+        None,
+    ));
+    rows.push(Row::Field(
+        "vcpu_info",
+        "evtchn_upcall_pending",
+        xen_abi::shared_info::VCPU_INFO_UPCALL_PENDING,
+        None,
+    ));
+    rows.push(Row::Field(
+        "vcpu_info",
+        "pad0",
+        xen_abi::shared_info::VCPU_INFO_UPCALL_MASK,
+        None,
+    ));
+    rows.push(Row::Field(
+        "vcpu_info",
+        "evtchn_pending_sel",
+        xen_abi::shared_info::VCPU_INFO_PENDING_SEL,
+        None,
+    ));
+    rows.push(Row::Field(
+        "vcpu_info",
+        "time",
+        xen_abi::shared_info::VCPU_INFO_TIME,
+        None,
+    ));
 }
