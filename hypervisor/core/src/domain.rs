@@ -11,12 +11,12 @@ use alloc::vec::Vec;
 use crate::addr::{DomId, GuestVirt, IntId, VcpuId};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
-use crate::evtchn::EventChannels;
+use crate::evtchn::{EventChannels, Notify};
 use crate::gnttab::GrantTable;
 use crate::hal::Hal;
 use crate::p2m::P2m;
 use crate::sync::SpinLock;
-use crate::vgic::Vgic;
+use crate::vgic::{Vgic, WorkFlags};
 
 /// Why a domain shut down (public/sched.h SHUTDOWN_*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +82,12 @@ pub struct Domain<H: Hal> {
     pub events: SpinLock<EventChannels<H::Page>>,
     /// The virtual interrupt controller.
     pub vgic: SpinLock<Vgic>,
+    /// Which vCPUs must flush the vGIC before they enter the guest; read without its lock.
+    pub vgic_work: Arc<WorkFlags>,
     /// Which vCPUs are on (PSCI).
-    pub power: SpinLock<PowerStates>,
+    pub power: PowerStates,
+    /// A vCPU became runnable: the pCPU must look whether its time slice now has an end.
+    pub has_woken: AtomicBool,
     /// The shared info page.
     pub shared_info: H::Page,
     /// HVM parameters by index (0..=28).
@@ -125,8 +129,10 @@ impl<H: Hal> Domain<H> {
             p2m: SpinLock::new(p2m),
             grants: SpinLock::new(grants),
             events: SpinLock::new(events),
+            vgic_work: vgic.work_flags(),
             vgic: SpinLock::new(vgic),
-            power: SpinLock::new(power),
+            power,
+            has_woken: AtomicBool::new(false),
             shared_info,
             hvm_params: SpinLock::new([0; 36]),
             vcpus,
@@ -140,6 +146,48 @@ impl<H: Hal> Domain<H> {
     /// Returns the vCPU with this index.
     pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu<H>> {
         self.vcpus.get(id.index())
+    }
+
+    /// Ends a vCPU's wait: something was made pending for it.
+    pub fn wake(&self, id: VcpuId) {
+        if let Some(vcpu) = self.vcpu(id)
+            && vcpu.is_blocked.swap(false, Ordering::AcqRel)
+        {
+            self.has_woken.store(true, Ordering::Release);
+        }
+    }
+
+    /// Raises a vCPU's event-channel upcall and wakes it, as a [`Notify`] of the event channels asks.
+    pub fn deliver(&self, notify: Notify) {
+        match notify {
+            Notify::None => {}
+            Notify::Kick(vcpu) => self.raise(vcpu, self.facts.upcall_ppi),
+            Notify::Pollers(kick) => {
+                if let Some(vcpu) = kick {
+                    self.raise(vcpu, self.facts.upcall_ppi);
+                }
+                let woken = self.events.lock().take_woken();
+                for vcpu in woken {
+                    self.end_poll(vcpu);
+                }
+            }
+        }
+    }
+
+    /// Raises an interrupt line of a vCPU and wakes whoever has to look.
+    pub fn raise(&self, vcpu: VcpuId, irq: IntId) {
+        let kicked = self.vgic.lock().raise_level(vcpu, irq);
+        for vcpu in kicked.iter() {
+            self.wake(vcpu);
+        }
+    }
+
+    /// Ends a vCPU's SCHEDOP_poll: an event came, or its time is over.
+    pub fn end_poll(&self, id: VcpuId) {
+        if let Some(vcpu) = self.vcpu(id) {
+            vcpu.poll_deadline.store(u64::MAX, Ordering::Release);
+            self.wake(id);
+        }
     }
 
     /// Marks the domain shut down. The first reason stays.
@@ -178,10 +226,6 @@ pub struct Vcpu<H: Hal> {
     pub is_offline: AtomicBool,
     /// In WFI, SCHEDOP_block or SCHEDOP_poll.
     pub is_blocked: AtomicBool,
-    /// Something must be looked at before the guest is entered: the vGIC, the upcall.
-    pub has_work: AtomicBool,
-    /// In SCHEDOP_poll: any event wakes it.
-    pub is_polling: AtomicBool,
     /// When SCHEDOP_poll ends, in ticks; `u64::MAX` for never.
     pub poll_deadline: AtomicU64,
     /// Times in each run state.
@@ -197,8 +241,6 @@ impl<H: Hal> Vcpu<H> {
             context: SpinLock::new(context),
             is_offline: AtomicBool::new(true),
             is_blocked: AtomicBool::new(false),
-            has_work: AtomicBool::new(true),
-            is_polling: AtomicBool::new(false),
             poll_deadline: AtomicU64::new(u64::MAX),
             runstate: SpinLock::new(RunstateClock::default()),
             runstate_area: AtomicU64::new(0),
@@ -210,12 +252,6 @@ impl<H: Hal> Vcpu<H> {
         !self.is_offline.load(Ordering::Acquire) && !self.is_blocked.load(Ordering::Acquire)
     }
 
-    /// Ends a wait: something was made pending for the vCPU.
-    pub fn wake(&self) {
-        self.has_work.store(true, Ordering::Release);
-        self.is_blocked.store(false, Ordering::Release);
-    }
-
     /// Returns the guest address of the runstate area.
     pub fn runstate_address(&self) -> Option<GuestVirt> {
         match self.runstate_area.load(Ordering::Acquire) {
@@ -225,32 +261,31 @@ impl<H: Hal> Vcpu<H> {
     }
 }
 
-/// How long a vCPU was in each run state.
+/// How long a vCPU was in each run state, in ticks of the counter.
 #[derive(Clone, Copy, Debug)]
 pub struct RunstateClock {
     /// The state now.
     pub state: RunState,
-    /// When it began, in nanoseconds of system time.
-    pub since_ns: u64,
-    /// Nanoseconds spent in each state before.
-    pub time_ns: [u64; 4],
+    /// When it began.
+    pub since: u64,
+    /// Ticks spent in each state before.
+    pub spent: [u64; 4],
 }
 
 impl Default for RunstateClock {
     fn default() -> Self {
-        Self { state: RunState::Offline, since_ns: 0, time_ns: [0; 4] }
+        Self { state: RunState::Offline, since: 0, spent: [0; 4] }
     }
 }
 
 impl RunstateClock {
-    /// Goes to `state` at `now_ns`.
-    pub fn change(&mut self, state: RunState, now_ns: u64) {
-        let spent = now_ns.saturating_sub(self.since_ns);
-        if let Some(total) = self.time_ns.get_mut(self.state as usize) {
-            *total = total.saturating_add(spent);
+    /// Goes to `state` at `now`.
+    pub fn change(&mut self, state: RunState, now: u64) {
+        if let Some(spent) = self.spent.get_mut(self.state as usize) {
+            *spent = spent.wrapping_add(now.saturating_sub(self.since));
         }
         self.state = state;
-        self.since_ns = now_ns;
+        self.since = now;
     }
 }
 
@@ -286,5 +321,28 @@ impl<H: Hal> DomainTable<H> {
         let domains = self.domains.lock();
         let at = domains.binary_search_by_key(&id, |d| d.facts.id).ok()?;
         domains.get(at).cloned()
+    }
+
+    /// Returns the first runnable vCPU behind `last` in order of domain and vCPU number, beginning anew at the end.
+    pub fn next_runnable(&self, last: (DomId, VcpuId)) -> Option<(Arc<Domain<H>>, VcpuId)> {
+        let domains = self.domains.lock();
+        let mut first = None;
+        for domain in domains.iter().filter(|domain| domain.shutdown().is_none()) {
+            for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.is_runnable()) {
+                if (domain.facts.id, vcpu.id) > last {
+                    return Some((domain.clone(), vcpu.id));
+                }
+                first = first.or(Some((domain, vcpu.id)));
+            }
+        }
+        first.map(|(domain, id)| (domain.clone(), id))
+    }
+
+    /// Returns whether any vCPU but this one could run.
+    pub fn is_another_runnable(&self, domain: DomId, vcpu: VcpuId) -> bool {
+        let domains = self.domains.lock();
+        domains.iter().filter(|other| other.shutdown().is_none()).any(|other| {
+            other.vcpus.iter().any(|v| v.is_runnable() && (other.facts.id, v.id) != (domain, vcpu))
+        })
     }
 }

@@ -17,8 +17,6 @@ pub trait Hal: Sized + Send + Sync + 'static {
 
     /// Returns the counter, in ticks.
     fn now(&self) -> u64;
-    /// Returns the counter's frequency in Hz.
-    fn frequency(&self) -> u64;
     /// Maps a frame that the caller holds a reference to (kept until the handle is dropped).
     ///
     /// # Errors
@@ -42,4 +40,6 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn console_write(&self, bytes: &[u8]);
     /// Takes input that was typed for dom0; returns how many bytes were stored.
     fn console_read(&self, buf: &mut [u8]) -> usize;
+    /// Returns true when an interrupt waits for this CPU: long work stops at its next step and is executed again.
+    fn has_pending_interrupt(&self) -> bool;
 }
