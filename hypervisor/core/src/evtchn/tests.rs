@@ -145,10 +145,13 @@ fn port_limits_are_enforced() {
     }
     assert_eq!(c.bind_ipi(0), Err(Errno::NoSpc), "2-level ends at 4095");
     c.init_control(0, FakePage::new(), 0).unwrap();
-    for port in 4096..131_072 {
+    let last = if cfg!(miri) { 4200 } else { 131_072 };
+    for port in 4096..last {
         assert_eq!(c.bind_ipi(0), Ok(Port::new(port)));
     }
-    assert_eq!(c.bind_ipi(0), Err(Errno::NoSpc), "FIFO ends at 131071");
+    if last == 131_072 {
+        assert_eq!(c.bind_ipi(0), Err(Errno::NoSpc), "FIFO ends at 131071");
+    }
 }
 
 #[test]
@@ -475,8 +478,10 @@ fn two_level_events_go_over_to_fifo() {
     assert_eq!(array.get(b.index()), FIFO_PENDING | FIFO_MASKED);
     assert_eq!(control.get(2), 1 << 7, "ready: default priority");
     assert_eq!(control.get(2 + 2 + 7), a.raw());
+    array.word(a.index()).fetch_and(!FIFO_PENDING, SeqCst);
+    assert!(!c.is_pending(a), "kept no longer");
     assert_eq!(c.unmask(b), Ok(Notify::None), "linked behind a");
-    assert_eq!(array.get(a.index()), FIFO_PENDING | FIFO_LINKED | b.raw());
+    assert_eq!(array.get(a.index()), FIFO_LINKED | b.raw());
 }
 
 #[test]
