@@ -827,4 +827,4 @@ impl<'a> Iterator for Walk<'a> {
 
 #[cfg(test)]
 #[path = "host_tree_tests.rs"]
-mod tests;
+pub(crate) mod tests;
