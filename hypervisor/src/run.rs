@@ -179,11 +179,10 @@ impl Pcpu {
     fn run_vcpu(&mut self, domain: &Arc<Domain<Machine>>, vcpu: &Vcpu<Machine>) {
         let mut guard = vcpu.context.lock();
         let context = &mut *guard;
-        let vttbr = domain.p2m.lock().vttbr();
         // SAFETY: The tables are the domain's, alive as long as `domain`, and the VMID is its own; the context is the
         // vCPU's, whose lock we hold.
         unsafe {
-            setup::set_stage2(vttbr);
+            setup::set_stage2(domain.vttbr);
             context.saved.restore();
         }
         context.virtual_timer.restore(domain.virtual_offset);

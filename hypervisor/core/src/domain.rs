@@ -75,7 +75,9 @@ pub struct Domain<H: Hal> {
     /// Fixed facts.
     pub facts: DomainFacts,
     /// Guest-physical memory.
-    pub p2m: SpinLock<P2m<H::Tables>>,
+    pub p2m: SpinLock<P2m>,
+    /// VTTBR of the domain: root table and VMID.
+    pub vttbr: u64,
     /// Grants given and mapped.
     pub grants: SpinLock<GrantTable<H::Page>>,
     /// Event channels.
@@ -110,7 +112,8 @@ impl<H: Hal> Domain<H> {
     #[allow(clippy::too_many_arguments, reason = "the parts are made elsewhere; this only joins them")]
     pub fn new(
         facts: DomainFacts,
-        p2m: P2m<H::Tables>,
+        p2m: P2m,
+        vttbr: u64,
         grants: GrantTable<H::Page>,
         events: EventChannels<H::Page>,
         vgic: Vgic,
@@ -127,6 +130,7 @@ impl<H: Hal> Domain<H> {
         Arc::new(Self {
             facts,
             p2m: SpinLock::new(p2m),
+            vttbr,
             grants: SpinLock::new(grants),
             events: SpinLock::new(events),
             vgic_work: vgic.work_flags(),

@@ -4,19 +4,21 @@
 use crate::addr::{HostPhys, Mfn};
 use crate::errno::Errno;
 use crate::machine::{Fault, SharedPage};
-use crate::stage2::TableMemory;
+use crate::p2m::P2mMemory;
 
 /// A machine: the real one, or a fake of the host's.
 pub trait Hal: Sized + Send + Sync + 'static {
     /// A page shared with a guest, kept mapped while the handle lives.
     type Page: SharedPage + Clone;
-    /// Memory for stage-2 tables.
-    type Tables: TableMemory + Send;
+    /// What the p2m works with.
+    type P2mMemory: P2mMemory;
     /// The architecture's part of a vCPU.
     type VcpuContext: Send;
 
     /// Returns the counter, in ticks.
     fn now(&self) -> u64;
+    /// Returns what the p2m of the address space `vttbr` works with (0: one that was never live).
+    fn p2m_memory(&self, vttbr: u64) -> Self::P2mMemory;
     /// Maps a frame that the caller holds a reference to (kept until the handle is dropped).
     ///
     /// # Errors

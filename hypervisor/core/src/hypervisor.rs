@@ -48,3 +48,13 @@ pub struct Hypervisor<H: Hal> {
     /// The counter at boot: system time 0.
     pub boot_ticks: u64,
 }
+
+/// Returns the build id that 40 hexadecimal digits name; other text gives zeroes in its place.
+pub fn build_id(hex: &str) -> [u8; 20] {
+    let mut id = [0; 20];
+    for (byte, pair) in id.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        let text = core::str::from_utf8(pair).unwrap_or("0");
+        *byte = u8::from_str_radix(text, 16).unwrap_or(0);
+    }
+    id
+}

@@ -18,6 +18,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
+use xenith_hw::shared_page::{MappedPage, Unmap};
 
 use super::sysreg;
 
@@ -217,15 +218,16 @@ impl HypTables {
         Ok(())
     }
 
-    /// Maps a page that is shared with a guest; returns its address.
+    /// Maps a page that is shared with a guest; `owner` is told when the last handle to it is gone.
     ///
     /// # Errors
     /// When no frame for a table or no address is left.
     pub fn map_shared(
         &mut self,
         mfn: Mfn,
+        owner: &'static dyn Unmap,
         frame: &mut dyn FnMut() -> Option<Mfn>,
-    ) -> Result<usize, MapError> {
+    ) -> Result<MappedPage, MapError> {
         let va = match self.free_vmap.pop() {
             Some(va) => va,
             None if self.next_vmap < VMAP_END => {
@@ -234,9 +236,11 @@ impl HypTables {
             }
             None => return Err(MapError::NoSpace),
         };
-        self.map_page(va, mfn, Access::ReadWrite, frame)
-            .inspect_err(|_| self.free_vmap.push(va))?;
-        Ok(va)
+        self.map_page(va, mfn, Access::ReadWrite, frame).inspect_err(|_| self.free_vmap.push(va))?;
+        let at = NonNull::new(va as *mut u8).ok_or(MapError::NoSpace)?;
+        // SAFETY: Just mapped read-write, page aligned, given out to nobody else until `owner` unmaps it; the caller holds
+        // a reference to the frame.
+        Ok(unsafe { MappedPage::new(at, mfn, owner) })
     }
 
     /// Removes a mapping that `map_shared` made.

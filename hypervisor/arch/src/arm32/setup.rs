@@ -112,3 +112,17 @@ pub fn flush_guest_tlb() {
     sysreg::dsb_ish();
     sysreg::isb();
 }
+
+/// Drops every entry of the address space `vttbr`, on all CPUs, whichever is live here.
+pub fn flush_guest_tlb_of(vttbr: u64) {
+    let live = sysreg::vttbr::read();
+    if live != vttbr {
+        // SAFETY: Valid tables of a live domain; no guest runs on this CPU until the old value is back.
+        unsafe { set_stage2(vttbr) };
+    }
+    flush_guest_tlb();
+    if live != vttbr {
+        // SAFETY: What was live before.
+        unsafe { set_stage2(live) };
+    }
+}
