@@ -68,7 +68,7 @@ impl Channel {
 struct Bucket {
     /// One bit for each port that is not in use.
     free: u64,
-    channels: Box<[Channel]>,
+    channels: Box<[Channel; BUCKET_PORTS]>,
 }
 
 /// The ports of one domain.
@@ -90,9 +90,7 @@ impl Table {
         table.grow()?;
         if let Some(bucket) = table.buckets.first_mut() {
             bucket.free &= !1;
-            if let Some(channel) = bucket.channels.first_mut() {
-                channel.state = State::Reserved;
-            }
+            bucket.channels[0].state = State::Reserved;
         }
         Ok(table)
     }
@@ -110,18 +108,14 @@ impl Table {
 
     #[inline]
     pub(super) fn get(&self, port: Port) -> Option<&Channel> {
-        self.buckets
-            .get(port.index() / BUCKET_PORTS)?
-            .channels
-            .get(port.index() % BUCKET_PORTS)
+        let bucket = self.buckets.get(port.index() / BUCKET_PORTS)?;
+        Some(&bucket.channels[port.index() % BUCKET_PORTS])
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, port: Port) -> Option<&mut Channel> {
-        self.buckets
-            .get_mut(port.index() / BUCKET_PORTS)?
-            .channels
-            .get_mut(port.index() % BUCKET_PORTS)
+        let bucket = self.buckets.get_mut(port.index() / BUCKET_PORTS)?;
+        Some(&mut bucket.channels[port.index() % BUCKET_PORTS])
     }
 
     fn grow(&mut self) -> Result<(), Errno> {
@@ -131,9 +125,13 @@ impl Table {
             .map_err(|_| Errno::NoMem)?;
         channels.resize(BUCKET_PORTS, Channel::FREE);
         self.buckets.try_reserve(1).map_err(|_| Errno::NoMem)?;
+        let Ok(channels) = channels.into_boxed_slice().try_into() else {
+            // It has just that length.
+            return Err(Errno::NoMem);
+        };
         self.buckets.push(Bucket {
             free: u64::MAX,
-            channels: channels.into_boxed_slice(),
+            channels,
         });
         Ok(())
     }
@@ -188,9 +186,7 @@ impl Table {
             return;
         };
         let slot = port.index() % BUCKET_PORTS;
-        let Some(channel) = bucket.channels.get_mut(slot) else {
-            return;
-        };
+        let channel = &mut bucket.channels[slot];
         channel.state = state;
         channel.notify_vcpu = notify_vcpu;
         channel.priority = DEFAULT_PRIORITY;
@@ -206,9 +202,7 @@ impl Table {
             return;
         };
         let slot = port.index() % BUCKET_PORTS;
-        let Some(channel) = bucket.channels.get_mut(slot) else {
-            return;
-        };
+        let channel = &mut bucket.channels[slot];
         if !channel.state.is_usable() {
             return;
         }
