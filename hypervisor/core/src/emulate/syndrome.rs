@@ -425,6 +425,10 @@ impl Syndrome {
     /// Classes from 0x10 up (calls, aborts) and the unknown class are not conditional: they happen only when executed.
     #[inline]
     pub const fn condition_passed(self, cpsr: u32) -> bool {
+        // CV with condition "always": nearly every trap.
+        if self.0 >> 20 & 0x1f == 0x1e {
+            return true;
+        }
         let class = self.class_number();
         if class == 0 || class >= 0x10 {
             return true;
@@ -506,8 +510,10 @@ pub const fn advance_it(cpsr: u32) -> u32 {
 }
 
 /// Moves the guest past the instruction that trapped: 4 bytes in ARM state, 2 or 4 in Thumb state by `wide`
-/// ([`Syndrome::is_wide`] for traps and valid syndromes), and ITSTATE with it. HVC, SVC and SMC trapped as calls:
-/// HVC and SVC return after the instruction already, SMC does not.
+/// ([`Syndrome::is_wide`] for traps and valid syndromes), and ITSTATE with it.
+///
+/// Not for HVC and SVC, whose return address is after the instruction already; a trapped SMC needs it. To give a guest
+/// an Undefined Instruction exception for an HVC, the caller first takes the 4 bytes back (HVC is never narrow).
 #[inline]
 pub fn advance_pc<R: GuestRegs>(regs: &mut R, wide: bool) {
     let cpsr = regs.cpsr();

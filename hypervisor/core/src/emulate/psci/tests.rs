@@ -187,6 +187,10 @@ fn power_states() {
     );
     assert_eq!(states.affinity_info(0xff, 1), 0);
     assert_eq!(states.affinity_info(0xffff, 2), 0);
+    assert_eq!(states.cpu_on(0x100), Ok(VcpuId::new(16)));
+    states.set_off(target);
+    assert_eq!(states.affinity_info(0x1ff, 1), 2, "the pending one first");
+    states.set_off(VcpuId::new(16));
     states.set_on(target);
     assert_eq!(states.cpu_on(0x101), Err(PsciError::AlreadyOn));
     states.set_off(target);
