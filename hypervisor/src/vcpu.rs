@@ -3,6 +3,7 @@
 use xenith_arch::context::{read_register, write_register};
 use xenith_arch::timer::VirtualTimer;
 use xenith_arch::{GuestFrame, SavedContext, setup, sysreg};
+use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::emulate::psci::VcpuStart;
 use xenith_core::emulate::inject::{ExceptionControl, FaultRegisters, GuestException, take_exception};
 use xenith_core::emulate::regs::{GuestRegs, psr};
@@ -17,34 +18,36 @@ pub struct VcpuContext {
     pub saved: SavedContext,
     /// The virtual timer, valid while the vCPU is not loaded.
     pub virtual_timer: VirtualTimer,
-    /// The virtual timer's interrupt was active at the physical distributor when the vCPU was switched out.
-    pub virtual_timer_active: bool,
     /// The emulated physical timer.
     pub physical_timer: PhysicalTimer,
+    /// HCR out of reset.
+    traps: u32,
 }
 
 impl VcpuContext {
     /// Makes the context of a vCPU that has never run.
-    pub fn new(index: u16) -> Self {
+    pub fn new(index: u16, features: &CpuFeatures) -> Self {
         let affinity = u32::from(index % 16) | (u32::from(index / 16) << 8);
-        let mut saved = SavedContext::reset(0x8000_0000 | affinity, setup::hcr::GUEST);
+        // Where nothing is hidden from guests they read the identification registers themselves: Linux reads MVFR0
+        // again and again.
+        let traps = if *features == features.sanitised() { setup::hcr::GUEST & !setup::hcr::TID3 } else { setup::hcr::GUEST };
+        let mut saved = SavedContext::reset(0x8000_0000 | affinity, traps);
         saved.sctlr = setup::SCTLR_RESET;
         Self {
             frame: GuestFrame::default(),
             saved,
             virtual_timer: VirtualTimer::default(),
-            virtual_timer_active: false,
             physical_timer: PhysicalTimer::new(),
+            traps,
         }
     }
 
     /// Puts the vCPU back to its reset state and sets where it starts.
     pub fn reset(&mut self, start: VcpuStart) {
-        let mut saved = SavedContext::reset(self.saved.vmpidr, setup::hcr::GUEST);
+        let mut saved = SavedContext::reset(self.saved.vmpidr, self.traps);
         saved.sctlr = setup::SCTLR_RESET;
         self.saved = saved;
         self.virtual_timer = VirtualTimer::default();
-        self.virtual_timer_active = false;
         self.physical_timer = PhysicalTimer::new();
         self.frame = GuestFrame::default();
         self.frame.pc = start.pc;

@@ -12,7 +12,7 @@ use crate::addr::{DomId, GuestVirt, IntId, VcpuId};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
 use crate::evtchn::{EventChannels, Notify};
-use crate::gnttab::GrantTable;
+use crate::gnttab::{GrantTable, Maptrack};
 use crate::hal::Hal;
 use crate::p2m::P2m;
 use crate::sync::SpinLock;
@@ -78,8 +78,10 @@ pub struct Domain<H: Hal> {
     pub p2m: SpinLock<P2m>,
     /// VTTBR of the domain: root table and VMID.
     pub vttbr: u64,
-    /// Grants given and mapped.
+    /// Grants given.
     pub grants: SpinLock<GrantTable<H::Page>>,
+    /// Others' grants mapped.
+    pub maptrack: SpinLock<Maptrack>,
     /// Event channels.
     pub events: SpinLock<EventChannels<H::Page>>,
     /// The virtual interrupt controller.
@@ -115,6 +117,7 @@ impl<H: Hal> Domain<H> {
         p2m: P2m,
         vttbr: u64,
         grants: GrantTable<H::Page>,
+        maptrack: Maptrack,
         events: EventChannels<H::Page>,
         vgic: Vgic,
         power: PowerStates,
@@ -132,6 +135,7 @@ impl<H: Hal> Domain<H> {
             p2m: SpinLock::new(p2m),
             vttbr,
             grants: SpinLock::new(grants),
+            maptrack: SpinLock::new(maptrack),
             events: SpinLock::new(events),
             vgic_work: vgic.work_flags(),
             vgic: SpinLock::new(vgic),
@@ -325,6 +329,11 @@ impl<H: Hal> DomainTable<H> {
         let domains = self.domains.lock();
         let at = domains.binary_search_by_key(&id, |d| d.facts.id).ok()?;
         domains.get(at).cloned()
+    }
+
+    /// Returns all domains, by number.
+    pub fn all(&self) -> Vec<Arc<Domain<H>>> {
+        self.domains.lock().clone()
     }
 
     /// Returns the first runnable vCPU behind `last` in order of domain and vCPU number, beginning anew at the end.
