@@ -343,6 +343,11 @@ fn names_what_is_wrong_with_the_structure() {
         what(Blob::new().word(PROP).word(u32::MAX).word(0).finish()),
         "property longer than the tree"
     );
+    // Two words follow, so eight bytes would fit and nine do not.
+    assert_eq!(
+        what(Blob::new().word(PROP).word(9).word(0).finish()),
+        "property longer than the tree"
+    );
     assert_eq!(
         what(Blob::new().word(PROP).word(0).word(u32::MAX).finish()),
         "property name outside the strings"
