@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Flattened device trees.
+
+pub mod dom0;
+pub mod writer;
