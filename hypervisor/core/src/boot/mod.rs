@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Booting.
+
+pub mod kernel;
+pub mod placement;
