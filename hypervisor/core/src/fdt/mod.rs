@@ -5,6 +5,8 @@
 //! *says* stays an allegation: every number is taken with checked arithmetic, and every fault is an error value whose
 //! text names the cause and the remedy.
 
+pub mod dom0;
 pub mod host;
 pub mod host_irq;
 pub mod host_tree;
+pub mod writer;
