@@ -116,7 +116,7 @@ pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
         open_uart(kind, at, flat);
     } else if let Ok(tree) = Tree::new(dtb)
         && let Ok(Some(uart)) = host::console(&tree, &mut IrqResolver::new(tree), None)
-        && let Some(kind) = uart.compatible.into_iter().find_map(Kind::from_compatible)
+        && let Some(kind) = uart.compatible.iter().find_map(Kind::from_compatible)
     {
         open_uart(kind, uart.reg.base(), flat);
     }
@@ -193,7 +193,7 @@ fn open_console(tables: &mut HypTables, uart: Option<&ConsoleUart<'_>>) {
         warn!("no console: neither dtuart= nor /chosen/stdout-path names a UART");
         return;
     };
-    let Some(kind) = uart.compatible.into_iter().find_map(Kind::from_compatible) else {
+    let Some(kind) = uart.compatible.iter().find_map(Kind::from_compatible) else {
         warn!("console {}: no driver for this UART; the supported ones are arm,pl011", uart.path);
         return;
     };
@@ -390,7 +390,7 @@ fn xenith_main(boot: Boot) -> ! {
     );
 
     let image = PhysRange::from_start_end(image_start.raw(), image_end.raw());
-    let tree_range = PhysRange::from_start_end(dtb.raw(), dtb.raw() + tree.total_size() as u64);
+    let tree_range = PhysRange::from_start_end(dtb.raw(), dtb.raw() + tree.blob().len() as u64);
     if let Err(error) = modules.check(&host.memory, tree_range, image) {
         stop(&error);
     }
@@ -476,8 +476,7 @@ fn xenith_main(boot: Boot) -> ! {
 
     let dom0 = crate::dom0::build(crate::dom0::Plan {
         hv,
-        tree: &tree,
-        blob: &blob[..tree.total_size()],
+        blob: tree.blob(),
         host: &host,
         modules: &modules,
         options: &line.options,

@@ -97,7 +97,7 @@ impl Console {
     fn line(&mut self, arguments: core::fmt::Arguments<'_>) {
         let (scale, boot) = (self.scale, self.boot_ticks);
         let mut sinks = Sinks { uart: &mut self.uart, ring: &mut self.ring, last: &mut self.last_byte };
-        let mut writer = self.line.writer(&mut sinks, || Self::clocks(scale, boot));
+        let mut writer = self.line.writer(|| Self::clocks(scale, boot), &mut sinks);
         // The sinks do not fail.
         let _ = writer.write_fmt(arguments);
         let _ = writer.end_line();

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use log::{info, warn};
-use xenith_core::addr::{DomId, Gfn, GuestPhys, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
+use xenith_core::addr::{DomId, Gfn, GuestPhys, HostPhys, IntId, PAGE_SIZE, VcpuId};
 use xenith_core::boot::cmdline::Options;
 use xenith_core::boot::kernel::{self, ImageSink, ImageSource, KernelImage, Probe, ReadError, SinkFull};
 use xenith_core::boot::memory::{PhysRange, dom0_banks, dom0_mem_size};
@@ -19,7 +19,6 @@ use xenith_core::emulate::psci::{PowerStates, VcpuStart};
 use xenith_core::evtchn::{EventChannels, NO_PORT_LIMIT};
 use xenith_core::fdt::dom0::{self, Dom0Input, Region};
 use xenith_core::fdt::host::{ConsoleUart, HostInfo};
-use xenith_core::fdt::host_tree::Tree;
 use xenith_core::frames::{AllocRequest, Contents, Owner};
 use xenith_core::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use xenith_core::hal::Hal;
@@ -28,7 +27,6 @@ use xenith_core::p2m::{P2m, PageAccount};
 use xenith_core::stage2::{Geometry, PageType};
 use xenith_core::vgic::{Resample, Vgic, VgicConfig};
 
-use crate::console;
 use crate::machine::{Hv, Machine};
 use crate::say;
 use crate::vcpu::VcpuContext;
@@ -38,8 +36,6 @@ pub struct Plan<'a> {
     /// The hypervisor.
     pub hv: &'static Hv,
     /// The host's device tree.
-    pub tree: &'a Tree<'a>,
-    /// Its bytes.
     pub blob: &'a [u8],
     /// What was found in it.
     pub host: &'a HostInfo<'a>,
@@ -194,7 +190,7 @@ fn load_kernel(
         placement.kernel.end()
     );
     if overlaps(from.raw(), image.size, placement.kernel) {
-        return Err(format!("dom0's memory is too small to move the unpacked kernel: raise dom0_mem"));
+        return Err("dom0's memory is too small to move the unpacked kernel: raise dom0_mem".to_string());
     }
     copy(hv, from, placement.kernel.start, image.size)?;
     Ok(placement)
@@ -405,6 +401,4 @@ pub fn release_modules(hv: &'static Hv, modules: &BootModules<'_>, tree: PhysRan
         }
     }
     info!("freed {} KiB of boot modules", pages * 4);
-    let _ = console::has_uart();
-    let _: Option<Mfn> = None;
 }

@@ -82,13 +82,13 @@ impl ListRegisters for VgicHost<'_> {
         self.gich.set_underflow(on);
     }
     fn vmcr(&self) -> u32 {
-        self.gich.control_state().0
+        self.gich.vmcr()
     }
     fn set_vmcr(&mut self, value: u32) {
         self.gich.set_vmcr(value);
     }
     fn apr(&self) -> u32 {
-        self.gich.control_state().1
+        self.gich.apr()
     }
     fn set_apr(&mut self, value: u32) {
         self.gich.set_apr(value);
@@ -321,7 +321,7 @@ impl Pcpu {
 
     /// Returns the guest's priority mask (GICV_PMR); 0 while its CPU interface is off.
     pub fn priority_mask(&self) -> u8 {
-        let vmcr = self.gich.control_state().0;
+        let vmcr = self.gich.vmcr();
         if vmcr & 3 == 0 { 0 } else { ((vmcr >> 27) << 3) as u8 }
     }
 

@@ -182,7 +182,7 @@ fn firmware_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &m
             return Next::Leave;
         }
         Answer::CpuOn(request) => {
-            r[0] = match cpu_on(cpu, domain, vcpu, context, &request) {
+            context.frame.r[0] = match cpu_on(cpu, domain, vcpu, context, &request) {
                 Ok(()) => 0,
                 Err(error) => request.interface.error_value(error),
             };
@@ -372,7 +372,7 @@ fn coprocessor_double(
     wide: bool,
 ) -> Next {
     use xenith_core::emulate::regs::GuestRegs;
-    let mut regs = LiveRegs(&mut context.frame);
+    let regs = LiveRegs(&mut context.frame);
     let written = (u64::from(regs.get(access.rt2())) << 32) | u64::from(regs.get(access.rt()));
     let mut read = None;
     match action {

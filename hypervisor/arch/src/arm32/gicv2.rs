@@ -362,19 +362,24 @@ impl HypInterface {
         self.regs().hcr.set(1 | (u32::from(on) << 1));
     }
 
-    /// Reads the guest's view of its CPU interface (GICH_VMCR) and active priorities (GICH_APR).
-    pub fn control_state(&self) -> (u32, u32) {
-        (self.regs().vmcr.get(), self.regs().apr.get())
+    /// Reads the guest's view of its CPU interface (GICH_VMCR).
+    #[inline]
+    pub fn vmcr(&self) -> u32 {
+        self.regs().vmcr.get()
     }
 
-    /// Restores what `control_state` read.
-    pub fn set_control_state(&mut self, vmcr: u32, apr: u32) {
-        self.regs().vmcr.set(vmcr);
-        self.regs().apr.set(apr);
+    /// Writes GICH_VMCR.
+    pub fn set_vmcr(&mut self, value: u32) {
+        self.regs().vmcr.set(value);
     }
 
-    /// Enables or disables the virtual interface while no vCPU runs here.
-    pub fn set_enabled(&mut self, on: bool) {
-        self.regs().hcr.set(u32::from(on));
+    /// Reads the active priorities (GICH_APR).
+    pub fn apr(&self) -> u32 {
+        self.regs().apr.get()
+    }
+
+    /// Writes GICH_APR.
+    pub fn set_apr(&mut self, value: u32) {
+        self.regs().apr.set(value);
     }
 }
