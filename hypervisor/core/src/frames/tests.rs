@@ -70,10 +70,12 @@ fn banks_are_checked() {
 
 #[test]
 fn many_banks_find_their_frames() {
-    let banks: Vec<_> = (0..100u32).map(|i| (i * 16 + 3, 8)).collect();
+    let banks: Vec<_> = (0..if cfg!(miri) { 3u32 } else { 100 })
+        .map(|i| (i * 16 + 3, 8))
+        .collect();
     let table = table(&banks);
     let mut seen = std::collections::HashSet::new();
-    for mfn in 0..2000 {
+    for mfn in 0..if cfg!(miri) { 60 } else { 2000 } {
         let expected = banks
             .iter()
             .any(|(start, pages)| (*start..start + pages).contains(&mfn));
@@ -83,7 +85,10 @@ fn many_banks_find_their_frames() {
         }
     }
     assert!(!table.is_ram(Mfn::new(u32::MAX)));
-    assert_eq!(table.maximum_frame(), Some(Mfn::new(99 * 16 + 10)));
+    assert_eq!(
+        table.maximum_frame(),
+        banks.last().map(|(start, _)| Mfn::new(start + 7))
+    );
 }
 
 #[test]
@@ -120,6 +125,7 @@ fn references_are_counted_to_the_last() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore)]
 fn a_full_count_refuses() {
     let (table, mut heap) = filled(&[(0, 16)], Contents::Clean);
     let mfn = heap.alloc(&table, &AllocRequest::new(0, D1)).unwrap().mfn;
@@ -420,11 +426,15 @@ fn check(
 
 #[test]
 fn random_operations_agree_with_a_map() {
-    let (seeds, steps) = if cfg!(miri) { (1, 150) } else { (20, 1500) };
+    let (seeds, steps) = if cfg!(miri) { (1, 40) } else { (20, 1500) };
     for seed in 1..=seeds {
         let mut rng = Rng::new(seed);
-        let banks = [(0x13, 700), (0x1000, 0x333), (0x8001, 64)];
-        let (table, mut heap) = filled(&banks, Contents::Dirty);
+        let banks: &[_] = if cfg!(miri) {
+            &[(0x13, 90), (0x81, 20)]
+        } else {
+            &[(0x13, 700), (0x1000, 0x333), (0x8001, 64)]
+        };
+        let (table, mut heap) = filled(banks, Contents::Dirty);
         let everything: std::collections::BTreeSet<u32> = check(&table, &heap, seed);
         let mut used = std::collections::BTreeMap::<u32, Owner>::new();
         let mut taken: Vec<ScrubChunk> = Vec::new();
@@ -480,7 +490,7 @@ fn random_operations_agree_with_a_map() {
                     heap.free(&table, Mfn::new(at), 0, contents).unwrap();
                 }
                 5 => {
-                    let start = rng.below(0x1400);
+                    let start = rng.below(if cfg!(miri) { 100 } else { 0x1400 });
                     let pages = 1 + rng.below(80);
                     let free = check(&table, &heap, seed);
                     let fits = (start..start + pages).all(|mfn| free.contains(&mfn));
