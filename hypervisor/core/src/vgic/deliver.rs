@@ -63,11 +63,18 @@ impl Vgic {
     /// Fills the list registers before the guest is entered. Cheap when [`Vgic::needs_flush`] is false.
     ///
     /// `vcpu` is the current, restored vCPU. Returns the other vCPUs that have something to do now.
+    #[inline]
     pub fn flush<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
         let cpu = vcpu.index();
-        if cpu >= self.cpus.len() || !self.irqs.work.is_set(cpu) || !self.cpus[cpu].loaded {
+        if !self.irqs.work.is_set(cpu)
+            || !self.cpus.get(cpu).is_some_and(|interface| interface.loaded)
+        {
             return KickSet::NONE;
         }
+        self.flush_work(cpu, host).without(vcpu)
+    }
+
+    fn flush_work<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
         let mut kicks = KickSet::NONE;
         let mut revisit = core::mem::take(&mut self.irqs.revisit[cpu]) & self.cpus[cpu].used;
         while revisit != 0 {
@@ -76,7 +83,7 @@ impl Vgic {
             kicks |= self.reconcile(cpu, n, host);
         }
         let mut overflow = false;
-        if self.irqs.forwarding {
+        if self.irqs.forwarding && self.irqs.waiting_levels(cpu) != 0 {
             kicks |= self.fill(cpu, host);
             overflow = self.irqs.waiting_levels(cpu) != 0;
         }
@@ -90,7 +97,7 @@ impl Vgic {
             self.cpus[cpu].underflow = underflow;
             host.set_underflow(underflow);
         }
-        kicks.without(vcpu)
+        kicks
     }
 
     /// Reads back which list registers the guest has finished: for the maintenance interrupt. Flush after it.
@@ -148,15 +155,22 @@ impl Vgic {
     /// Puts the vCPU's state into the hardware of this pCPU, whose list registers are all empty. Flush after it.
     pub fn restore<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) {
         let cpu = vcpu.index();
-        let Some(interface) = self.cpus.get_mut(cpu) else { return };
+        let Some(interface) = self.cpus.get_mut(cpu) else {
+            return;
+        };
         if interface.loaded {
             return;
         }
-        for_each_bit(interface.used, |n| host.write_lr(n, interface.entries[n].lr.0));
+        for_each_bit(interface.used, |n| {
+            host.write_lr(n, interface.entries[n].lr.0)
+        });
         host.set_vmcr(interface.vmcr);
         host.set_apr(interface.apr);
         interface.loaded = true;
-        if self.irqs.revisit[cpu] != 0 || self.irqs.waiting_levels(cpu) != 0 || self.irqs.soft_active_count != 0 {
+        if self.irqs.revisit[cpu] != 0
+            || self.irqs.waiting_levels(cpu) != 0
+            || self.irqs.soft_active_count != 0
+        {
             self.irqs.work.set(cpu);
         }
     }
@@ -170,11 +184,21 @@ impl Vgic {
     }
 
     /// The same for the current vCPU, whose list registers are in the hardware.
-    pub fn has_deliverable_loaded<H: VgicHost + ?Sized>(&self, vcpu: VcpuId, priority_mask: u8, host: &H) -> bool {
+    pub fn has_deliverable_loaded<H: VgicHost + ?Sized>(
+        &self,
+        vcpu: VcpuId,
+        priority_mask: u8,
+        host: &H,
+    ) -> bool {
         self.find_deliverable(vcpu, priority_mask, Some(host))
     }
 
-    fn find_deliverable<H: VgicHost + ?Sized>(&self, vcpu: VcpuId, priority_mask: u8, host: Option<&H>) -> bool {
+    fn find_deliverable<H: VgicHost + ?Sized>(
+        &self,
+        vcpu: VcpuId,
+        priority_mask: u8,
+        host: Option<&H>,
+    ) -> bool {
         let cpu = vcpu.index();
         if cpu >= self.cpus.len() || !self.irqs.forwarding {
             return false;
@@ -194,12 +218,20 @@ impl Vgic {
             let index = usize::from(interface.entries[n].index);
             let bank = &self.irqs.banks[index / 32];
             let bit = 1 << (index % 32);
-            let lr = if empty & (1 << n) != 0 { Lr::default() } else { interface.lr(n, host) };
+            let lr = if empty & (1 << n) != 0 {
+                Lr::default()
+            } else {
+                interface.lr(n, host)
+            };
             let in_lr = lr.is_pending() && bank.drop_pending & bit == 0;
-            let is_active = (lr.is_active() && bank.drop_active & bit == 0) || bank.make_active & bit != 0;
+            let is_active =
+                (lr.is_active() && bank.drop_active & bit == 0) || bank.make_active & bit != 0;
             let is_enabled = bank.enabled & bit != 0;
             let is_pending = in_lr || bank.candidates() & bit != 0;
-            found |= is_pending && is_enabled && !is_active && self.irqs.nodes[index].priority >> 3 < below;
+            found |= is_pending
+                && is_enabled
+                && !is_active
+                && self.irqs.nodes[index].priority >> 3 < below;
         });
         found
     }
@@ -256,7 +288,12 @@ impl Vgic {
     }
 
     /// Returns which interrupts of a bank are pending and active in LRs.
-    pub(super) fn states_in_lrs<H: VgicHost + ?Sized>(&self, bank: usize, current: usize, host: &H) -> (u32, u32) {
+    pub(super) fn states_in_lrs<H: VgicHost + ?Sized>(
+        &self,
+        bank: usize,
+        current: usize,
+        host: &H,
+    ) -> (u32, u32) {
         let (mut pending, mut active) = (0, 0);
         let private = bank < self.cpus.len();
         for (cpu, interface) in self.cpus.iter().enumerate() {
@@ -273,16 +310,46 @@ impl Vgic {
             });
         }
         let bank = &self.irqs.banks[bank];
-        (pending & !bank.drop_pending, (active & !bank.drop_active) | bank.make_active)
+        (
+            pending & !bank.drop_pending,
+            (active & !bank.drop_active) | bank.make_active,
+        )
+    }
+
+    /// Has the other vCPUs that run look at their LRs that hold interrupts of an SPI bank.
+    pub(super) fn ask_others(&mut self, bank: usize, current: usize) -> KickSet {
+        let mut kicks = KickSet::NONE;
+        for (cpu, interface) in self.cpus.iter().enumerate() {
+            if cpu != current && interface.loaded {
+                for_each_bit(interface.used, |n| {
+                    if usize::from(interface.entries[n].index) / 32 == bank {
+                        self.irqs.revisit[cpu] |= 1 << n;
+                        kicks |= self.irqs.notify(cpu);
+                    }
+                });
+            }
+        }
+        kicks
     }
 
     /// Returns the sender of an SGI that is in a LR of the vCPU, and whether it is still pending there.
-    pub(super) fn sgi_in_lr<H: VgicHost + ?Sized>(&self, index: usize, host: Option<&H>) -> Option<(u8, bool)> {
+    pub(super) fn sgi_in_lr<H: VgicHost + ?Sized>(
+        &self,
+        index: usize,
+        host: Option<&H>,
+    ) -> Option<(u8, bool)> {
         let node = self.irqs.nodes.get(index)?;
-        let Place::Lr(n) = node.place else { return None };
+        let Place::Lr(n) = node.place else {
+            return None;
+        };
         let lr = self.cpus[usize::from(node.home)].lr(usize::from(n), host);
         let is_dropped = self.irqs.banks[index / 32].drop_pending & (1 << (index % 32)) != 0;
-        Some((self.cpus[usize::from(node.home)].entries[usize::from(n)].lr.source(), lr.is_pending() && !is_dropped))
+        Some((
+            self.cpus[usize::from(node.home)].entries[usize::from(n)]
+                .lr
+                .source(),
+            lr.is_pending() && !is_dropped,
+        ))
     }
 
     /// Deactivates the physical interrupt if the virtual one no longer stands for it.
@@ -302,7 +369,10 @@ impl Vgic {
         let is_private = self.irqs.is_private(index);
         let bank = &mut self.irqs.banks[index / 32];
         let bit = 1 << (index % 32);
-        if is_private || bank.arrived & !bank.enabled & bit == 0 || matches!(self.irqs.nodes[index].place, Place::Lr(_)) {
+        if is_private
+            || bank.arrived & !bank.enabled & bit == 0
+            || matches!(self.irqs.nodes[index].place, Place::Lr(_))
+        {
             return;
         }
         bank.arrived &= !bit;
@@ -407,7 +477,13 @@ impl Vgic {
     /// Takes the interrupt in LR `n` back to memory as far as possible; what is active stays, as active only.
     ///
     /// Returns true if the LR is free now. The caller evaluates the interrupt then.
-    fn extract<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, lr: Lr, host: &mut H) -> bool {
+    fn extract<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        n: usize,
+        lr: Lr,
+        host: &mut H,
+    ) -> bool {
         let mut entry = self.cpus[cpu].entries[n];
         let index = usize::from(entry.index);
         let bit = 1 << (index % 32);
@@ -438,6 +514,9 @@ impl Vgic {
     fn reconcile<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> KickSet {
         let lr = Lr(host.read_lr(n));
         if lr.is_empty() {
+            if self.renew(cpu, n, host) {
+                return KickSet::NONE;
+            }
             return self.finish(cpu, n, host);
         }
         let index = usize::from(self.cpus[cpu].entries[n].index);
@@ -451,7 +530,13 @@ impl Vgic {
     }
 
     /// The interrupt in LR `n` is active; arranges that what is pending for it comes after its EOI.
-    fn pend_active<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, index: usize, host: &mut H) {
+    fn pend_active<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        n: usize,
+        index: usize,
+        host: &mut H,
+    ) {
         let bit = 1 << (index % 32);
         let is_sgi = self.irqs.is_sgi(index);
         let bank = &mut self.irqs.banks[index / 32];
@@ -459,7 +544,8 @@ impl Vgic {
             return;
         }
         let node = &self.irqs.nodes[index];
-        let can_pend = self.irqs.forwarding && usize::from(node.targets.trailing_zeros() as u8) == cpu;
+        let can_pend =
+            self.irqs.forwarding && usize::from(node.targets.trailing_zeros() as u8) == cpu;
         let mut lr = self.cpus[cpu].entries[n].lr;
         let is_level_arrival = bank.arrived & !bank.edge & bit != 0;
         if is_level_arrival && bank.latched & bit == 0 && self.lr_count > 1 {
@@ -486,7 +572,9 @@ impl Vgic {
                 }
             }
             // A linked level line needs nothing: the physical interrupt fires again if it is still asserted.
-            let rest = bank.latched | (bank.arrived & bank.edge) | if lr.is_hw() { 0 } else { bank.candidates() };
+            let rest = bank.latched
+                | (bank.arrived & bank.edge)
+                | if lr.is_hw() { 0 } else { bank.candidates() };
             if rest & bit != 0 {
                 lr = lr.without_hw().with_eoi();
             }
@@ -531,11 +619,46 @@ impl Vgic {
     /// Returns true if a queued interrupt is really pending; asks its line if that decides.
     fn is_pending<H: VgicHost + ?Sized>(&self, index: usize, cpu: usize, host: &H) -> bool {
         let bank = &self.irqs.banks[index / 32];
-        let sure = bank.latched | (bank.line & !bank.edge) | (bank.arrived & bank.edge);
-        sure & (1 << (index % 32)) != 0 || host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(index))
+        bank.sure() & (1 << (index % 32)) != 0
+            || host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(index))
+    }
+
+    /// The usual case, made short: the guest has finished the interrupt in LR `n`, it is pending again and nothing
+    /// else waits, so it takes the same LR. Returns false if the case is another one.
+    fn renew<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> bool {
+        if !self.irqs.forwarding || self.irqs.waiting_levels(cpu) != 0 {
+            return false;
+        }
+        let entry = &self.cpus[cpu].entries[n];
+        let index = usize::from(entry.index);
+        let bit = 1 << (index % 32);
+        let node = &self.irqs.nodes[index];
+        let bank = &mut self.irqs.banks[index / 32];
+        if entry.lr.is_hw() {
+            // The hardware has deactivated it; if it arrived again since, it is active anew.
+            bank.phys_active &= !bit | bank.arrived;
+        }
+        let odd = bank.drop_pending
+            | bank.drop_active
+            | bank.make_active
+            | bank.soft_active
+            | (bank.phys_active & !bank.arrived);
+        let is_here = node.targets.trailing_zeros() as usize == cpu;
+        if bank.candidates() & bank.enabled & !odd & bit == 0 || !is_here {
+            return false;
+        }
+        if bank.sure() & bit == 0
+            && !host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(index))
+        {
+            return false;
+        }
+        self.irqs.banks[index / 32].active &= !bit;
+        self.occupy(cpu, n, index, host);
+        true
     }
 
     /// Puts a pending interrupt into the free LR `n`.
+    #[inline]
     fn occupy<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, index: usize, host: &mut H) {
         let bit = 1 << (index % 32);
         let int_id = self.irqs.int_id(index);
@@ -545,8 +668,8 @@ impl Vgic {
         node.home = cpu as u8;
         let bank = &mut self.irqs.banks[index / 32];
         let mut lr = Lr::new(int_id, node.priority >> 3).with_pending();
-        let mut from = 0;
         let mut wants_eoi = self.lr_count == 1;
+        let from;
         if is_sgi {
             let sources = &mut self.irqs.sources[cpu][index % 32];
             lr = lr.with_source(sources.trailing_zeros() as u8);
@@ -558,15 +681,11 @@ impl Vgic {
                 wants_eoi = true;
             }
         } else {
-            if bank.latched & bit != 0 {
-                from |= FROM_LATCHED;
-            }
-            if bank.arrived & bit != 0 {
-                from |= FROM_ARRIVED;
-            }
-            if bank.hint & bit != 0 {
-                from |= FROM_HINT;
-            }
+            let at = index % 32;
+            // FROM_LATCHED, FROM_ARRIVED, FROM_HINT.
+            from = (bank.latched >> at & 1
+                | (bank.arrived >> at & 1) << 1
+                | (bank.hint >> at & 1) << 2) as u8;
             bank.latched &= !bit;
             bank.arrived &= !bit;
             bank.hint &= !bit;
@@ -580,14 +699,24 @@ impl Vgic {
             lr = lr.with_eoi();
         }
         let interface = &mut self.cpus[cpu];
-        interface.used |= 1 << n;
-        interface.entries[n].index = index as u16;
-        interface.entries[n].from = from;
-        self.write_lr(cpu, n, lr, host);
+        let one = 1 << (n & 31);
+        interface.used |= one;
+        interface.eoi = interface.eoi & !one | if lr.has_eoi() { one } else { 0 };
+        interface.entries[n] = Entry {
+            index: index as u16,
+            from,
+            lr,
+        };
+        host.write_lr(n, lr.0);
     }
 
     /// Frees a LR whose interrupt is pending only and less urgent than `level`, the least urgent first.
-    fn displace<H: VgicHost + ?Sized>(&mut self, cpu: usize, level: u8, host: &mut H) -> Option<usize> {
+    fn displace<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        level: u8,
+        host: &mut H,
+    ) -> Option<usize> {
         let mut tried = 0u32;
         for _ in 0..self.lr_count {
             let interface = &self.cpus[cpu];
@@ -660,7 +789,9 @@ impl Vgic {
                     continue;
                 }
                 let n = free.trailing_zeros() as usize;
-                let lr = Lr::new(self.irqs.int_id(index), node.priority >> 3).with_active().with_eoi();
+                let lr = Lr::new(self.irqs.int_id(index), node.priority >> 3)
+                    .with_active()
+                    .with_eoi();
                 let node = &mut self.irqs.nodes[index];
                 node.place = Place::Lr(n as u8);
                 node.home = cpu as u8;
@@ -674,7 +805,12 @@ impl Vgic {
     }
 
     /// Deactivates the physical PPI behind the vCPU's, which continues without it.
-    fn leave_physical<H: VgicHost + ?Sized>(&mut self, cpu: usize, index: usize, host: &mut H) -> KickSet {
+    fn leave_physical<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        index: usize,
+        host: &mut H,
+    ) -> KickSet {
         let bit = 1 << (index % 32);
         if let Place::Lr(n) = self.irqs.nodes[index].place {
             let n = usize::from(n);

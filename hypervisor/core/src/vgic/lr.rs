@@ -44,7 +44,10 @@ impl Lr {
 
     /// An interrupt without state, in group 0 (what a guest without security extensions sees).
     pub fn new(virq: IntId, level: u8) -> Self {
-        Self((u32::from(virq.raw()) & Self::ID_MASK) | (u32::from(level & 31) << Self::PRIORITY_SHIFT))
+        Self(
+            (u32::from(virq.raw()) & Self::ID_MASK)
+                | (u32::from(level & 31) << Self::PRIORITY_SHIFT),
+        )
     }
     pub fn with_pending(self) -> Self {
         Self(self.0 | Self::PENDING)
@@ -66,7 +69,11 @@ impl Lr {
     }
     /// Unlinks the physical interrupt, if one was linked.
     pub fn without_hw(self) -> Self {
-        if self.is_hw() { Self(self.0 & !(Self::HW | (Self::ID_MASK << Self::SECOND_ID_SHIFT))) } else { self }
+        if self.is_hw() {
+            Self(self.0 & !(Self::HW | (Self::ID_MASK << Self::SECOND_ID_SHIFT)))
+        } else {
+            self
+        }
     }
     /// Asks for a maintenance interrupt at the guest's EOI; only for a value without a hardware link.
     pub fn with_eoi(self) -> Self {

@@ -84,7 +84,11 @@ impl KickSet {
     }
     /// Returns the set without the vCPU.
     pub fn without(self, vcpu: VcpuId) -> Self {
-        if vcpu.index() < MAX_VCPUS { Self(self.0 & !(1 << vcpu.index())) } else { self }
+        if vcpu.index() < MAX_VCPUS {
+            Self(self.0 & !(1 << vcpu.index()))
+        } else {
+            self
+        }
     }
     /// Returns the set as a mask, bit `n` for vCPU `n`.
     pub const fn bits(self) -> u8 {
@@ -92,7 +96,9 @@ impl KickSet {
     }
     /// Returns the vCPUs in the set.
     pub fn iter(self) -> impl Iterator<Item = VcpuId> {
-        (0..MAX_VCPUS as u16).map(VcpuId::new).filter(move |&vcpu| self.contains(vcpu))
+        (0..MAX_VCPUS as u16)
+            .map(VcpuId::new)
+            .filter(move |&vcpu| self.contains(vcpu))
     }
 }
 
@@ -109,7 +115,9 @@ pub struct WorkFlags([AtomicBool; MAX_VCPUS]);
 impl WorkFlags {
     /// Returns true if the vCPU must call [`Vgic::flush`].
     pub fn is_set(&self, vcpu: usize) -> bool {
-        self.0.get(vcpu).is_some_and(|flag| flag.load(Ordering::Acquire))
+        self.0
+            .get(vcpu)
+            .is_some_and(|flag| flag.load(Ordering::Acquire))
     }
     fn set(&self, vcpu: usize) {
         self.assign(vcpu, true);
@@ -155,7 +163,9 @@ impl Vgic {
     /// # Errors
     /// `EINVAL` when a number is out of range.
     pub fn new(config: VgicConfig) -> Result<Self, Errno> {
-        let is_valid = (1..=MAX_VCPUS).contains(&config.vcpus) && config.nr_spis <= MAX_SPIS && config.lr_count > 0;
+        let is_valid = (1..=MAX_VCPUS).contains(&config.vcpus)
+            && config.nr_spis <= MAX_SPIS
+            && config.lr_count > 0;
         if !is_valid {
             return Err(Errno::Inval);
         }
@@ -189,7 +199,11 @@ impl Vgic {
         trigger: Trigger,
         phys: &mut P,
     ) -> Result<(), Errno> {
-        if irq.index() < 16 || phys_irq.index() < 16 || phys_irq.index() >= 1020 || irq.is_spi() != phys_irq.is_spi() {
+        if irq.index() < 16
+            || phys_irq.index() < 16
+            || phys_irq.index() >= 1020
+            || irq.is_spi() != phys_irq.is_spi()
+        {
             return Err(Errno::Inval);
         }
         for cpu in 0..if irq.is_spi() { 1 } else { self.cpus.len() } {
@@ -271,7 +285,9 @@ impl Vgic {
 
     /// A linked physical interrupt was taken. For a PPI `vcpu` is the current one; for an SPI it is ignored.
     pub fn inject_hw(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
-        let Some(index) = self.irqs.index(vcpu.index(), irq) else { return KickSet::NONE };
+        let Some(index) = self.irqs.index(vcpu.index(), irq) else {
+            return KickSet::NONE;
+        };
         let bank = &mut self.irqs.banks[index / 32];
         let bit = 1 << (index % 32);
         if bank.linked & bit == 0 {
@@ -284,7 +300,11 @@ impl Vgic {
 
     /// Pends an interrupt as by an edge. `vcpu` is ignored for an SPI. SGIs cannot be pended so.
     pub fn set_pending(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
-        let Some(index) = self.irqs.index(vcpu.index(), irq).filter(|&index| !self.irqs.is_sgi(index)) else {
+        let Some(index) = self
+            .irqs
+            .index(vcpu.index(), irq)
+            .filter(|&index| !self.irqs.is_sgi(index))
+        else {
             return KickSet::NONE;
         };
         self.irqs.banks[index / 32].latched |= 1 << (index % 32);
@@ -293,7 +313,11 @@ impl Vgic {
 
     /// The line of an interrupt rises; of one that is asked: may have risen. `vcpu` is ignored for an SPI.
     pub fn raise_level(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
-        let Some(index) = self.irqs.index(vcpu.index(), irq).filter(|&index| !self.irqs.is_sgi(index)) else {
+        let Some(index) = self
+            .irqs
+            .index(vcpu.index(), irq)
+            .filter(|&index| !self.irqs.is_sgi(index))
+        else {
             return KickSet::NONE;
         };
         let bank = &mut self.irqs.banks[index / 32];
@@ -312,7 +336,11 @@ impl Vgic {
 
     /// The line of an interrupt falls. `vcpu` is ignored for an SPI. Nothing for one that is asked.
     pub fn lower_level(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
-        let Some(index) = self.irqs.index(vcpu.index(), irq).filter(|&index| !self.irqs.is_sgi(index)) else {
+        let Some(index) = self
+            .irqs
+            .index(vcpu.index(), irq)
+            .filter(|&index| !self.irqs.is_sgi(index))
+        else {
             return KickSet::NONE;
         };
         let bank = &mut self.irqs.banks[index / 32];
