@@ -102,8 +102,6 @@ pub(super) struct Node {
 /// What waits for one vCPU: a circular list for each priority level.
 #[derive(Clone)]
 struct Queue {
-    /// Bit `l` set: level `l` is not empty.
-    levels: u32,
     heads: [u16; 32],
 }
 
@@ -113,6 +111,8 @@ pub(super) struct Interrupts {
     /// For each vCPU and SGI the senders pending in memory; `latched` says whether any.
     pub sources: Vec<[u8; 16]>,
     queues: Vec<Queue>,
+    /// For each vCPU the levels of its queue that are not empty, as a mask.
+    levels: [u32; MAX_VCPUS],
     /// For each vCPU the LRs to reconcile.
     pub revisit: [u32; MAX_VCPUS],
     pub work: Arc<WorkFlags>,
@@ -144,11 +144,11 @@ impl Interrupts {
             sources: vec![[0; 16]; vcpus],
             queues: vec![
                 Queue {
-                    levels: 0,
                     heads: [NO_NODE; 32]
                 };
                 vcpus
             ],
+            levels: [0; MAX_VCPUS],
             revisit: [0; MAX_VCPUS],
             work: Arc::new(WorkFlags::default()),
             forwarding: false,
@@ -252,7 +252,7 @@ impl Interrupts {
         let id = index as u16;
         let (prev, next) = if head == NO_NODE {
             queue.heads[usize::from(level)] = id;
-            queue.levels |= 1 << level;
+            self.levels[usize::from(home) & (MAX_VCPUS - 1)] |= 1 << level;
             (id, id)
         } else {
             let tail = self.nodes[usize::from(head)].prev;
@@ -280,11 +280,11 @@ impl Interrupts {
     pub fn unlink(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         node.place = Place::Idle;
-        let (prev, next, level) = (node.prev, node.next, node.level & 31);
-        let queue = &mut self.queues[usize::from(node.home)];
+        let (prev, next, level, home) = (node.prev, node.next, node.level & 31, node.home);
+        let queue = &mut self.queues[usize::from(home)];
         if usize::from(next) == index {
             queue.heads[usize::from(level)] = NO_NODE;
-            queue.levels &= !(1 << level);
+            self.levels[usize::from(home) & (MAX_VCPUS - 1)] &= !(1 << level);
         } else {
             if usize::from(queue.heads[usize::from(level)]) == index {
                 queue.heads[usize::from(level)] = next;
@@ -296,18 +296,19 @@ impl Interrupts {
 
     /// Returns the interrupt that is next for the vCPU.
     pub fn first(&self, vcpu: usize) -> Option<usize> {
-        let queue = &self.queues[vcpu];
-        if queue.levels == 0 {
+        let levels = self.waiting_levels(vcpu);
+        if levels == 0 {
             return None;
         }
         Some(usize::from(
-            queue.heads[queue.levels.trailing_zeros() as usize & 31],
+            self.queues[vcpu].heads[levels.trailing_zeros() as usize & 31],
         ))
     }
 
     /// Returns the priority levels that have waiting interrupts, as a mask.
+    #[inline]
     pub fn waiting_levels(&self, vcpu: usize) -> u32 {
-        self.queues[vcpu].levels
+        self.levels[vcpu & (MAX_VCPUS - 1)]
     }
 
     /// Notes how many interrupts of a bank the guest made active.
@@ -327,7 +328,7 @@ impl Interrupts {
     pub fn lists(&self, vcpu: usize) -> impl Iterator<Item = (u8, usize)> {
         let queue = &self.queues[vcpu];
         (0..32u8)
-            .filter(|level| queue.levels & (1 << level) != 0)
+            .filter(move |level| self.levels[vcpu] & (1 << level) != 0)
             .map(|l| (l, usize::from(queue.heads[usize::from(l)])))
     }
 

@@ -2,7 +2,8 @@
 //!
 //! The guest's CPU interface is the hardware's virtual one (GICV), so only the distributor's page is emulated. `irq` is
 //! the state of the interrupts, without registers; `v2` decodes GICD; `lr` is the GICv2 list register format; `deliver`
-//! moves interrupts between memory and list registers. A GICv3 distributor will stand beside `v2`.
+//! moves interrupts between memory and list registers, `switch` has
+//! the operations on a whole vCPU. A GICv3 distributor will stand beside `v2`.
 //!
 //! # Use
 //! One [`Vgic`] for each domain, under one lock that the caller holds. The caller
@@ -28,6 +29,7 @@
 mod deliver;
 mod irq;
 mod lr;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod v2;
@@ -109,6 +111,9 @@ impl core::ops::BitOrAssign for KickSet {
 }
 
 /// For each vCPU whether it has to flush before it enters the guest. Read without the lock.
+///
+/// The flag orders nothing: the lock orders the state, and the kick (whose sender executes a DSB before it writes the
+/// SGI register) makes the flag visible to a vCPU that runs elsewhere.
 #[derive(Debug, Default)]
 pub struct WorkFlags([AtomicBool; MAX_VCPUS]);
 
@@ -117,14 +122,14 @@ impl WorkFlags {
     pub fn is_set(&self, vcpu: usize) -> bool {
         self.0
             .get(vcpu)
-            .is_some_and(|flag| flag.load(Ordering::Acquire))
+            .is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
     fn set(&self, vcpu: usize) {
         self.assign(vcpu, true);
     }
     fn assign(&self, vcpu: usize, on: bool) {
         if let Some(flag) = self.0.get(vcpu) {
-            flag.store(on, Ordering::Release);
+            flag.store(on, Ordering::Relaxed);
         }
     }
 }
