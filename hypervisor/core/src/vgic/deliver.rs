@@ -421,6 +421,8 @@ impl Vgic {
     fn fill<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
         let mut kicks = KickSet::NONE;
         let mut reclaimed = false;
+        // Each LR is filled at most once, so this ends.
+        let mut filled = 0u32;
         while let Some(index) = self.irqs.first(cpu) {
             if !self.is_pending(index, cpu, host) {
                 let bit = 1 << (index % 32);
@@ -438,11 +440,14 @@ impl Vgic {
                 reclaimed = true;
                 kicks |= self.reclaim(cpu, host);
                 continue;
-            } else if let Some(n) = self.displace(cpu, self.irqs.nodes[index].priority >> 3, host) {
+            } else if let Some(n) =
+                self.displace(cpu, filled, self.irqs.nodes[index].priority >> 3, host)
+            {
                 n
             } else {
                 break;
             };
+            filled |= 1 << (n & 31);
             self.irqs.unlink(index);
             self.occupy(cpu, n, index, host);
         }
@@ -581,14 +586,14 @@ impl Vgic {
         host.write_lr(n, lr.0);
     }
 
-    /// Frees a LR whose interrupt is pending only and less urgent than `level`, the least urgent first.
+    /// Frees a LR whose interrupt is pending only and less urgent than `level`, the least urgent first; none of `tried`.
     fn displace<H: VgicHost + ?Sized>(
         &mut self,
         cpu: usize,
+        mut tried: u32,
         level: u8,
         host: &mut H,
     ) -> Option<usize> {
-        let mut tried = 0u32;
         for _ in 0..self.lr_count {
             let interface = &self.cpus[cpu];
             let mut worst: Option<(u8, usize)> = None;

@@ -390,3 +390,38 @@ fn changes_reach_a_list_register_of_another_vcpu() {
     m.host.gich[1].running.clear();
     assert_eq!(m.ack(1), Some((32, 0)));
 }
+
+#[test]
+fn linked_edge_that_was_taken_back_is_not_lost() {
+    let mut m = Machine::running(1, 4);
+    m.vgic
+        .link_hw(IntId::new(40), IntId::new(40), Trigger::Edge, &mut m.host)
+        .unwrap();
+    let phys = &mut m.host.spis[40];
+    (phys.linked, phys.virq, phys.edge) = (true, 40, true);
+    m.write(0, 0x104, 1 << 8);
+    for _ in 0..3 {
+        m.host.spis[40].latched = true;
+        m.settle();
+        assert!(m.host.spis[40].active);
+        m.write(0, 0x184, 1 << 8);
+        assert!(!m.host.spis[40].active);
+        assert_eq!(m.ack(0), None);
+        assert_eq!(m.read(0, 0x204), 1 << 8);
+        m.write(0, 0x104, 1 << 8);
+        assert_eq!(m.ack(0), Some((40, 0)));
+        m.eoi(0, 40);
+        // The list register is used again as it is.
+        m.host.spis[40].latched = true;
+        m.settle();
+        assert_eq!(m.ack(0), Some((40, 0)));
+        m.eoi(0, 40);
+        m.host.spis[40].latched = true;
+        m.settle();
+        m.write(0, 0x184, 1 << 8);
+        m.write(0, 0x104, 1 << 8);
+        assert_eq!(m.ack(0), Some((40, 0)));
+        m.eoi(0, 40);
+        assert_eq!(m.ack(0), None);
+    }
+}
