@@ -425,3 +425,53 @@ fn linked_edge_that_was_taken_back_is_not_lost() {
         assert_eq!(m.ack(0), None);
     }
 }
+
+#[test]
+fn unmasking_asks_the_line() {
+    let mut m = with_upcall(Resample::OnRaise);
+    upcall(&mut m, true);
+    assert_eq!(m.ack(0), Some((UPCALL, 0)));
+    m.eoi(0, UPCALL);
+    assert_eq!(m.ack(0), None, "no rise, no resampling");
+    m.write(0, 0x180, 1 << UPCALL);
+    m.write(0, 0x100, 1 << UPCALL);
+    assert_eq!(m.ack(0), Some((UPCALL, 0)));
+}
+
+#[test]
+fn pended_while_active_survives_a_context_switch() {
+    let mut m = Machine::running(1, 4);
+    m.write(0, 0xc08, 2);
+    m.write(0, 0x104, 1);
+    m.set_pending(0, 32);
+    assert_eq!(m.ack(0), Some((32, 0)));
+    m.set_pending(0, 32);
+    m.save(0);
+    m.restore(0);
+    m.eoi(0, 32);
+    assert_eq!(m.ack(0), Some((32, 0)));
+}
+
+#[test]
+fn priority_changed_together_with_pending() {
+    let mut m = Machine::running(1, 4);
+    m.write(0, 0x104, 3);
+    for priority in [0x40, 0xc0] {
+        m.write(0, 0x420, 0x8080);
+        m.set_pending(0, 32);
+        assert_eq!(m.ack(0), Some((32, 0)));
+        m.eoi(0, 32);
+        m.host.cpu = 0;
+        let byte = super::Width::Byte;
+        let _ = m
+            .vgic
+            .mmio_write(vcpu(0), 0x420, byte, priority, &mut m.host);
+        let _ = m.vgic.set_pending(vcpu(0), IntId::new(32));
+        m.set_pending(0, 33);
+        let first = if priority < 0x80 { 32 } else { 33 };
+        assert_eq!(m.ack(0), Some((first, 0)));
+        m.eoi(0, first);
+        assert_eq!(m.ack(0), Some((65 - first, 0)));
+        m.eoi(0, 65 - first);
+    }
+}
