@@ -1,4 +1,4 @@
-//! Between the state machine and the list registers (LRs): filling, reconciling, reading back, context switch.
+//! Between the state machine and the list registers (LRs): filling, reconciling, reading back.
 //!
 //! LRs are read lazily. A LR whose interrupt the guest has finished stays booked (`used`) until a free LR is needed,
 //! its interrupt comes again, a maintenance interrupt tells of it, or the vCPU is switched out.
@@ -13,37 +13,37 @@
 use super::irq::{FROM_ARRIVED, FROM_HINT, FROM_LATCHED, Place};
 use super::lr::{Lr, MAX_LRS};
 use super::{KickSet, Vgic, VgicHost};
-use crate::addr::VcpuId;
+use crate::addr::{IntId, VcpuId};
 use crate::machine::PhysIrq;
 
 /// What a LR holds.
 #[derive(Clone, Copy, Default)]
-struct Entry {
-    index: u16,
+pub(super) struct Entry {
+    pub index: u16,
     /// Which state in memory its pending bit came from.
-    from: u8,
+    pub from: u8,
     /// The value last read or written.
-    lr: Lr,
+    pub lr: Lr,
 }
 
 /// The virtual CPU interface of one vCPU.
 #[derive(Clone, Default)]
 pub(super) struct CpuInterface {
-    entries: [Entry; MAX_LRS],
+    pub entries: [Entry; MAX_LRS],
     /// LRs that hold an interrupt, finished or not.
-    used: u32,
+    pub used: u32,
     /// LRs written with EOI maintenance.
-    eoi: u32,
+    pub eoi: u32,
     /// The registers are in a pCPU's hardware; else `entries` and the two below hold them.
-    loaded: bool,
-    underflow: bool,
-    vmcr: u32,
-    apr: u32,
+    pub loaded: bool,
+    pub underflow: bool,
+    pub vmcr: u32,
+    pub apr: u32,
 }
 
 impl CpuInterface {
     /// Returns what the LR says, from the hardware if the vCPU is the current one.
-    fn lr<H: VgicHost + ?Sized>(&self, n: usize, host: Option<&H>) -> Lr {
+    pub fn lr<H: VgicHost + ?Sized>(&self, n: usize, host: Option<&H>) -> Lr {
         match host {
             Some(host) if self.loaded => Lr(host.read_lr(n)),
             _ => self.entries[n].lr,
@@ -63,11 +63,18 @@ impl Vgic {
     /// Fills the list registers before the guest is entered. Cheap when [`Vgic::needs_flush`] is false.
     ///
     /// `vcpu` is the current, restored vCPU. Returns the other vCPUs that have something to do now.
+    #[inline]
     pub fn flush<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
         let cpu = vcpu.index();
-        if cpu >= self.cpus.len() || !self.irqs.work.is_set(cpu) || !self.cpus[cpu].loaded {
+        if !self.irqs.work.is_set(cpu)
+            || !self.cpus.get(cpu).is_some_and(|interface| interface.loaded)
+        {
             return KickSet::NONE;
         }
+        self.flush_work(cpu, host).without(vcpu)
+    }
+
+    fn flush_work<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
         let mut kicks = KickSet::NONE;
         let mut revisit = core::mem::take(&mut self.irqs.revisit[cpu]) & self.cpus[cpu].used;
         while revisit != 0 {
@@ -76,7 +83,7 @@ impl Vgic {
             kicks |= self.reconcile(cpu, n, host);
         }
         let mut overflow = false;
-        if self.irqs.forwarding {
+        if self.irqs.forwarding && self.irqs.waiting_levels(cpu) != 0 {
             kicks |= self.fill(cpu, host);
             overflow = self.irqs.waiting_levels(cpu) != 0;
         }
@@ -90,7 +97,7 @@ impl Vgic {
             self.cpus[cpu].underflow = underflow;
             host.set_underflow(underflow);
         }
-        kicks.without(vcpu)
+        kicks
     }
 
     /// Reads back which list registers the guest has finished: for the maintenance interrupt. Flush after it.
@@ -102,161 +109,13 @@ impl Vgic {
         self.reclaim(cpu, host).without(vcpu)
     }
 
-    /// Takes the vCPU's state out of the hardware, which is left empty.
-    ///
-    /// What is pending waits in memory then, where other vCPUs' changes reach it; only active interrupts keep their LR.
-    /// Physical PPIs belong to the pCPU, so those that are active for this vCPU are deactivated; their lines are asked
-    /// again later.
-    pub fn save<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
-        let cpu = vcpu.index();
-        if cpu >= self.cpus.len() || !self.cpus[cpu].loaded {
-            return KickSet::NONE;
-        }
-        let mut kicks = self.reclaim(cpu, host);
-        let mut ppis = self.irqs.banks[cpu].phys_active;
-        while ppis != 0 {
-            let index = cpu * 32 + ppis.trailing_zeros() as usize;
-            ppis &= ppis - 1;
-            kicks |= self.leave_physical(cpu, index, host);
-        }
-        let mut used = self.cpus[cpu].used;
-        while used != 0 {
-            let n = used.trailing_zeros() as usize;
-            used &= used - 1;
-            let index = usize::from(self.cpus[cpu].entries[n].index);
-            let lr = Lr(host.read_lr(n));
-            if self.extract(cpu, n, lr, host) {
-                self.give_back_masked(index, host);
-                kicks |= self.irqs.evaluate(index);
-            } else {
-                if self.irqs.banks[index / 32].candidates() & (1 << (index % 32)) != 0 {
-                    self.irqs.revisit[cpu] |= 1 << n;
-                }
-                host.write_lr(n, 0);
-            }
-        }
-        let interface = &mut self.cpus[cpu];
-        interface.vmcr = host.vmcr();
-        interface.apr = host.apr();
-        interface.loaded = false;
-        if core::mem::take(&mut interface.underflow) {
-            host.set_underflow(false);
-        }
-        kicks.without(vcpu)
-    }
-
-    /// Puts the vCPU's state into the hardware of this pCPU, whose list registers are all empty. Flush after it.
-    pub fn restore<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) {
-        let cpu = vcpu.index();
-        let Some(interface) = self.cpus.get_mut(cpu) else { return };
-        if interface.loaded {
-            return;
-        }
-        for_each_bit(interface.used, |n| host.write_lr(n, interface.entries[n].lr.0));
-        host.set_vmcr(interface.vmcr);
-        host.set_apr(interface.apr);
-        interface.loaded = true;
-        if self.irqs.revisit[cpu] != 0 || self.irqs.waiting_levels(cpu) != 0 || self.irqs.soft_active_count != 0 {
-            self.irqs.work.set(cpu);
-        }
-    }
-
-    /// Returns true if the vCPU, which is not loaded, has an interrupt that a guest's WFI must see.
-    ///
-    /// `priority_mask` is its GICC_PMR (bits 7:3 of it; 0 if its CPU interface is off): only interrupts with a
-    /// priority value below it count. A line that must be asked counts as asserted.
-    pub fn has_deliverable(&self, vcpu: VcpuId, priority_mask: u8) -> bool {
-        self.find_deliverable(vcpu, priority_mask, None::<&super::NoHost>)
-    }
-
-    /// The same for the current vCPU, whose list registers are in the hardware.
-    pub fn has_deliverable_loaded<H: VgicHost + ?Sized>(&self, vcpu: VcpuId, priority_mask: u8, host: &H) -> bool {
-        self.find_deliverable(vcpu, priority_mask, Some(host))
-    }
-
-    fn find_deliverable<H: VgicHost + ?Sized>(&self, vcpu: VcpuId, priority_mask: u8, host: Option<&H>) -> bool {
-        let cpu = vcpu.index();
-        if cpu >= self.cpus.len() || !self.irqs.forwarding {
-            return false;
-        }
-        let below = priority_mask >> 3;
-        let levels = (1u32 << below) - 1;
-        if self.irqs.waiting_levels(cpu) & levels != 0 {
-            return true;
-        }
-        let interface = &self.cpus[cpu];
-        let empty = match host {
-            Some(host) if interface.loaded && interface.used != 0 => host.empty_lrs(),
-            _ => 0,
-        };
-        let mut found = false;
-        for_each_bit(interface.used, |n| {
-            let index = usize::from(interface.entries[n].index);
-            let bank = &self.irqs.banks[index / 32];
-            let bit = 1 << (index % 32);
-            let lr = if empty & (1 << n) != 0 { Lr::default() } else { interface.lr(n, host) };
-            let in_lr = lr.is_pending() && bank.drop_pending & bit == 0;
-            let is_active = (lr.is_active() && bank.drop_active & bit == 0) || bank.make_active & bit != 0;
-            let is_enabled = bank.enabled & bit != 0;
-            let is_pending = in_lr || bank.candidates() & bit != 0;
-            found |= is_pending && is_enabled && !is_active && self.irqs.nodes[index].priority >> 3 < below;
-        });
-        found
-    }
-
-    /// Returns the vCPU to the state of a CPU after reset: PSCI CPU_ON. It runs nowhere, or is the current one.
-    ///
-    /// SGIs and PPIs lose their state; SPIs that were pending for it stay pending, active ones become inactive.
-    pub fn reset_vcpu<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
-        let cpu = vcpu.index();
-        if cpu >= self.cpus.len() {
-            return KickSet::NONE;
-        }
-        let was_loaded = self.cpus[cpu].loaded;
-        let mut kicks = self.save(vcpu, host);
-        let mut spis = [0u16; MAX_LRS];
-        let mut count = 0;
-        let mut used = core::mem::take(&mut self.cpus[cpu].used);
-        while used != 0 {
-            let n = used.trailing_zeros() as usize;
-            used &= used - 1;
-            let entry = core::mem::take(&mut self.cpus[cpu].entries[n]);
-            self.leave_lr(usize::from(entry.index), host);
-            spis[count] = entry.index;
-            count += 1;
-        }
-        self.cpus[cpu].eoi = 0;
-        self.cpus[cpu].vmcr = 0;
-        self.cpus[cpu].apr = 0;
-        self.irqs.revisit[cpu] = 0;
-        let private = u32::MAX;
-        self.irqs.set_soft_active(cpu, private, false);
-        let bank = &mut self.irqs.banks[cpu];
-        bank.enabled = 0xffff;
-        bank.latched = 0;
-        bank.arrived = 0;
-        bank.hint = 0;
-        bank.active = 0;
-        self.irqs.sources[cpu] = [0; 16];
-        for bit in 0..32 {
-            let index = cpu * 32 + bit;
-            self.irqs.nodes[index].priority = 0;
-            self.settle_physical(index, host);
-            let _nobody = self.irqs.evaluate(index);
-        }
-        for &index in &spis[..count] {
-            let index = usize::from(index);
-            self.give_back_masked(index, host);
-            kicks |= self.irqs.evaluate(index);
-        }
-        if was_loaded {
-            self.restore(vcpu, host);
-        }
-        kicks.without(vcpu)
-    }
-
     /// Returns which interrupts of a bank are pending and active in LRs.
-    pub(super) fn states_in_lrs<H: VgicHost + ?Sized>(&self, bank: usize, current: usize, host: &H) -> (u32, u32) {
+    pub(super) fn states_in_lrs<H: VgicHost + ?Sized>(
+        &self,
+        bank: usize,
+        current: usize,
+        host: &H,
+    ) -> (u32, u32) {
         let (mut pending, mut active) = (0, 0);
         let private = bank < self.cpus.len();
         for (cpu, interface) in self.cpus.iter().enumerate() {
@@ -273,16 +132,46 @@ impl Vgic {
             });
         }
         let bank = &self.irqs.banks[bank];
-        (pending & !bank.drop_pending, (active & !bank.drop_active) | bank.make_active)
+        (
+            pending & !bank.drop_pending,
+            (active & !bank.drop_active) | bank.make_active,
+        )
+    }
+
+    /// Has the other vCPUs that run look at their LRs that hold interrupts of an SPI bank.
+    pub(super) fn ask_others(&mut self, bank: usize, current: usize) -> KickSet {
+        let mut kicks = KickSet::NONE;
+        for (cpu, interface) in self.cpus.iter().enumerate() {
+            if cpu != current && interface.loaded {
+                for_each_bit(interface.used, |n| {
+                    if usize::from(interface.entries[n].index) / 32 == bank {
+                        self.irqs.revisit[cpu] |= 1 << n;
+                        kicks |= self.irqs.notify(cpu);
+                    }
+                });
+            }
+        }
+        kicks
     }
 
     /// Returns the sender of an SGI that is in a LR of the vCPU, and whether it is still pending there.
-    pub(super) fn sgi_in_lr<H: VgicHost + ?Sized>(&self, index: usize, host: Option<&H>) -> Option<(u8, bool)> {
+    pub(super) fn sgi_in_lr<H: VgicHost + ?Sized>(
+        &self,
+        index: usize,
+        host: Option<&H>,
+    ) -> Option<(u8, bool)> {
         let node = self.irqs.nodes.get(index)?;
-        let Place::Lr(n) = node.place else { return None };
+        let Place::Lr(n) = node.place else {
+            return None;
+        };
         let lr = self.cpus[usize::from(node.home)].lr(usize::from(n), host);
         let is_dropped = self.irqs.banks[index / 32].drop_pending & (1 << (index % 32)) != 0;
-        Some((self.cpus[usize::from(node.home)].entries[usize::from(n)].lr.source(), lr.is_pending() && !is_dropped))
+        Some((
+            self.cpus[usize::from(node.home)].entries[usize::from(n)]
+                .lr
+                .source(),
+            lr.is_pending() && !is_dropped,
+        ))
     }
 
     /// Deactivates the physical interrupt if the virtual one no longer stands for it.
@@ -292,7 +181,7 @@ impl Vgic {
         let node = &self.irqs.nodes[index];
         if bank.phys_active & !bank.arrived & bit != 0 && !matches!(node.place, Place::Lr(_)) {
             bank.phys_active &= !bit;
-            phys.deactivate(crate::addr::IntId::new(node.hw));
+            phys.deactivate(IntId::new(node.hw));
         }
     }
 
@@ -302,7 +191,10 @@ impl Vgic {
         let is_private = self.irqs.is_private(index);
         let bank = &mut self.irqs.banks[index / 32];
         let bit = 1 << (index % 32);
-        if is_private || bank.arrived & !bank.enabled & bit == 0 || matches!(self.irqs.nodes[index].place, Place::Lr(_)) {
+        if is_private
+            || bank.arrived & !bank.enabled & bit == 0
+            || matches!(self.irqs.nodes[index].place, Place::Lr(_))
+        {
             return;
         }
         bank.arrived &= !bit;
@@ -310,7 +202,13 @@ impl Vgic {
         self.settle_physical(index, phys);
     }
 
-    fn write_lr<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, lr: Lr, host: &mut H) {
+    pub(super) fn write_lr<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        n: usize,
+        lr: Lr,
+        host: &mut H,
+    ) {
         let interface = &mut self.cpus[cpu];
         interface.entries[n].lr = lr;
         if lr.has_eoi() {
@@ -322,7 +220,7 @@ impl Vgic {
     }
 
     /// The interrupt is no longer in a LR and not active.
-    fn leave_lr<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
+    pub(super) fn leave_lr<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
         let bit = 1 << (index % 32);
         self.irqs.nodes[index].place = Place::Idle;
         let bank = &mut self.irqs.banks[index / 32];
@@ -342,7 +240,12 @@ impl Vgic {
     }
 
     /// The guest has finished the interrupt in LR `n`, which the hardware shows as empty.
-    fn finish<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> KickSet {
+    pub(super) fn finish<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        n: usize,
+        host: &mut H,
+    ) -> KickSet {
         let interface = &mut self.cpus[cpu];
         let lr = interface.entries[n].lr;
         let index = usize::from(interface.entries[n].index);
@@ -364,7 +267,7 @@ impl Vgic {
     }
 
     /// Finishes all LRs that the hardware shows as empty.
-    fn reclaim<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
+    pub(super) fn reclaim<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
         let used = self.cpus[cpu].used;
         if used == 0 {
             return KickSet::NONE;
@@ -407,7 +310,13 @@ impl Vgic {
     /// Takes the interrupt in LR `n` back to memory as far as possible; what is active stays, as active only.
     ///
     /// Returns true if the LR is free now. The caller evaluates the interrupt then.
-    fn extract<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, lr: Lr, host: &mut H) -> bool {
+    pub(super) fn extract<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        n: usize,
+        lr: Lr,
+        host: &mut H,
+    ) -> bool {
         let mut entry = self.cpus[cpu].entries[n];
         let index = usize::from(entry.index);
         let bit = 1 << (index % 32);
@@ -438,6 +347,9 @@ impl Vgic {
     fn reconcile<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> KickSet {
         let lr = Lr(host.read_lr(n));
         if lr.is_empty() {
+            if self.renew(cpu, n, host) {
+                return KickSet::NONE;
+            }
             return self.finish(cpu, n, host);
         }
         let index = usize::from(self.cpus[cpu].entries[n].index);
@@ -451,7 +363,13 @@ impl Vgic {
     }
 
     /// The interrupt in LR `n` is active; arranges that what is pending for it comes after its EOI.
-    fn pend_active<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, index: usize, host: &mut H) {
+    fn pend_active<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        n: usize,
+        index: usize,
+        host: &mut H,
+    ) {
         let bit = 1 << (index % 32);
         let is_sgi = self.irqs.is_sgi(index);
         let bank = &mut self.irqs.banks[index / 32];
@@ -459,7 +377,8 @@ impl Vgic {
             return;
         }
         let node = &self.irqs.nodes[index];
-        let can_pend = self.irqs.forwarding && usize::from(node.targets.trailing_zeros() as u8) == cpu;
+        let can_pend =
+            self.irqs.forwarding && usize::from(node.targets.trailing_zeros() as u8) == cpu;
         let mut lr = self.cpus[cpu].entries[n].lr;
         let is_level_arrival = bank.arrived & !bank.edge & bit != 0;
         if is_level_arrival && bank.latched & bit == 0 && self.lr_count > 1 {
@@ -486,7 +405,9 @@ impl Vgic {
                 }
             }
             // A linked level line needs nothing: the physical interrupt fires again if it is still asserted.
-            let rest = bank.latched | (bank.arrived & bank.edge) | if lr.is_hw() { 0 } else { bank.candidates() };
+            let rest = bank.latched
+                | (bank.arrived & bank.edge)
+                | if lr.is_hw() { 0 } else { bank.candidates() };
             if rest & bit != 0 {
                 lr = lr.without_hw().with_eoi();
             }
@@ -500,6 +421,8 @@ impl Vgic {
     fn fill<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
         let mut kicks = KickSet::NONE;
         let mut reclaimed = false;
+        // Each LR is filled at most once, so this ends.
+        let mut filled = 0u32;
         while let Some(index) = self.irqs.first(cpu) {
             if !self.is_pending(index, cpu, host) {
                 let bit = 1 << (index % 32);
@@ -517,11 +440,14 @@ impl Vgic {
                 reclaimed = true;
                 kicks |= self.reclaim(cpu, host);
                 continue;
-            } else if let Some(n) = self.displace(cpu, self.irqs.nodes[index].priority >> 3, host) {
+            } else if let Some(n) =
+                self.displace(cpu, filled, self.irqs.nodes[index].priority >> 3, host)
+            {
                 n
             } else {
                 break;
             };
+            filled |= 1 << (n & 31);
             self.irqs.unlink(index);
             self.occupy(cpu, n, index, host);
         }
@@ -531,11 +457,84 @@ impl Vgic {
     /// Returns true if a queued interrupt is really pending; asks its line if that decides.
     fn is_pending<H: VgicHost + ?Sized>(&self, index: usize, cpu: usize, host: &H) -> bool {
         let bank = &self.irqs.banks[index / 32];
-        let sure = bank.latched | (bank.line & !bank.edge) | (bank.arrived & bank.edge);
-        sure & (1 << (index % 32)) != 0 || host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(index))
+        bank.sure() & (1 << (index % 32)) != 0
+            || host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(index))
+    }
+
+    /// The usual case, made short: the guest has finished the interrupt in LR `n`, it is pending again and nothing
+    /// else waits, so it takes the same LR. Returns false if the case is another one.
+    fn renew<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> bool {
+        if !self.irqs.forwarding || self.irqs.waiting_levels(cpu) != 0 {
+            return false;
+        }
+        let entry = &self.cpus[cpu].entries[n];
+        let index = usize::from(entry.index);
+        let bit = 1 << (index % 32);
+        let node = &self.irqs.nodes[index];
+        let bank = &mut self.irqs.banks[index / 32];
+        if entry.lr.is_hw() {
+            // The hardware has deactivated it; if it arrived again since, it is active anew.
+            bank.phys_active &= !bit | bank.arrived;
+        }
+        let odd = bank.drop_pending
+            | bank.drop_active
+            | bank.make_active
+            | bank.soft_active
+            | (bank.phys_active & !bank.arrived);
+        let is_here = node.targets.trailing_zeros() as usize == cpu;
+        if bank.candidates() & bank.enabled & !odd & bit == 0 || !is_here {
+            return false;
+        }
+        if bank.sure() & bit == 0
+            && !host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(index))
+        {
+            return false;
+        }
+        let source = if self.irqs.is_private(index) && index % 32 < 16 {
+            self.irqs.sources[cpu][index % 32]
+        } else {
+            0
+        };
+        let bank = &mut self.irqs.banks[index / 32];
+        bank.active &= !bit;
+        let arrived = bank.arrived & bit;
+        let is_plain = !entry.lr.has_eoi()
+            && entry.lr.level() == self.irqs.nodes[index].priority >> 3
+            && source.wrapping_sub(1) & source == 0
+            && entry.lr.is_hw() == (arrived != 0)
+            && (arrived == 0 || (bank.latched | bank.hint) & bit == 0);
+        if !is_plain {
+            self.occupy(cpu, n, index, host);
+            return true;
+        }
+        // The same value serves again.
+        let entry = &mut self.cpus[cpu].entries[n];
+        let mut lr = entry.lr.without_state().with_pending();
+        if arrived != 0 {
+            bank.arrived &= !bit;
+            entry.from = FROM_ARRIVED;
+        } else {
+            let latched = if bank.latched & bit != 0 {
+                FROM_LATCHED
+            } else {
+                0
+            };
+            let hint = if bank.hint & bit != 0 { FROM_HINT } else { 0 };
+            entry.from = latched | hint;
+            bank.latched &= !bit;
+            bank.hint &= !bit;
+            if source != 0 {
+                lr = lr.with_other_sender(source.trailing_zeros() as u8);
+                self.irqs.sources[cpu][index % 32] = 0;
+            }
+        }
+        entry.lr = lr;
+        host.write_lr(n, lr.0);
+        true
     }
 
     /// Puts a pending interrupt into the free LR `n`.
+    #[inline]
     fn occupy<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, index: usize, host: &mut H) {
         let bit = 1 << (index % 32);
         let int_id = self.irqs.int_id(index);
@@ -545,8 +544,8 @@ impl Vgic {
         node.home = cpu as u8;
         let bank = &mut self.irqs.banks[index / 32];
         let mut lr = Lr::new(int_id, node.priority >> 3).with_pending();
-        let mut from = 0;
         let mut wants_eoi = self.lr_count == 1;
+        let from;
         if is_sgi {
             let sources = &mut self.irqs.sources[cpu][index % 32];
             lr = lr.with_source(sources.trailing_zeros() as u8);
@@ -558,15 +557,11 @@ impl Vgic {
                 wants_eoi = true;
             }
         } else {
-            if bank.latched & bit != 0 {
-                from |= FROM_LATCHED;
-            }
-            if bank.arrived & bit != 0 {
-                from |= FROM_ARRIVED;
-            }
-            if bank.hint & bit != 0 {
-                from |= FROM_HINT;
-            }
+            let at = index % 32;
+            // FROM_LATCHED, FROM_ARRIVED, FROM_HINT.
+            from = (bank.latched >> at & 1
+                | (bank.arrived >> at & 1) << 1
+                | (bank.hint >> at & 1) << 2) as u8;
             bank.latched &= !bit;
             bank.arrived &= !bit;
             bank.hint &= !bit;
@@ -580,15 +575,25 @@ impl Vgic {
             lr = lr.with_eoi();
         }
         let interface = &mut self.cpus[cpu];
-        interface.used |= 1 << n;
-        interface.entries[n].index = index as u16;
-        interface.entries[n].from = from;
-        self.write_lr(cpu, n, lr, host);
+        let one = 1 << (n & 31);
+        interface.used |= one;
+        interface.eoi = interface.eoi & !one | if lr.has_eoi() { one } else { 0 };
+        interface.entries[n] = Entry {
+            index: index as u16,
+            from,
+            lr,
+        };
+        host.write_lr(n, lr.0);
     }
 
-    /// Frees a LR whose interrupt is pending only and less urgent than `level`, the least urgent first.
-    fn displace<H: VgicHost + ?Sized>(&mut self, cpu: usize, level: u8, host: &mut H) -> Option<usize> {
-        let mut tried = 0u32;
+    /// Frees a LR whose interrupt is pending only and less urgent than `level`, the least urgent first; none of `tried`.
+    fn displace<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        mut tried: u32,
+        level: u8,
+        host: &mut H,
+    ) -> Option<usize> {
         for _ in 0..self.lr_count {
             let interface = &self.cpus[cpu];
             let mut worst: Option<(u8, usize)> = None;
@@ -620,18 +625,6 @@ impl Vgic {
         None
     }
 
-    /// Forgets the physical interrupt behind a LR that is not in the hardware.
-    pub(super) fn unlink_lr(&mut self, index: usize) {
-        let node = &self.irqs.nodes[index];
-        if let Place::Lr(n) = node.place {
-            let interface = &mut self.cpus[usize::from(node.home)];
-            let entry = &mut interface.entries[usize::from(n)];
-            if !interface.loaded {
-                entry.lr = entry.lr.without_hw();
-            }
-        }
-    }
-
     /// Takes an interrupt that the guest made active by a register write out of its LR; it stays active in memory.
     fn park<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, index: usize, host: &mut H) {
         let lr = Lr(host.read_lr(n));
@@ -660,7 +653,9 @@ impl Vgic {
                     continue;
                 }
                 let n = free.trailing_zeros() as usize;
-                let lr = Lr::new(self.irqs.int_id(index), node.priority >> 3).with_active().with_eoi();
+                let lr = Lr::new(self.irqs.int_id(index), node.priority >> 3)
+                    .with_active()
+                    .with_eoi();
                 let node = &mut self.irqs.nodes[index];
                 node.place = Place::Lr(n as u8);
                 node.home = cpu as u8;
@@ -671,34 +666,5 @@ impl Vgic {
                 self.write_lr(cpu, n, lr, host);
             }
         }
-    }
-
-    /// Deactivates the physical PPI behind the vCPU's, which continues without it.
-    fn leave_physical<H: VgicHost + ?Sized>(&mut self, cpu: usize, index: usize, host: &mut H) -> KickSet {
-        let bit = 1 << (index % 32);
-        if let Place::Lr(n) = self.irqs.nodes[index].place {
-            let n = usize::from(n);
-            let lr = Lr(host.read_lr(n));
-            if lr.is_empty() {
-                let _ = self.finish(cpu, n, host);
-            } else if !self.extract(cpu, n, lr, host) {
-                let lr = self.cpus[cpu].entries[n].lr.without_hw();
-                self.write_lr(cpu, n, lr, host);
-            }
-        }
-        let bank = &mut self.irqs.banks[index / 32];
-        if bank.arrived & bit != 0 {
-            bank.arrived &= !bit;
-            if bank.edge & bit != 0 {
-                bank.latched |= bit;
-            } else {
-                bank.hint |= bit;
-            }
-        }
-        if bank.phys_active & bit != 0 {
-            bank.phys_active &= !bit;
-            host.deactivate(crate::addr::IntId::new(self.irqs.nodes[index].hw));
-        }
-        self.irqs.evaluate(index)
     }
 }

@@ -66,6 +66,11 @@ impl Bank {
     pub fn candidates(&self) -> u32 {
         self.latched | self.arrived | self.hint | (self.line & !self.edge)
     }
+
+    /// Interrupts that are pending without doubt.
+    pub fn sure(&self) -> u32 {
+        self.latched | (self.line & !self.edge) | (self.arrived & self.edge)
+    }
 }
 
 /// Where an interrupt is.
@@ -97,8 +102,6 @@ pub(super) struct Node {
 /// What waits for one vCPU: a circular list for each priority level.
 #[derive(Clone)]
 struct Queue {
-    /// Bit `l` set: level `l` is not empty.
-    levels: u32,
     heads: [u16; 32],
 }
 
@@ -108,6 +111,8 @@ pub(super) struct Interrupts {
     /// For each vCPU and SGI the senders pending in memory; `latched` says whether any.
     pub sources: Vec<[u8; 16]>,
     queues: Vec<Queue>,
+    /// For each vCPU the levels of its queue that are not empty, as a mask.
+    levels: [u32; MAX_VCPUS],
     /// For each vCPU the LRs to reconcile.
     pub revisit: [u32; MAX_VCPUS],
     pub work: Arc<WorkFlags>,
@@ -137,7 +142,13 @@ impl Interrupts {
                 banks * 32
             ],
             sources: vec![[0; 16]; vcpus],
-            queues: vec![Queue { levels: 0, heads: [NO_NODE; 32] }; vcpus],
+            queues: vec![
+                Queue {
+                    heads: [NO_NODE; 32]
+                };
+                vcpus
+            ],
+            levels: [0; MAX_VCPUS],
             revisit: [0; MAX_VCPUS],
             work: Arc::new(WorkFlags::default()),
             forwarding: false,
@@ -169,7 +180,11 @@ impl Interrupts {
 
     /// Returns the interrupt's number.
     pub fn int_id(&self, index: usize) -> IntId {
-        let raw = if self.is_private(index) { index % 32 } else { index - (self.vcpus - 1) * 32 };
+        let raw = if self.is_private(index) {
+            index % 32
+        } else {
+            index - (self.vcpus - 1) * 32
+        };
         IntId::new(raw as u16)
     }
 
@@ -184,14 +199,21 @@ impl Interrupts {
     }
 
     /// Brings the interrupt to the place its state asks for. Returns the vCPU that has something to do now.
+    #[inline]
     pub fn evaluate(&mut self, index: usize) -> KickSet {
-        let bank = &self.banks[index / 32];
         let node = &self.nodes[index];
         if let Place::Lr(n) = node.place {
             let home = usize::from(node.home);
-            self.revisit[home & (MAX_VCPUS - 1)] |= 1 << n;
+            self.revisit[home & (MAX_VCPUS - 1)] |= 1 << (n & 31);
             return self.notify(home);
         }
+        self.evaluate_in_memory(index)
+    }
+
+    /// The same for an interrupt that is not in a LR.
+    fn evaluate_in_memory(&mut self, index: usize) -> KickSet {
+        let bank = &self.banks[index / 32];
+        let node = &self.nodes[index];
         let wanted = bank.candidates() & bank.enabled & !bank.active & (1 << (index % 32)) != 0;
         let is_queued = node.place == Place::Queued;
         if !wanted || node.targets == 0 {
@@ -209,7 +231,11 @@ impl Interrupts {
             self.unlink(index);
         }
         self.enqueue(index, home, level);
-        if self.forwarding { self.notify(usize::from(home)) } else { KickSet::NONE }
+        if self.forwarding {
+            self.notify(usize::from(home))
+        } else {
+            KickSet::NONE
+        }
     }
 
     /// Tells the vCPU to flush.
@@ -226,7 +252,7 @@ impl Interrupts {
         let id = index as u16;
         let (prev, next) = if head == NO_NODE {
             queue.heads[usize::from(level)] = id;
-            queue.levels |= 1 << level;
+            self.levels[usize::from(home) & (MAX_VCPUS - 1)] |= 1 << level;
             (id, id)
         } else {
             let tail = self.nodes[usize::from(head)].prev;
@@ -254,11 +280,11 @@ impl Interrupts {
     pub fn unlink(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         node.place = Place::Idle;
-        let (prev, next, level) = (node.prev, node.next, node.level & 31);
-        let queue = &mut self.queues[usize::from(node.home)];
+        let (prev, next, level, home) = (node.prev, node.next, node.level & 31, node.home);
+        let queue = &mut self.queues[usize::from(home)];
         if usize::from(next) == index {
             queue.heads[usize::from(level)] = NO_NODE;
-            queue.levels &= !(1 << level);
+            self.levels[usize::from(home) & (MAX_VCPUS - 1)] &= !(1 << level);
         } else {
             if usize::from(queue.heads[usize::from(level)]) == index {
                 queue.heads[usize::from(level)] = next;
@@ -270,16 +296,19 @@ impl Interrupts {
 
     /// Returns the interrupt that is next for the vCPU.
     pub fn first(&self, vcpu: usize) -> Option<usize> {
-        let queue = &self.queues[vcpu];
-        if queue.levels == 0 {
+        let levels = self.waiting_levels(vcpu);
+        if levels == 0 {
             return None;
         }
-        Some(usize::from(queue.heads[queue.levels.trailing_zeros() as usize & 31]))
+        Some(usize::from(
+            self.queues[vcpu].heads[levels.trailing_zeros() as usize & 31],
+        ))
     }
 
     /// Returns the priority levels that have waiting interrupts, as a mask.
+    #[inline]
     pub fn waiting_levels(&self, vcpu: usize) -> u32 {
-        self.queues[vcpu].levels
+        self.levels[vcpu & (MAX_VCPUS - 1)]
     }
 
     /// Notes how many interrupts of a bank the guest made active.
@@ -298,7 +327,9 @@ impl Interrupts {
     #[cfg(test)]
     pub fn lists(&self, vcpu: usize) -> impl Iterator<Item = (u8, usize)> {
         let queue = &self.queues[vcpu];
-        (0..32u8).filter(|level| queue.levels & (1 << level) != 0).map(|l| (l, usize::from(queue.heads[usize::from(l)])))
+        (0..32u8)
+            .filter(move |level| self.levels[vcpu] & (1 << level) != 0)
+            .map(|l| (l, usize::from(queue.heads[usize::from(l)])))
     }
 
     #[cfg(test)]

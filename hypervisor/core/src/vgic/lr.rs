@@ -44,7 +44,10 @@ impl Lr {
 
     /// An interrupt without state, in group 0 (what a guest without security extensions sees).
     pub fn new(virq: IntId, level: u8) -> Self {
-        Self((u32::from(virq.raw()) & Self::ID_MASK) | (u32::from(level & 31) << Self::PRIORITY_SHIFT))
+        Self(
+            (u32::from(virq.raw()) & Self::ID_MASK)
+                | (u32::from(level & 31) << Self::PRIORITY_SHIFT),
+        )
     }
     pub fn with_pending(self) -> Self {
         Self(self.0 | Self::PENDING)
@@ -54,6 +57,13 @@ impl Lr {
     }
     pub fn without_pending(self) -> Self {
         Self(self.0 & !Self::PENDING)
+    }
+    pub fn without_state(self) -> Self {
+        Self(self.0 & !(Self::PENDING | Self::ACTIVE))
+    }
+    /// Names another CPU as the sender of an SGI.
+    pub fn with_other_sender(self, cpu: u8) -> Self {
+        Self(self.0 & !(7 << Self::SECOND_ID_SHIFT)).with_source(cpu)
     }
     /// Names the CPU that sent an SGI; GICC_IAR shows it.
     pub fn with_source(self, cpu: u8) -> Self {
@@ -66,7 +76,11 @@ impl Lr {
     }
     /// Unlinks the physical interrupt, if one was linked.
     pub fn without_hw(self) -> Self {
-        if self.is_hw() { Self(self.0 & !(Self::HW | (Self::ID_MASK << Self::SECOND_ID_SHIFT))) } else { self }
+        if self.is_hw() {
+            Self(self.0 & !(Self::HW | (Self::ID_MASK << Self::SECOND_ID_SHIFT)))
+        } else {
+            self
+        }
     }
     /// Asks for a maintenance interrupt at the guest's EOI; only for a value without a hardware link.
     pub fn with_eoi(self) -> Self {

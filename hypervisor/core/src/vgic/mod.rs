@@ -2,7 +2,8 @@
 //!
 //! The guest's CPU interface is the hardware's virtual one (GICV), so only the distributor's page is emulated. `irq` is
 //! the state of the interrupts, without registers; `v2` decodes GICD; `lr` is the GICv2 list register format; `deliver`
-//! moves interrupts between memory and list registers. A GICv3 distributor will stand beside `v2`.
+//! moves interrupts between memory and list registers, `switch` has
+//! the operations on a whole vCPU. A GICv3 distributor will stand beside `v2`.
 //!
 //! # Use
 //! One [`Vgic`] for each domain, under one lock that the caller holds. The caller
@@ -28,6 +29,7 @@
 mod deliver;
 mod irq;
 mod lr;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod v2;
@@ -84,7 +86,11 @@ impl KickSet {
     }
     /// Returns the set without the vCPU.
     pub fn without(self, vcpu: VcpuId) -> Self {
-        if vcpu.index() < MAX_VCPUS { Self(self.0 & !(1 << vcpu.index())) } else { self }
+        if vcpu.index() < MAX_VCPUS {
+            Self(self.0 & !(1 << vcpu.index()))
+        } else {
+            self
+        }
     }
     /// Returns the set as a mask, bit `n` for vCPU `n`.
     pub const fn bits(self) -> u8 {
@@ -92,7 +98,9 @@ impl KickSet {
     }
     /// Returns the vCPUs in the set.
     pub fn iter(self) -> impl Iterator<Item = VcpuId> {
-        (0..MAX_VCPUS as u16).map(VcpuId::new).filter(move |&vcpu| self.contains(vcpu))
+        (0..MAX_VCPUS as u16)
+            .map(VcpuId::new)
+            .filter(move |&vcpu| self.contains(vcpu))
     }
 }
 
@@ -103,20 +111,25 @@ impl core::ops::BitOrAssign for KickSet {
 }
 
 /// For each vCPU whether it has to flush before it enters the guest. Read without the lock.
+///
+/// The flag orders nothing: the lock orders the state, and the kick (whose sender executes a DSB before it writes the
+/// SGI register) makes the flag visible to a vCPU that runs elsewhere.
 #[derive(Debug, Default)]
 pub struct WorkFlags([AtomicBool; MAX_VCPUS]);
 
 impl WorkFlags {
     /// Returns true if the vCPU must call [`Vgic::flush`].
     pub fn is_set(&self, vcpu: usize) -> bool {
-        self.0.get(vcpu).is_some_and(|flag| flag.load(Ordering::Acquire))
+        self.0
+            .get(vcpu)
+            .is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
     fn set(&self, vcpu: usize) {
         self.assign(vcpu, true);
     }
     fn assign(&self, vcpu: usize, on: bool) {
         if let Some(flag) = self.0.get(vcpu) {
-            flag.store(on, Ordering::Release);
+            flag.store(on, Ordering::Relaxed);
         }
     }
 }
@@ -155,7 +168,9 @@ impl Vgic {
     /// # Errors
     /// `EINVAL` when a number is out of range.
     pub fn new(config: VgicConfig) -> Result<Self, Errno> {
-        let is_valid = (1..=MAX_VCPUS).contains(&config.vcpus) && config.nr_spis <= MAX_SPIS && config.lr_count > 0;
+        let is_valid = (1..=MAX_VCPUS).contains(&config.vcpus)
+            && config.nr_spis <= MAX_SPIS
+            && config.lr_count > 0;
         if !is_valid {
             return Err(Errno::Inval);
         }
@@ -189,7 +204,11 @@ impl Vgic {
         trigger: Trigger,
         phys: &mut P,
     ) -> Result<(), Errno> {
-        if irq.index() < 16 || phys_irq.index() < 16 || phys_irq.index() >= 1020 || irq.is_spi() != phys_irq.is_spi() {
+        if irq.index() < 16
+            || phys_irq.index() < 16
+            || phys_irq.index() >= 1020
+            || irq.is_spi() != phys_irq.is_spi()
+        {
             return Err(Errno::Inval);
         }
         for cpu in 0..if irq.is_spi() { 1 } else { self.cpus.len() } {
@@ -271,7 +290,9 @@ impl Vgic {
 
     /// A linked physical interrupt was taken. For a PPI `vcpu` is the current one; for an SPI it is ignored.
     pub fn inject_hw(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
-        let Some(index) = self.irqs.index(vcpu.index(), irq) else { return KickSet::NONE };
+        let Some(index) = self.irqs.index(vcpu.index(), irq) else {
+            return KickSet::NONE;
+        };
         let bank = &mut self.irqs.banks[index / 32];
         let bit = 1 << (index % 32);
         if bank.linked & bit == 0 {
@@ -284,7 +305,11 @@ impl Vgic {
 
     /// Pends an interrupt as by an edge. `vcpu` is ignored for an SPI. SGIs cannot be pended so.
     pub fn set_pending(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
-        let Some(index) = self.irqs.index(vcpu.index(), irq).filter(|&index| !self.irqs.is_sgi(index)) else {
+        let Some(index) = self
+            .irqs
+            .index(vcpu.index(), irq)
+            .filter(|&index| !self.irqs.is_sgi(index))
+        else {
             return KickSet::NONE;
         };
         self.irqs.banks[index / 32].latched |= 1 << (index % 32);
@@ -293,7 +318,11 @@ impl Vgic {
 
     /// The line of an interrupt rises; of one that is asked: may have risen. `vcpu` is ignored for an SPI.
     pub fn raise_level(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
-        let Some(index) = self.irqs.index(vcpu.index(), irq).filter(|&index| !self.irqs.is_sgi(index)) else {
+        let Some(index) = self
+            .irqs
+            .index(vcpu.index(), irq)
+            .filter(|&index| !self.irqs.is_sgi(index))
+        else {
             return KickSet::NONE;
         };
         let bank = &mut self.irqs.banks[index / 32];
@@ -312,7 +341,11 @@ impl Vgic {
 
     /// The line of an interrupt falls. `vcpu` is ignored for an SPI. Nothing for one that is asked.
     pub fn lower_level(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
-        let Some(index) = self.irqs.index(vcpu.index(), irq).filter(|&index| !self.irqs.is_sgi(index)) else {
+        let Some(index) = self
+            .irqs
+            .index(vcpu.index(), irq)
+            .filter(|&index| !self.irqs.is_sgi(index))
+        else {
             return KickSet::NONE;
         };
         let bank = &mut self.irqs.banks[index / 32];

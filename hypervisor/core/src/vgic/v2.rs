@@ -51,18 +51,30 @@ impl Width {
 impl Vgic {
     /// Emulates a read of the distributor by the current vCPU. `offset` is in bytes from GICD's base.
     ///
-    /// The value is right-aligned. Pending and active state of interrupts in list registers of a vCPU that runs on
-    /// another pCPU is as that vCPU last left it.
+    /// The value is right-aligned. Pending and active state of an SPI in a list register of a vCPU that runs on another
+    /// pCPU is as that vCPU last left it; that vCPU is in the set returned then, so a guest that waits for a change sees
+    /// it soon (Linux's `synchronize_irq` polls GICD_ISACTIVER).
     ///
     /// # Errors
     /// [`Fault`] when the access is not aligned to its width, or outside the page: the guest gets a data abort.
-    pub fn mmio_read<H: VgicHost + ?Sized>(&self, vcpu: VcpuId, offset: u32, width: Width, host: &H) -> Result<u32, Fault> {
+    pub fn mmio_read<H: VgicHost + ?Sized>(
+        &mut self,
+        vcpu: VcpuId,
+        offset: u32,
+        width: Width,
+        host: &H,
+    ) -> Result<(u32, KickSet), Fault> {
         let (mask, shift) = width.lanes(offset)?;
         let cpu = vcpu.index();
         if cpu >= self.cpus.len() {
             return Err(Fault);
         }
-        Ok((self.read_word(cpu, offset & !3, host) & mask) >> shift)
+        let value = (self.read_word(cpu, offset & !3, host) & mask) >> shift;
+        let kicks = match (offset >> 7, self.bank_of(cpu, offset >> 2)) {
+            (4..=7, Some(bank)) if bank >= self.cpus.len() => self.ask_others(bank, cpu),
+            _ => KickSet::NONE,
+        };
+        Ok((value, kicks))
     }
 
     /// Emulates a write to the distributor by the current vCPU. `value` is right-aligned.
@@ -97,7 +109,8 @@ impl Vgic {
 
     /// Returns the index of the first of four interrupts in a byte-wide register array; `offset` is within it.
     fn quad_of(&self, cpu: usize, offset: u32) -> Option<usize> {
-        self.bank_of(cpu, offset >> 5).map(|bank| bank * 32 + (offset as usize & 0x1c))
+        self.bank_of(cpu, offset >> 5)
+            .map(|bank| bank * 32 + (offset as usize & 0x1c))
     }
 
     fn read_word<H: VgicHost + ?Sized>(&self, cpu: usize, offset: u32, host: &H) -> u32 {
@@ -111,16 +124,26 @@ impl Vgic {
                 8 => IIDR,
                 _ => 0,
             },
-            2 | 3 => self.bank_of(cpu, offset >> 2).map_or(0, |bank| self.irqs.banks[bank].enabled),
-            4 | 5 => self.bank_of(cpu, offset >> 2).map_or(0, |bank| self.read_pending(cpu, bank, host)),
+            2 | 3 => self
+                .bank_of(cpu, offset >> 2)
+                .map_or(0, |bank| self.irqs.banks[bank].enabled),
+            4 | 5 => self
+                .bank_of(cpu, offset >> 2)
+                .map_or(0, |bank| self.read_pending(cpu, bank, host)),
             6 | 7 => self.bank_of(cpu, offset >> 2).map_or(0, |bank| {
                 let (_, active) = self.states_in_lrs(bank, cpu, host);
                 self.active_in_memory(bank) | active
             }),
-            8..=15 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| vgic.irqs.nodes[index].priority),
-            16..=23 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| vgic.irqs.nodes[index].targets),
+            8..=15 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| {
+                vgic.irqs.nodes[index].priority
+            }),
+            16..=23 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| {
+                vgic.irqs.nodes[index].targets
+            }),
             24 | 25 => {
-                let Some(bank) = self.bank_of(cpu, (offset & 0xff) >> 3) else { return 0 };
+                let Some(bank) = self.bank_of(cpu, (offset & 0xff) >> 3) else {
+                    return 0;
+                };
                 spread(self.irqs.banks[bank].edge >> ((offset & 4) * 4))
             }
             30 => match offset {
@@ -138,15 +161,17 @@ impl Vgic {
                 }
                 _ => 0,
             },
-            31 if offset >= 0xfd0 => {
-                IDENTIFICATION.get((offset as usize - 0xfd0) / 4).map_or(0, |&byte| u32::from(byte))
-            }
+            31 if offset >= 0xfd0 => IDENTIFICATION
+                .get((offset as usize - 0xfd0) / 4)
+                .map_or(0, |&byte| u32::from(byte)),
             _ => 0,
         }
     }
 
     fn read_quad(&self, cpu: usize, offset: u32, get: impl Fn(&Self, usize) -> u8) -> u32 {
-        let Some(first) = self.quad_of(cpu, offset) else { return 0 };
+        let Some(first) = self.quad_of(cpu, offset) else {
+            return 0;
+        };
         let mut value = 0;
         for byte in 0..4 {
             value |= u32::from(get(self, first + byte)) << (byte * 8);
@@ -168,7 +193,8 @@ impl Vgic {
     fn read_pending<H: VgicHost + ?Sized>(&self, cpu: usize, bank: usize, host: &H) -> u32 {
         let (in_lrs, _) = self.states_in_lrs(bank, cpu, host);
         let state = &self.irqs.banks[bank];
-        let mut pending = state.latched | (state.arrived & state.edge) | (state.line & !state.edge) | in_lrs;
+        let mut pending =
+            state.latched | (state.arrived & state.edge) | (state.line & !state.edge) | in_lrs;
         for_each_bit((state.asks | state.arrived) & !pending, |bit| {
             if host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(bank * 32 + bit)) {
                 pending |= 1 << bit;
@@ -177,12 +203,21 @@ impl Vgic {
         pending
     }
 
-    fn write_word<P: PhysIrq + ?Sized>(&mut self, cpu: usize, offset: u32, value: u32, mask: u32, phys: &mut P) -> KickSet {
+    fn write_word<P: PhysIrq + ?Sized>(
+        &mut self,
+        cpu: usize,
+        offset: u32,
+        value: u32,
+        mask: u32,
+        phys: &mut P,
+    ) -> KickSet {
         let register = offset >> 2;
         match offset >> 7 {
             0 if offset == 0 && mask & 1 != 0 => self.set_forwarding(value & 1 != 0),
             2..=7 => {
-                let Some(bank) = self.bank_of(cpu, register) else { return KickSet::NONE };
+                let Some(bank) = self.bank_of(cpu, register) else {
+                    return KickSet::NONE;
+                };
                 match offset >> 7 {
                     2 => self.enable(bank, value, phys),
                     3 => self.disable(bank, value, phys),
@@ -192,18 +227,26 @@ impl Vgic {
                     _ => self.deactivate(bank, value, phys),
                 }
             }
-            8..=15 => self.write_quad(cpu, offset & 0x3ff, value & 0xf8f8_f8f8, mask, |node, byte| {
-                core::mem::replace(&mut node.priority, byte) != byte
-            }),
+            8..=15 => self.write_quad(
+                cpu,
+                offset & 0x3ff,
+                value & 0xf8f8_f8f8,
+                mask,
+                |node, byte| core::mem::replace(&mut node.priority, byte) != byte,
+            ),
             16..=23 => {
                 // Banked ones are read-only; with one CPU there is nothing to choose.
                 let existing = (1u32 << self.cpus.len()) - 1;
                 if offset & 0x3ff < 32 || existing == 1 {
                     return KickSet::NONE;
                 }
-                self.write_quad(cpu, offset & 0x3ff, value & (existing * 0x0101_0101), mask, |node, byte| {
-                    core::mem::replace(&mut node.targets, byte) != byte
-                })
+                self.write_quad(
+                    cpu,
+                    offset & 0x3ff,
+                    value & (existing * 0x0101_0101),
+                    mask,
+                    |node, byte| core::mem::replace(&mut node.targets, byte) != byte,
+                )
             }
             24 | 25 => self.configure(offset & 0xff, value, mask, phys),
             30 => match offset {
@@ -212,7 +255,11 @@ impl Vgic {
                 0xf20..=0xf2f => {
                     let mut kicks = KickSet::NONE;
                     for byte in 0..4 {
-                        kicks |= self.add_sources(cpu, (offset & 0xc) as usize + byte, (value >> (byte * 8)) as u8);
+                        kicks |= self.add_sources(
+                            cpu,
+                            (offset & 0xc) as usize + byte,
+                            (value >> (byte * 8)) as u8,
+                        );
                     }
                     kicks
                 }
@@ -230,10 +277,17 @@ impl Vgic {
         mask: u32,
         set: impl Fn(&mut super::irq::Node, u8) -> bool,
     ) -> KickSet {
-        let Some(first) = self.quad_of(cpu, offset) else { return KickSet::NONE };
+        let Some(first) = self.quad_of(cpu, offset) else {
+            return KickSet::NONE;
+        };
         let mut kicks = KickSet::NONE;
         for byte in 0..4 {
-            if mask >> (byte * 8) & 0xff != 0 && set(&mut self.irqs.nodes[first + byte], (value >> (byte * 8)) as u8) {
+            if mask >> (byte * 8) & 0xff != 0
+                && set(
+                    &mut self.irqs.nodes[first + byte],
+                    (value >> (byte * 8)) as u8,
+                )
+            {
                 kicks |= self.irqs.evaluate(first + byte);
             }
         }
@@ -300,13 +354,21 @@ impl Vgic {
 
     /// GICD_ISPENDR: SGIs are pended by GICD_SGIR and GICD_SPENDSGIR only.
     fn pend(&mut self, bank: usize, bits: u32) -> KickSet {
-        let bits = if bank < self.cpus.len() { bits & !0xffff } else { bits };
+        let bits = if bank < self.cpus.len() {
+            bits & !0xffff
+        } else {
+            bits
+        };
         self.irqs.banks[bank].latched |= bits;
         self.evaluate_bits(bank, bits)
     }
 
     fn unpend<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
-        let bits = if bank < self.cpus.len() { bits & !0xffff } else { bits };
+        let bits = if bank < self.cpus.len() {
+            bits & !0xffff
+        } else {
+            bits
+        };
         let state = &mut self.irqs.banks[bank];
         state.latched &= !bits;
         let arrived_edges = state.arrived & state.edge & bits;
@@ -370,18 +432,30 @@ impl Vgic {
     }
 
     /// GICD_ICFGR: `offset` within the array; those of SGIs and PPIs are read-only.
-    fn configure<P: PhysIrq + ?Sized>(&mut self, offset: u32, value: u32, mask: u32, phys: &mut P) -> KickSet {
+    fn configure<P: PhysIrq + ?Sized>(
+        &mut self,
+        offset: u32,
+        value: u32,
+        mask: u32,
+        phys: &mut P,
+    ) -> KickSet {
         if offset < 8 {
             return KickSet::NONE;
         }
-        let Some(bank) = self.bank_of(0, offset >> 3) else { return KickSet::NONE };
+        let Some(bank) = self.bank_of(0, offset >> 3) else {
+            return KickSet::NONE;
+        };
         let shift = (offset & 4) * 4;
         let state = &mut self.irqs.banks[bank];
         let changed = (gather(value) << shift ^ state.edge) & (gather(mask) << shift);
         state.edge ^= changed;
         let edge = state.edge;
         for_each_bit(changed & state.linked, |bit| {
-            let trigger = if edge & (1 << bit) != 0 { Trigger::Edge } else { Trigger::Level };
+            let trigger = if edge & (1 << bit) != 0 {
+                Trigger::Edge
+            } else {
+                Trigger::Level
+            };
             phys.set_trigger(IntId::new(self.irqs.nodes[bank * 32 + bit].hw), trigger);
         });
         self.evaluate_bits(bank, changed)
@@ -399,7 +473,9 @@ impl Vgic {
                 _ => 0,
             };
         let mut kicks = KickSet::NONE;
-        for_each_bit(targets, |target| kicks |= self.add_sources(target, value as usize & 15, 1 << cpu));
+        for_each_bit(targets, |target| {
+            kicks |= self.add_sources(target, value as usize & 15, 1 << cpu)
+        });
         kicks
     }
 

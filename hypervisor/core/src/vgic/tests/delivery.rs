@@ -10,7 +10,14 @@ const UPCALL: u16 = 31;
 
 fn with_timer(vcpus: usize, lrs: usize) -> Machine {
     let mut m = Machine::running(vcpus, lrs);
-    m.vgic.link_hw(IntId::new(TIMER), IntId::new(TIMER), Trigger::Level, &mut m.host).unwrap();
+    m.vgic
+        .link_hw(
+            IntId::new(TIMER),
+            IntId::new(TIMER),
+            Trigger::Level,
+            &mut m.host,
+        )
+        .unwrap();
     for ppis in &mut m.host.ppis {
         let timer = &mut ppis[usize::from(TIMER)];
         timer.linked = true;
@@ -127,12 +134,18 @@ fn timer_survives_context_switches() {
     m.write(0, 0x100, 1 << TIMER);
     timer_line(&mut m, 0, true);
     m.save(0);
-    assert!(!m.host.ppis[0][27].active, "the pCPU's timer is free for others");
+    assert!(
+        !m.host.ppis[0][27].active,
+        "the pCPU's timer is free for others"
+    );
     assert!(m.vgic.has_deliverable(vcpu(0), 0xff));
     m.restore(0);
     assert_eq!(m.ack(0), Some((TIMER, 0)));
     m.save(0);
-    assert!(!m.vgic.has_deliverable(vcpu(0), 0xff), "active is not deliverable");
+    assert!(
+        !m.vgic.has_deliverable(vcpu(0), 0xff),
+        "active is not deliverable"
+    );
     m.restore(0);
     timer_line(&mut m, 0, false);
     m.eoi(0, TIMER);
@@ -211,7 +224,9 @@ fn kept_level_is_exact() {
 #[test]
 fn linked_spi_goes_back_to_hardware() {
     let mut m = Machine::running(2, 4);
-    m.vgic.link_hw(IntId::new(40), IntId::new(40), Trigger::Level, &mut m.host).unwrap();
+    m.vgic
+        .link_hw(IntId::new(40), IntId::new(40), Trigger::Level, &mut m.host)
+        .unwrap();
     m.host.spis[40].linked = true;
     m.host.spis[40].virq = 40;
     m.write(0, 0x104, 1 << 8);
@@ -335,7 +350,10 @@ fn reset_forgets_private_state_and_keeps_spis() {
     let _ = m.vgic.reset_vcpu(vcpu(1), &mut m.host);
     m.host.gich[1].running.clear();
     m.restore(1);
-    assert_eq!((m.read(1, 0x100), m.read(1, 0x200), m.read(1, 0x300)), (0xffff, 0, 0));
+    assert_eq!(
+        (m.read(1, 0x100), m.read(1, 0x200), m.read(1, 0x300)),
+        (0xffff, 0, 0)
+    );
     assert_eq!(m.ack(1), Some((32, 0)));
     assert!(!m.host.ppis[1][27].active);
 }
@@ -348,7 +366,10 @@ fn changes_reach_a_list_register_of_another_vcpu() {
     m.write(0, 0x104, 1);
     m.set_pending(0, 32);
     m.host.cpu = 0;
-    let kicks = m.vgic.mmio_write(vcpu(0), 0x284, super::Width::Word, 1, &mut m.host).unwrap();
+    let kicks = m
+        .vgic
+        .mmio_write(vcpu(0), 0x284, super::Width::Word, 1, &mut m.host)
+        .unwrap();
     assert_eq!(kicks.bits(), 2);
     assert_eq!(m.read(0, 0x204), 0, "reads as cleared at once");
     m.settle();
@@ -361,7 +382,96 @@ fn changes_reach_a_list_register_of_another_vcpu() {
     assert_eq!(m.ack(1), Some((32, 0)));
     m.set_pending(0, 32);
     m.write(0, 0x384, 1);
-    assert_eq!(m.ack(1), None, "the guest's running priority still holds it off");
+    assert_eq!(
+        m.ack(1),
+        None,
+        "the guest's running priority still holds it off"
+    );
     m.host.gich[1].running.clear();
     assert_eq!(m.ack(1), Some((32, 0)));
+}
+
+#[test]
+fn linked_edge_that_was_taken_back_is_not_lost() {
+    let mut m = Machine::running(1, 4);
+    m.vgic
+        .link_hw(IntId::new(40), IntId::new(40), Trigger::Edge, &mut m.host)
+        .unwrap();
+    let phys = &mut m.host.spis[40];
+    (phys.linked, phys.virq, phys.edge) = (true, 40, true);
+    m.write(0, 0x104, 1 << 8);
+    for _ in 0..3 {
+        m.host.spis[40].latched = true;
+        m.settle();
+        assert!(m.host.spis[40].active);
+        m.write(0, 0x184, 1 << 8);
+        assert!(!m.host.spis[40].active);
+        assert_eq!(m.ack(0), None);
+        assert_eq!(m.read(0, 0x204), 1 << 8);
+        m.write(0, 0x104, 1 << 8);
+        assert_eq!(m.ack(0), Some((40, 0)));
+        m.eoi(0, 40);
+        // The list register is used again as it is.
+        m.host.spis[40].latched = true;
+        m.settle();
+        assert_eq!(m.ack(0), Some((40, 0)));
+        m.eoi(0, 40);
+        m.host.spis[40].latched = true;
+        m.settle();
+        m.write(0, 0x184, 1 << 8);
+        m.write(0, 0x104, 1 << 8);
+        assert_eq!(m.ack(0), Some((40, 0)));
+        m.eoi(0, 40);
+        assert_eq!(m.ack(0), None);
+    }
+}
+
+#[test]
+fn unmasking_asks_the_line() {
+    let mut m = with_upcall(Resample::OnRaise);
+    upcall(&mut m, true);
+    assert_eq!(m.ack(0), Some((UPCALL, 0)));
+    m.eoi(0, UPCALL);
+    assert_eq!(m.ack(0), None, "no rise, no resampling");
+    m.write(0, 0x180, 1 << UPCALL);
+    m.write(0, 0x100, 1 << UPCALL);
+    assert_eq!(m.ack(0), Some((UPCALL, 0)));
+}
+
+#[test]
+fn pended_while_active_survives_a_context_switch() {
+    let mut m = Machine::running(1, 4);
+    m.write(0, 0xc08, 2);
+    m.write(0, 0x104, 1);
+    m.set_pending(0, 32);
+    assert_eq!(m.ack(0), Some((32, 0)));
+    m.set_pending(0, 32);
+    m.save(0);
+    m.restore(0);
+    m.eoi(0, 32);
+    assert_eq!(m.ack(0), Some((32, 0)));
+}
+
+#[test]
+fn priority_changed_together_with_pending() {
+    let mut m = Machine::running(1, 4);
+    m.write(0, 0x104, 3);
+    for priority in [0x40, 0xc0] {
+        m.write(0, 0x420, 0x8080);
+        m.set_pending(0, 32);
+        assert_eq!(m.ack(0), Some((32, 0)));
+        m.eoi(0, 32);
+        m.host.cpu = 0;
+        let byte = super::Width::Byte;
+        let _ = m
+            .vgic
+            .mmio_write(vcpu(0), 0x420, byte, priority, &mut m.host);
+        let _ = m.vgic.set_pending(vcpu(0), IntId::new(32));
+        m.set_pending(0, 33);
+        let first = if priority < 0x80 { 32 } else { 33 };
+        assert_eq!(m.ack(0), Some((first, 0)));
+        m.eoi(0, first);
+        assert_eq!(m.ack(0), Some((65 - first, 0)));
+        m.eoi(0, 65 - first);
+    }
 }

@@ -28,12 +28,18 @@ impl Gich {
     pub fn ack(&mut self) -> Option<(u16, u8)> {
         let running = self.running.last().copied().unwrap_or(32);
         let best = (0..self.lrs.len())
-            .filter(|&n| self.lrs[n] & (PENDING | ACTIVE) == PENDING && Self::level(self.lrs[n]) < running)
+            .filter(|&n| {
+                self.lrs[n] & (PENDING | ACTIVE) == PENDING && Self::level(self.lrs[n]) < running
+            })
             .min_by_key(|&n| Self::level(self.lrs[n]))?;
         let lr = &mut self.lrs[best];
         *lr = *lr & !PENDING | ACTIVE;
         self.running.push(Self::level(*lr));
-        let source = if *lr & 0x3ff < 16 { (*lr >> 10 & 7) as u8 } else { 0 };
+        let source = if *lr & 0x3ff < 16 {
+            (*lr >> 10 & 7) as u8
+        } else {
+            0
+        };
         Some(((*lr & 0x3ff) as u16, source))
     }
 
@@ -56,7 +62,11 @@ impl Gich {
 
     /// The maintenance interrupt line.
     pub fn maintenance(&self) -> bool {
-        let valid = self.lrs.iter().filter(|&&lr| lr & (PENDING | ACTIVE) != 0).count();
+        let valid = self
+            .lrs
+            .iter()
+            .filter(|&&lr| lr & (PENDING | ACTIVE) != 0)
+            .count();
         self.eisr != 0 || (self.uie && valid <= 1)
     }
 }
@@ -94,7 +104,14 @@ pub struct FakeHost {
 
 impl FakeHost {
     pub fn new(vcpus: usize, lrs: usize) -> Self {
-        let gich = Gich { lrs: vec![0; lrs], uie: false, eisr: 0, vmcr: 0, apr: 0, running: vec![] };
+        let gich = Gich {
+            lrs: vec![0; lrs],
+            uie: false,
+            eisr: 0,
+            vmcr: 0,
+            apr: 0,
+            running: vec![],
+        };
         Self {
             gich: vec![gich; vcpus],
             cpu: 0,
@@ -109,7 +126,11 @@ impl FakeHost {
     }
 
     fn phys(&mut self, irq: u16) -> &mut Phys {
-        if irq < 32 { &mut self.ppis[self.cpu][usize::from(irq)] } else { &mut self.spis[usize::from(irq)] }
+        if irq < 32 {
+            &mut self.ppis[self.cpu][usize::from(irq)]
+        } else {
+            &mut self.spis[usize::from(irq)]
+        }
     }
 
     /// The hypervisor takes a physical interrupt on a pCPU; returns the virtual one. PPIs only for a loaded vCPU.
@@ -141,7 +162,10 @@ impl FakeHost {
             self.cpu = cpu;
             let strict = self.strict;
             let phys = self.phys(phys);
-            assert!(phys.active || !strict, "the hardware deactivates what is not active");
+            assert!(
+                phys.active || !strict,
+                "the hardware deactivates what is not active"
+            );
             phys.active = false;
         }
     }

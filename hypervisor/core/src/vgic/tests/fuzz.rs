@@ -27,19 +27,34 @@ impl Rng {
 
 #[test]
 fn hostile_accesses() {
-    for (seed, vcpus, lrs) in [(1, 1, 1), (2, 2, 2), (3, 8, 4), (4, 8, 16), (5, 3, 4), (6, 1, 4)] {
+    for (seed, vcpus, lrs) in [
+        (1, 1, 1),
+        (2, 2, 2),
+        (3, 8, 4),
+        (4, 8, 16),
+        (5, 3, 4),
+        (6, 1, 4),
+    ] {
         println!("seed {seed}");
         let mut rng = Rng::new(seed);
         let mut m = Machine::new(vcpus, lrs);
         // A guest that ends physical interrupts behind our back by ICACTIVER, EOI and so on is no protocol error.
         m.host.strict = false;
         for irq in [40, 41] {
-            let trigger = if irq == 40 { Trigger::Edge } else { Trigger::Level };
-            m.vgic.link_hw(IntId::new(irq), IntId::new(irq), trigger, &mut m.host).unwrap();
+            let trigger = if irq == 40 {
+                Trigger::Edge
+            } else {
+                Trigger::Level
+            };
+            m.vgic
+                .link_hw(IntId::new(irq), IntId::new(irq), trigger, &mut m.host)
+                .unwrap();
             let phys = &mut m.host.spis[usize::from(irq)];
             (phys.linked, phys.virq, phys.edge) = (true, irq, irq == 40);
         }
-        m.vgic.link_hw(IntId::new(27), IntId::new(27), Trigger::Level, &mut m.host).unwrap();
+        m.vgic
+            .link_hw(IntId::new(27), IntId::new(27), Trigger::Level, &mut m.host)
+            .unwrap();
         m.vgic.ask_line(IntId::new(31), Resample::OnRaise).unwrap();
         for ppis in &mut m.host.ppis {
             (ppis[27].linked, ppis[27].virq, ppis[27].enabled) = (true, 27, true);
@@ -48,13 +63,23 @@ fn hostile_accesses() {
             let cpu = rng.below(vcpus);
             match rng.below(12) {
                 0..=5 => {
-                    let offset = if rng.chance(3) { rng.next() & 0x1fff } else { 0x80 * (rng.next() % 32) + 4 * (rng.next() % 4) };
+                    let offset = if rng.chance(3) {
+                        rng.next() & 0x1fff
+                    } else {
+                        0x80 * (rng.next() % 32) + 4 * (rng.next() % 4)
+                    };
                     let width = [Width::Byte, Width::Half, Width::Word][rng.below(3)];
-                    let value = if rng.chance(2) { rng.next() } else { 1 << (rng.next() & 31) };
+                    let value = if rng.chance(2) {
+                        rng.next()
+                    } else {
+                        1 << (rng.next() & 31)
+                    };
                     m.host.cpu = cpu;
                     if m.host.loaded[cpu] {
                         let _ = m.vgic.mmio_read(vcpu(cpu), offset, width, &m.host);
-                        let _ = m.vgic.mmio_write(vcpu(cpu), offset, width, value, &mut m.host);
+                        let _ = m
+                            .vgic
+                            .mmio_write(vcpu(cpu), offset, width, value, &mut m.host);
                         if rng.chance(20) {
                             let _ = m.vgic.mmio_write(vcpu(cpu), 0, Width::Word, 1, &mut m.host);
                         }
@@ -113,7 +138,9 @@ fn hostile_accesses() {
             }
             let _ = m.vgic.has_deliverable(vcpu(cpu), rng.next() as u8);
             m.host.cpu = cpu;
-            let _ = m.vgic.has_deliverable_loaded(vcpu(cpu), rng.next() as u8, &m.host);
+            let _ = m
+                .vgic
+                .has_deliverable_loaded(vcpu(cpu), rng.next() as u8, &m.host);
         }
     }
 }

@@ -18,8 +18,16 @@ struct Machine {
 
 impl Machine {
     fn new(vcpus: usize, lrs: usize) -> Self {
-        let vgic = Vgic::new(VgicConfig { vcpus, nr_spis: 64, lr_count: lrs }).unwrap();
-        let mut machine = Self { vgic, host: FakeHost::new(vcpus, lrs) };
+        let vgic = Vgic::new(VgicConfig {
+            vcpus,
+            nr_spis: 64,
+            lr_count: lrs,
+        })
+        .unwrap();
+        let mut machine = Self {
+            vgic,
+            host: FakeHost::new(vcpus, lrs),
+        };
         for cpu in 0..vcpus {
             machine.restore(cpu);
         }
@@ -39,7 +47,13 @@ impl Machine {
 
     fn access(&mut self, cpu: usize, offset: u32, width: Width) -> u32 {
         self.host.cpu = cpu;
-        self.vgic.mmio_read(vcpu(cpu), offset, width, &self.host).unwrap()
+        let (value, kicks) = self
+            .vgic
+            .mmio_read(vcpu(cpu), offset, width, &self.host)
+            .unwrap();
+        assert!(!kicks.contains(vcpu(cpu)));
+        self.settle();
+        value
     }
 
     /// A guest's write, after which all vCPUs that are told to flush have done so.
@@ -49,7 +63,10 @@ impl Machine {
 
     fn write_width(&mut self, cpu: usize, offset: u32, width: Width, value: u32) {
         self.host.cpu = cpu;
-        let kicks = self.vgic.mmio_write(vcpu(cpu), offset, width, value, &mut self.host).unwrap();
+        let kicks = self
+            .vgic
+            .mmio_write(vcpu(cpu), offset, width, value, &mut self.host)
+            .unwrap();
         for target in kicks.iter() {
             assert!(self.vgic.needs_flush(target));
         }
@@ -67,7 +84,10 @@ impl Machine {
         self.host.cpu = cpu;
         let _ = self.vgic.save(vcpu(cpu), &mut self.host);
         self.host.loaded[cpu] = false;
-        assert!(self.host.gich[cpu].lrs.iter().all(|&lr| lr >> 28 & 3 == 0), "save leaves the hardware empty");
+        assert!(
+            self.host.gich[cpu].lrs.iter().all(|&lr| lr >> 28 & 3 == 0),
+            "save leaves the hardware empty"
+        );
         self.settle();
     }
 
@@ -89,9 +109,16 @@ impl Machine {
                     moved = true;
                 }
                 if moved || self.vgic.needs_flush(vcpu(cpu)) {
-                    let before = (self.host.gich[cpu].clone(), self.vgic.needs_flush(vcpu(cpu)));
+                    let before = (
+                        self.host.gich[cpu].clone(),
+                        self.vgic.needs_flush(vcpu(cpu)),
+                    );
                     let _ = self.vgic.flush(vcpu(cpu), &mut self.host);
-                    moved |= before != (self.host.gich[cpu].clone(), self.vgic.needs_flush(vcpu(cpu)));
+                    moved |= before
+                        != (
+                            self.host.gich[cpu].clone(),
+                            self.vgic.needs_flush(vcpu(cpu)),
+                        );
                 }
             }
             if !moved {
@@ -136,7 +163,10 @@ impl Machine {
         for (cpu, gich) in self.host.gich.iter().enumerate() {
             for (n, &a) in gich.lrs.iter().enumerate() {
                 let state = |lr: u32| lr >> 28 & 3;
-                assert!(a >> 31 == 0 || state(a) != 3, "a linked list register is pending and active");
+                assert!(
+                    a >> 31 == 0 || state(a) != 3,
+                    "a linked list register is pending and active"
+                );
                 for &b in &gich.lrs[n + 1..] {
                     assert!(
                         state(a) == 0 || state(b) == 0 || a & 0x3ff != b & 0x3ff,
@@ -171,21 +201,35 @@ impl super::irq::Interrupts {
                     index = next;
                 }
             }
-            assert!(!any || !self.forwarding || self.work.is_set(cpu), "waiting without the work flag");
+            assert!(
+                !any || !self.forwarding || self.work.is_set(cpu),
+                "waiting without the work flag"
+            );
         }
         let mut soft = 0;
         for (index, node) in self.nodes.iter().enumerate() {
             let bank = &self.banks[index / 32];
             let bit = 1 << (index % 32);
             soft += u32::from(bank.soft_active & bit != 0);
-            assert_eq!(queued[index].is_some(), node.place == super::irq::Place::Queued, "place of {index}");
-            let wanted = bank.candidates() & bank.enabled & !bank.active & bit != 0 && node.targets != 0;
+            assert_eq!(
+                queued[index].is_some(),
+                node.place == super::irq::Place::Queued,
+                "place of {index}"
+            );
+            let wanted =
+                bank.candidates() & bank.enabled & !bank.active & bit != 0 && node.targets != 0;
             if let Some((cpu, level)) = queued[index] {
                 assert!(wanted, "{index} waits without reason");
-                assert_eq!((node.targets.trailing_zeros() as usize, node.priority >> 3), (cpu, level));
+                assert_eq!(
+                    (node.targets.trailing_zeros() as usize, node.priority >> 3),
+                    (cpu, level)
+                );
             } else if node.place == super::irq::Place::Idle {
                 assert!(!wanted, "{index} is lost");
-                assert!(bank.phys_active & !bank.arrived & bit == 0, "{index} physically active for nobody");
+                assert!(
+                    bank.phys_active & !bank.arrived & bit == 0,
+                    "{index} physically active for nobody"
+                );
             }
         }
         assert_eq!(soft, self.soft_active_count);

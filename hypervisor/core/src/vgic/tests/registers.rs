@@ -11,7 +11,11 @@ fn control_type_and_identification() {
     m.write(0, 0, u32::MAX);
     assert_eq!(m.read(3, 0), 1);
     m.write_width(0, 1, Width::Byte, 0xff);
-    assert_eq!(m.read(0, 0), 1, "a write to another byte does not switch it off");
+    assert_eq!(
+        m.read(0, 0),
+        1,
+        "a write to another byte does not switch it off"
+    );
     assert_eq!(m.read(0, 4), 2 | 7 << 5);
     m.write(0, 4, 0);
     assert_eq!(m.read(0, 4), 2 | 7 << 5);
@@ -27,12 +31,27 @@ fn control_type_and_identification() {
 #[test]
 fn type_rounds_spis_up() {
     for (nr_spis, lines) in [(0, 0), (1, 1), (32, 1), (33, 2), (960, 30)] {
-        let vgic = super::Vgic::new(super::VgicConfig { vcpus: 1, nr_spis, lr_count: 4 }).unwrap();
+        let mut vgic = super::Vgic::new(super::VgicConfig {
+            vcpus: 1,
+            nr_spis,
+            lr_count: 4,
+        })
+        .unwrap();
         let host = super::FakeHost::new(1, 4);
-        assert_eq!(vgic.mmio_read(vcpu(0), 4, Width::Word, &host), Ok(lines));
+        assert_eq!(
+            vgic.mmio_read(vcpu(0), 4, Width::Word, &host),
+            Ok((lines, super::super::KickSet::NONE))
+        );
     }
     for (vcpus, nr_spis, lr_count) in [(0, 0, 4), (9, 0, 4), (1, 961, 4), (1, 0, 0)] {
-        assert!(super::Vgic::new(super::VgicConfig { vcpus, nr_spis, lr_count }).is_err());
+        assert!(
+            super::Vgic::new(super::VgicConfig {
+                vcpus,
+                nr_spis,
+                lr_count
+            })
+            .is_err()
+        );
     }
 }
 
@@ -41,7 +60,10 @@ fn enables() {
     let mut m = Machine::new(2, 4);
     assert_eq!(m.read(0, 0x100), 0xffff);
     m.write(0, 0x100, 1 << 27);
-    assert_eq!((m.read(0, 0x100), m.read(0, 0x180)), (1 << 27 | 0xffff, 1 << 27 | 0xffff));
+    assert_eq!(
+        (m.read(0, 0x100), m.read(0, 0x180)),
+        (1 << 27 | 0xffff, 1 << 27 | 0xffff)
+    );
     assert_eq!(m.read(1, 0x100), 0xffff, "banked");
     m.write(0, 0x180, u32::MAX);
     assert_eq!(m.read(0, 0x100), 0xffff, "SGIs stay enabled");
@@ -65,8 +87,13 @@ fn priorities() {
     assert_eq!(m.access(0, 0x422, Width::Half), 0xa0b0);
     m.write(0, 0x400, 0x5050_5050);
     assert_eq!(m.read(1, 0x400), 0);
-    m.write(0, 0x47c, u32::MAX);
-    assert_eq!(m.read(0, 0x47c), 0xf8f8_f8f8 & if 0x7c < 96 { u32::MAX } else { 0 });
+    m.write(0, 0x45c, u32::MAX);
+    m.write(0, 0x460, u32::MAX);
+    assert_eq!(
+        (m.read(0, 0x45c), m.read(0, 0x460)),
+        (0xf8f8_f8f8, 0),
+        "beyond the last SPI"
+    );
 }
 
 #[test]
@@ -78,7 +105,11 @@ fn targets() {
     m.write(2, 0x800, 0x0101_0101);
     assert_eq!(m.read(2, 0x800), 0x0404_0404);
     m.write(0, 0x820, 0x0804_02ff);
-    assert_eq!(m.read(0, 0x820), 0x0804_020f, "CPUs that do not exist are RAZ/WI");
+    assert_eq!(
+        m.read(0, 0x820),
+        0x0804_020f,
+        "CPUs that do not exist are RAZ/WI"
+    );
     m.write_width(0, 0x822, Width::Byte, 0x01);
     assert_eq!(m.read(0, 0x820), 0x0801_020f);
     let mut single = Machine::new(1, 4);
@@ -89,7 +120,10 @@ fn targets() {
 #[test]
 fn configuration() {
     let mut m = Machine::new(1, 4);
-    assert_eq!((m.read(0, 0xc00), m.read(0, 0xc04), m.read(0, 0xc08)), (0xaaaa_aaaa, 0, 0));
+    assert_eq!(
+        (m.read(0, 0xc00), m.read(0, 0xc04), m.read(0, 0xc08)),
+        (0xaaaa_aaaa, 0, 0)
+    );
     m.write(0, 0xc00, 0);
     m.write(0, 0xc04, u32::MAX);
     assert_eq!((m.read(0, 0xc00), m.read(0, 0xc04)), (0xaaaa_aaaa, 0));
@@ -132,14 +166,20 @@ fn sgi_pending_registers_name_the_senders() {
     assert_eq!(m.read(0, 0xf24), 0b1010 << 8);
     assert_eq!(m.read(0, 0xf14), 0b1010 << 8);
     assert_eq!(m.read(0, 0x200), 1 << 5);
-    assert_eq!((m.read(1, 0xf24), m.read(2, 0xf24), m.read(3, 0xf24)), (0, 0b10 << 8, 0b10 << 8));
+    assert_eq!(
+        (m.read(1, 0xf24), m.read(2, 0xf24), m.read(3, 0xf24)),
+        (0, 0b10 << 8, 0b10 << 8)
+    );
     m.write_width(0, 0xf15, Width::Byte, 0b0010);
     assert_eq!(m.read(0, 0xf24), 0b1000 << 8);
     m.write(0, 0xf20, 0xf4);
     assert_eq!(m.read(0, 0xf20), 0x04, "only CPUs that exist");
     m.write(0, 0xf10, u32::MAX);
     m.write(0, 0xf14, u32::MAX);
-    assert_eq!((m.read(0, 0x200), m.read(0, 0xf20), m.read(0, 0xf24)), (0, 0, 0));
+    assert_eq!(
+        (m.read(0, 0x200), m.read(0, 0xf20), m.read(0, 0xf24)),
+        (0, 0, 0)
+    );
     // The same for one that is in a list register.
     m.write(0, 0, 1);
     m.write(0, 0xf20, 0x06);
@@ -155,7 +195,11 @@ fn sgi_pending_registers_name_the_senders() {
 #[test]
 fn sgir_filters() {
     let mut m = Machine::running(4, 4);
-    let pending = |m: &mut Machine| (0..4).filter(|&cpu| m.read(cpu, 0x200) & 1 != 0).collect::<Vec<_>>();
+    let pending = |m: &mut Machine| {
+        (0..4)
+            .filter(|&cpu| m.read(cpu, 0x200) & 1 != 0)
+            .collect::<Vec<_>>()
+    };
     let clear = |m: &mut Machine| (0..4).for_each(|cpu| m.write(cpu, 0xf10, u32::MAX));
     for (value, expected) in [
         (0x0005_0000, vec![0, 2]),
@@ -176,14 +220,25 @@ fn sgir_filters() {
 #[test]
 fn reserved_and_bad_accesses() {
     let mut m = Machine::new(2, 4);
-    for offset in [0x00c, 0x010, 0x080, 0x084, 0x0fc, 0x7fc, 0xbfc, 0xcfc, 0xd00, 0xe00, 0xf04, 0xf30, 0xf80, 0xfcc] {
+    for offset in [
+        0x00c, 0x010, 0x080, 0x084, 0x0fc, 0x7fc, 0xbfc, 0xcfc, 0xd00, 0xe00, 0xf04, 0xf30, 0xf80,
+        0xfcc,
+    ] {
         m.write(0, offset, u32::MAX);
         assert_eq!(m.read(0, offset), 0, "{offset:#x}");
     }
     let host = &mut m.host;
-    for (offset, width) in [(2, Width::Word), (1, Width::Half), (0x1000, Width::Byte), (u32::MAX, Width::Byte)] {
+    for (offset, width) in [
+        (2, Width::Word),
+        (1, Width::Half),
+        (0x1000, Width::Byte),
+        (u32::MAX, Width::Byte),
+    ] {
         assert_eq!(m.vgic.mmio_read(vcpu(0), offset, width, host), Err(Fault));
-        assert_eq!(m.vgic.mmio_write(vcpu(0), offset, width, 0, host), Err(Fault));
+        assert_eq!(
+            m.vgic.mmio_write(vcpu(0), offset, width, 0, host),
+            Err(Fault)
+        );
     }
     assert_eq!(m.vgic.mmio_read(vcpu(2), 0, Width::Word, host), Err(Fault));
 }
@@ -191,10 +246,24 @@ fn reserved_and_bad_accesses() {
 #[test]
 fn linked_spis_follow_the_guest() {
     let mut m = Machine::running(1, 4);
-    m.vgic.link_hw(IntId::new(40), IntId::new(40), Trigger::Edge, &mut m.host).unwrap();
-    assert!(m.vgic.link_hw(IntId::new(40), IntId::new(41), Trigger::Edge, &mut m.host).is_err());
-    assert!(m.vgic.link_hw(IntId::new(96), IntId::new(41), Trigger::Edge, &mut m.host).is_err());
-    assert!(m.vgic.link_hw(IntId::new(3), IntId::new(3), Trigger::Edge, &mut m.host).is_err());
+    m.vgic
+        .link_hw(IntId::new(40), IntId::new(40), Trigger::Edge, &mut m.host)
+        .unwrap();
+    assert!(
+        m.vgic
+            .link_hw(IntId::new(40), IntId::new(41), Trigger::Edge, &mut m.host)
+            .is_err()
+    );
+    assert!(
+        m.vgic
+            .link_hw(IntId::new(96), IntId::new(41), Trigger::Edge, &mut m.host)
+            .is_err()
+    );
+    assert!(
+        m.vgic
+            .link_hw(IntId::new(3), IntId::new(3), Trigger::Edge, &mut m.host)
+            .is_err()
+    );
     assert_eq!(m.read(0, 0xc08), 2 << 16);
     m.write(0, 0x104, 1 << 8);
     assert!(m.host.spis[40].enabled);
@@ -202,6 +271,9 @@ fn linked_spis_follow_the_guest() {
     assert!(!m.host.spis[40].edge);
     m.write(0, 0x184, 1 << 8);
     assert!(!m.host.spis[40].enabled);
-    assert_eq!(m.vgic.unlink_hw(IntId::new(40), &mut m.host), Some(IntId::new(40)));
+    assert_eq!(
+        m.vgic.unlink_hw(IntId::new(40), &mut m.host),
+        Some(IntId::new(40))
+    );
     assert_eq!(m.vgic.unlink_hw(IntId::new(40), &mut m.host), None);
 }
