@@ -1,0 +1,192 @@
+"""Bad input: the message names cause and remedy, and nothing hangs silently.
+
+What must stand in the messages is in messages.BAD.
+"""
+
+import messages
+from fixtures import DTB, IMAGE, INITRD, KERNEL, GIC, Tree, XEN_CMDLINE, debian_modules, raw_machine
+from harness import Failure, Skip, test
+
+
+def bad(name, cost=4, tags=""):
+    """Registers bad/NAME: the function returns a machine; the table says the rest."""
+    def register(make):
+        def run(t):
+            m = make(t)
+            words, end = messages.BAD[name]
+            for word in words:
+                m.pos = 0
+                m.expect(word, 30)
+            if end == "reset":
+                m.wait_exit(30)  # QEMU runs with -no-reboot: a reset ends it
+            else:
+                m.quiet_for(1, messages.DOM0_UP)
+        test(f"bad/{name}", "bad ours " + tags, cost=cost, limit=90)(run)
+        return make
+    return register
+
+
+def start(t, tree, **options):
+    options.setdefault("more", ["-no-reboot"])
+    # The message may well be a panic's.
+    return raw_machine(t, tree, allow=[r"\(XEN\)"], **options)
+
+
+def chosen_tree(t, xen=XEN_CMDLINE):
+    tree = Tree(t)
+    tree.chosen(xen)
+    return tree
+
+
+@bad("dtb-truncated")
+def _(t):
+    tree = chosen_tree(t)
+    loads = debian_modules(t, tree)
+    data = tree.bytes()
+    return start(t, tree, dtb=data[:len(data) // 2], loads=loads)
+
+
+@bad("dtb-bad-magic")
+def _(t):
+    tree = chosen_tree(t)
+    data = tree.bytes()
+    data[0:4] = b"\x12\x34\x56\x78"
+    return start(t, tree, dtb=data)
+
+
+@bad("dtb-corrupt")
+def _(t):
+    """A structure block full of tokens that do not exist."""
+    tree = chosen_tree(t)
+    data = tree.bytes()
+    struct_at = int.from_bytes(data[8:12], "big")
+    struct_size = int.from_bytes(data[36:40], "big")
+    middle = (struct_at + struct_size // 2) & ~3
+    data[middle:middle + 256] = b"\xee" * 256
+    return start(t, tree, dtb=data)
+
+
+@bad("dtb-oversized")
+def _(t):
+    """A good tree, padded beyond the 2 MiB of the boot protocol."""
+    tree = chosen_tree(t)
+    data = tree.bytes()
+    size = 3 << 20
+    data += bytes(size - len(data))
+    data[4:8] = size.to_bytes(4, "big")
+    return start(t, tree, dtb=data, loads=debian_modules(t, tree))
+
+
+@bad("module-no-reg")
+def _(t):
+    tree = chosen_tree(t)
+    tree.module("kernel", KERNEL, 0x600000, reg=False)
+    return start(t, tree)
+
+
+@bad("module-overlap")
+def _(t):
+    tree = chosen_tree(t)
+    kernel = t.guest_file("bookworm", "kernel")
+    tree.module("kernel", KERNEL, kernel.stat().st_size)
+    tree.module("ramdisk", KERNEL + 0x100000, 0x100000)
+    return start(t, tree, loads=[(kernel, KERNEL)])
+
+
+@bad("module-outside-ram")
+def _(t):
+    tree = chosen_tree(t)
+    kernel = t.guest_file("bookworm", "kernel")
+    tree.module("kernel", KERNEL, kernel.stat().st_size)
+    tree.module("ramdisk", 0xF0000000, 0x100000)
+    return start(t, tree, loads=[(kernel, KERNEL)])
+
+
+@bad("no-kernel")
+def _(t):
+    return start(t, chosen_tree(t))
+
+
+@bad("kernel-not-zimage")
+def _(t):
+    tree = chosen_tree(t)
+    junk = t.file("junk", bytes(range(256)) * 4096)
+    tree.module("kernel", KERNEL, junk.stat().st_size)
+    return start(t, tree, loads=[(junk, KERNEL)])
+
+
+@bad("dom0-mem-too-large")
+def _(t):
+    tree = chosen_tree(t, "console=dtuart dom0_mem=8G")
+    return start(t, tree, loads=debian_modules(t, tree))
+
+
+@bad("dom0-mem-zero")
+def _(t):
+    tree = chosen_tree(t, "console=dtuart dom0_mem=0")
+    return start(t, tree, loads=debian_modules(t, tree))
+
+
+@bad("no-gich")
+def _(t):
+    """A GIC with distributor and CPU interface only."""
+    tree = chosen_tree(t)
+    tree.cells(GIC, "reg", 0, 0x08000000, 0, 0x10000, 0, 0x08010000, 0, 0x10000)
+    return start(t, tree, loads=debian_modules(t, tree))
+
+
+@bad("virtualization-off")
+def _(t):
+    command = t.run_command("--mem", "512M", "--", "-no-reboot")
+    where = command.index("-M") + 1
+    command[where] = command[where].replace("virtualization=on", "virtualization=off")
+    return t.start(command, allow=[r"\(XEN\)"])
+
+
+@bad("cortex-a9")
+def _(t):
+    """A core without virtualization extensions: virt has none, vexpress-a9 does."""
+    kernel = t.guest_file("bookworm", "kernel")
+    tree = next(kernel.parents[1].glob("usr/lib/linux-image-*/vexpress-v2p-ca9.dtb"), None)
+    if tree is None:
+        raise Skip("Debian's kernel package has no vexpress-v2p-ca9.dtb")
+    return t.start(["qemu-system-arm", "-M", "vexpress-a9", "-m", "512M", "-display", "none", "-nic", "none",
+                    "-monitor", "none", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+                    "-no-reboot", "-kernel", t.image, "-dtb", tree, "-append", "console=dtuart dtuart=serial0"],
+                   allow=[r"\(XEN\)"])
+
+
+@test("bad/noreboot", "bad ours", cost=10, limit=90)
+def noreboot(t):
+    """With noreboot a fatal error stops, so that it can be read."""
+    m = start(t, chosen_tree(t, "console=dtuart noreboot"))
+    m.expect(messages.NOREBOOT, 30)
+    m.quiet_for(7, messages.BANNER)
+
+
+@test("bad/restarts-without-noreboot", "bad ours", cost=10, limit=90)
+def restarts(t):
+    """Without it the machine starts again."""
+    m = start(t, chosen_tree(t, "console=dtuart"), more=[])
+    m.expect(messages.BANNER, 30)
+    m.expect(messages.BANNER, 30)
+
+
+@test("bad/fuzzed-dtb", "bad ours", cost=60, limit=240)
+def fuzzed(t):
+    """Ten trees with random bytes changed: a message each, or a shell, or a banner."""
+    import random
+    seed = int(t.options.seed)
+    chance = random.Random(seed)
+    for n in range(10):
+        tree = chosen_tree(t)
+        data = tree.bytes()
+        for _ in range(8):
+            data[chance.randrange(40, len(data))] = chance.randrange(256)
+        m = start(t, tree, dtb=data)
+        try:
+            m.expect(r"\(XEN\) .*\n", 20)
+        except Failure as why:
+            raise Failure(f"tree {n} of seed {seed}: {why}") from None
+        finally:
+            m.close()

@@ -1,0 +1,82 @@
+"""The console that dom0 and the hypervisor share."""
+
+import messages
+from harness import Failure, test
+
+SWITCH = "\x01\x01\x01"
+
+
+def to_xen(m):
+    m.send(SWITCH)
+    m.expect(messages.INPUT_TO_XEN, 20)
+
+
+@test("console/switch", "console debian")
+def switch(t):
+    """The keyboard goes to the hypervisor and comes back."""
+    m = t.debian()
+    m.login()
+    to_xen(m)
+    m.send("h")
+    m.expect(messages.KEYS[0][1], 20)
+    m.send(SWITCH)
+    m.expect(messages.INPUT_TO_DOM0, 20)
+    if m.shell("echo back").strip() != "back":
+        raise Failure("dom0 does not answer after switching back")
+    m.poweroff()
+
+
+@test("console/keys", "console debian")
+def keys(t):
+    """The debug keys say something of their subject, and dom0 lives on."""
+    m = t.debian()
+    m.login()
+    for key, words in messages.KEYS:
+        to_xen(m)
+        m.send(key)
+        m.expect(words, 30)
+        m.send(SWITCH)
+        m.expect(messages.INPUT_TO_DOM0, 20)
+    m.shell("true")
+    m.poweroff()
+
+
+@test("console/key-reboot", "console debian power")
+def key_reboot(t):
+    m = t.debian()
+    m.login()
+    to_xen(m)
+    m.send("R")
+    m.expect(messages.BANNER, 60)
+
+
+@test("console/two-ctrl-a-are-dom0s", "console debian")
+def two_ctrl_a(t):
+    """Less than three belong to dom0: the shell gets them as what they are."""
+    m = t.debian()
+    m.expect(messages.DOM0_UP, 150)
+    m.expect(messages.PROMPT, 30)
+    # Ctrl-a twice: to the start of the line, where the rest is put.
+    m.send("x42\x01\x01echo y\n")
+    m.expect(r"\nyx42\n", 20)
+
+
+@test("console/long-output", "console debian", cost=20)
+def long_output(t):
+    """Nothing of a flood of output is lost or out of order."""
+    m = t.debian()
+    m.login()
+    out = m.shell("i=0; while [ $i -lt 3000 ]; do echo line-$i; i=$((i+1)); done", 120)
+    got = out.split()
+    want = [f"line-{i}" for i in range(3000)]
+    if got != want:
+        bad = next((i for i, (a, b) in enumerate(zip(got, want)) if a != b), min(len(got), len(want)))
+        raise Failure(f"{len(got)} of {len(want)} lines, first wrong one: {bad}: {got[bad:bad + 2]}")
+
+
+@test("console/sync-and-timestamps", "console ours")
+def options(t):
+    m = t.debian("--xen-cmdline", "console=dtuart dom0_mem=256M sync_console console_timestamps=boot conring_size=64k loglvl=all")
+    m.expect(r"\(XEN\) \[ *\d+\.\d+\] ", 60)
+    m.login()
+    m.poweroff()
