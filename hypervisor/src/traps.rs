@@ -8,7 +8,8 @@ use alloc::sync::Arc;
 use log::{debug, warn};
 use xenith_arch::guest_memory::GuestSpace;
 use xenith_arch::{setup, sysreg, timer};
-use xenith_core::addr::GuestPhys;
+use xenith_core::addr::{Gfn, GuestPhys, Mfn};
+use xenith_core::hal::Hal;
 use xenith_core::domain::{Domain, RunstateClock, ShutdownReason, Vcpu};
 use xenith_core::emulate::coproc::{self, AccessContext, Action, Action64, Privilege, VmRegister, VmRegister64};
 use xenith_core::emulate::decode;
@@ -262,7 +263,12 @@ fn access_device(
             kick(domain, set);
             Ok(0)
         }
-        None => cpu.with_vgic(domain, vcpu, context, |vgic, host| vgic.mmio_read(vcpu.id, offset, width, host)),
+        None => {
+            let (value, set) =
+                cpu.with_vgic(domain, vcpu, context, |vgic, host| vgic.mmio_read(vcpu.id, offset, width, host))?;
+            kick(domain, set);
+            Ok(value)
+        }
     }
 }
 
@@ -456,9 +462,32 @@ fn write_vm_register(cpu: &mut Pcpu, domain: &Dom, register: VmRegister, value: 
     true
 }
 
-/// Cleans and invalidates a part of the domain's RAM; true when all of it is done. Set/way operations cannot be given to a
-/// guest: they reach only this CPU's caches, and other domains' lines.
-fn flush_domain(_cpu: &mut Pcpu, _domain: &Dom) -> bool {
+/// Pages that are flushed between two looks at the interrupts.
+const FLUSH_STEP: u32 = 256;
+
+/// Cleans and invalidates the domain's RAM; false when an interrupt came first, then the next call goes on. Set/way
+/// operations cannot be given to a guest: they reach only this CPU's caches, and other domains' lines.
+fn flush_domain(cpu: &mut Pcpu, domain: &Dom) -> bool {
+    let hv = cpu.hv;
+    let memory = hv.hal.p2m_memory(domain.vttbr);
+    let p2m = domain.p2m.lock();
+    let mut next = Gfn::new(domain.flush_next.load(Ordering::Relaxed));
+    while let Some((gfn, mapping, run)) = p2m.stage2().next_mapping(&memory, next, u64::MAX) {
+        let pages = run.min(FLUSH_STEP);
+        if mapping.ty.is_ram() {
+            for i in 0..pages {
+                hv.hal.flush_frame(Mfn::new(mapping.mfn.raw() + i));
+            }
+        }
+        // A run of devices has nothing to flush, however long.
+        let Some(after) = gfn.checked_add(if mapping.ty.is_ram() { pages } else { run }) else { break };
+        next = after;
+        if hv.hal.has_pending_interrupt() {
+            domain.flush_next.store(next.raw(), Ordering::Relaxed);
+            return false;
+        }
+    }
+    domain.flush_next.store(0, Ordering::Relaxed);
     true
 }
 

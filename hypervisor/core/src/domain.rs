@@ -104,6 +104,8 @@ pub struct Domain<H: Hal> {
     pub vm_assist: AtomicU32,
     /// Seconds added to wall-clock time for this domain.
     pub time_offset: AtomicU64,
+    /// Where flushing the domain's RAM (for a set/way operation) goes on.
+    pub flush_next: AtomicU32,
     shutdown: AtomicU8,
 }
 
@@ -147,6 +149,7 @@ impl<H: Hal> Domain<H> {
             virtual_offset,
             vm_assist: AtomicU32::new(0),
             time_offset: AtomicU64::new(0),
+            flush_next: AtomicU32::new(0),
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),
         })
     }
