@@ -107,13 +107,17 @@ pub struct Domain<H: Hal> {
     /// Where flushing the domain's RAM (for a set/way operation) goes on.
     pub flush_next: AtomicU32,
     shutdown: AtomicU8,
+    shutdown_code: AtomicU8,
 }
 
 const NOT_SHUT_DOWN: u8 = u8::MAX;
 
 impl<H: Hal> Domain<H> {
     /// Puts a domain together.
-    #[allow(clippy::too_many_arguments, reason = "the parts are made elsewhere; this only joins them")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts are made elsewhere; this only joins them"
+    )]
     pub fn new(
         facts: DomainFacts,
         p2m: P2m,
@@ -151,6 +155,7 @@ impl<H: Hal> Domain<H> {
             time_offset: AtomicU64::new(0),
             flush_next: AtomicU32::new(0),
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),
+            shutdown_code: AtomicU8::new(NOT_SHUT_DOWN),
         })
     }
 
@@ -201,9 +206,21 @@ impl<H: Hal> Domain<H> {
         }
     }
 
+    /// Says with which reason the domain will shut down (SCHEDOP_shutdown_code), whatever it says then.
+    pub fn set_shutdown_code(&self, reason: ShutdownReason) {
+        self.shutdown_code.store(reason as u8, Ordering::Release);
+    }
+
     /// Marks the domain shut down. The first reason stays.
     pub fn set_shutdown(&self, reason: ShutdownReason) {
-        let _ = self.shutdown.compare_exchange(NOT_SHUT_DOWN, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        let code = self.shutdown_code.load(Ordering::Acquire);
+        let reason = ShutdownReason::from_code(u32::from(code)).unwrap_or(reason);
+        let _ = self.shutdown.compare_exchange(
+            NOT_SHUT_DOWN,
+            reason as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
     }
 
     /// Returns why the domain shut down, or `None` while it lives.
@@ -285,7 +302,11 @@ pub struct RunstateClock {
 
 impl Default for RunstateClock {
     fn default() -> Self {
-        Self { state: RunState::Offline, since: 0, spent: [0; 4] }
+        Self {
+            state: RunState::Offline,
+            since: 0,
+            spent: [0; 4],
+        }
     }
 }
 
@@ -307,7 +328,9 @@ pub struct DomainTable<H: Hal> {
 
 impl<H: Hal> Default for DomainTable<H> {
     fn default() -> Self {
-        Self { domains: SpinLock::new(Vec::new()) }
+        Self {
+            domains: SpinLock::new(Vec::new()),
+        }
     }
 }
 
@@ -357,8 +380,14 @@ impl<H: Hal> DomainTable<H> {
     /// Returns whether any vCPU but this one could run.
     pub fn is_another_runnable(&self, domain: DomId, vcpu: VcpuId) -> bool {
         let domains = self.domains.lock();
-        domains.iter().filter(|other| other.shutdown().is_none()).any(|other| {
-            other.vcpus.iter().any(|v| v.is_runnable() && (other.facts.id, v.id) != (domain, vcpu))
-        })
+        domains
+            .iter()
+            .filter(|other| other.shutdown().is_none())
+            .any(|other| {
+                other
+                    .vcpus
+                    .iter()
+                    .any(|v| v.is_runnable() && (other.facts.id, v.id) != (domain, vcpu))
+            })
     }
 }
