@@ -12,6 +12,8 @@ pub enum Errno {
     Srch = 3,
     /// I/O error.
     Io = 5,
+    /// No such device or address.
+    Nxio = 6,
     /// Argument list too long.
     TooBig = 7,
     /// Try again.

@@ -1,3 +1,8 @@
-//! Architecture-neutral code that needs `unsafe`: locks, per-CPU slots, guest-shared pages, MMIO handles, the heap.
+//! Architecture-neutral code that needs `unsafe`: pages shared with guests, the heap.
+//!
+//! Interrupts stay masked while the hypervisor runs, so a lock is never taken again by an interrupt on the same CPU.
 #![cfg_attr(not(test), no_std)]
 extern crate alloc;
+
+pub mod heap;
+pub mod shared_page;

@@ -1,1 +1,416 @@
-//! Placeholder.
+//! The virtual interrupt controller of a domain: a GICv2 distributor and the list registers of its vCPUs.
+//!
+//! The guest's CPU interface is the hardware's virtual one (GICV), so only the distributor's page is emulated. `irq` is
+//! the state of the interrupts, without registers; `v2` decodes GICD; `lr` is the GICv2 list register format; `deliver`
+//! moves interrupts between memory and list registers, `switch` has
+//! the operations on a whole vCPU. A GICv3 distributor will stand beside `v2`.
+//!
+//! # Use
+//! One [`Vgic`] for each domain, under one lock that the caller holds. The caller
+//! - calls [`Vgic::restore`] when it switches to a vCPU, [`Vgic::save`] when it switches away;
+//! - before each entry to the guest, if [`WorkFlags::is_set`] (no lock needed), calls [`Vgic::flush`];
+//! - calls [`Vgic::sync`] on the maintenance interrupt;
+//! - for each vCPU in a returned [`KickSet`]: if it is the current one, nothing (the flag makes it flush); if it runs
+//!   on another pCPU, sends that pCPU an SGI, so that it flushes; if it sleeps, wakes it.
+//!
+//! Physical interrupts are taken with EOImode 1: the priority is dropped when taken, the deactivation is left to the
+//! guest's EOI through the list register, or comes through [`PhysIrq::deactivate`] when the guest never sees it.
+//!
+//! # Lines
+//! - edge: [`Vgic::set_pending`];
+//! - level kept here: [`Vgic::raise_level`], [`Vgic::lower_level`]; exact by EOI maintenance;
+//! - level that the caller knows ([`Vgic::ask_line`]; event-channel upcall, timers): [`LineLevels::is_asserted`] decides
+//!   when the interrupt is about to be put into a list register. [`Vgic::raise_level`] says that it may be asserted;
+//! - linked to hardware ([`Vgic::link_hw`]): [`Vgic::inject_hw`]; a level is asked as well.
+//!
+//! Hot paths allocate nothing. Nothing a guest does can panic: indices come from masks, or are checked.
+//! Reference: Arm IHI 0048B; Xen's choices in xen-arm.md 3.21.
+
+mod deliver;
+mod irq;
+mod lr;
+mod switch;
+#[cfg(test)]
+mod tests;
+mod v2;
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::addr::{IntId, VcpuId};
+use crate::errno::Errno;
+use crate::machine::{PhysIrq, Trigger};
+
+pub use lr::{ListRegisters, MAX_LRS};
+pub use v2::{GICD_SIZE, Width};
+
+/// Most vCPUs of a domain with a GICv2.
+pub const MAX_VCPUS: usize = 8;
+/// Most SPIs of a domain: 992 interrupts, as Xen.
+pub const MAX_SPIS: u16 = 960;
+
+/// Interrupt lines whose level the caller knows.
+pub trait LineLevels {
+    /// Returns true if the line of the interrupt is asserted for the vCPU now.
+    ///
+    /// Asked for interrupts named by [`Vgic::ask_line`], and for level-sensitive ones linked to hardware, where true is
+    /// right if it is not known (the guest then sees a spurious interrupt at worst).
+    fn is_asserted(&self, vcpu: VcpuId, irq: IntId) -> bool;
+}
+
+/// All that the virtual interrupt controller needs of the machine.
+pub trait VgicHost: ListRegisters + PhysIrq + LineLevels {}
+impl<T: ListRegisters + PhysIrq + LineLevels + ?Sized> VgicHost for T {}
+
+/// A set of vCPUs that have something to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct KickSet(u8);
+
+impl KickSet {
+    /// No vCPU.
+    pub const NONE: Self = Self(0);
+
+    fn one(vcpu: usize) -> Self {
+        Self(1 << (vcpu & (MAX_VCPUS - 1)))
+    }
+    /// Returns true if nobody has to do anything.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+    /// Returns true if the vCPU is in the set.
+    pub fn contains(self, vcpu: VcpuId) -> bool {
+        vcpu.index() < MAX_VCPUS && self.0 & (1 << vcpu.index()) != 0
+    }
+    /// Returns the set without the vCPU.
+    pub fn without(self, vcpu: VcpuId) -> Self {
+        if vcpu.index() < MAX_VCPUS {
+            Self(self.0 & !(1 << vcpu.index()))
+        } else {
+            self
+        }
+    }
+    /// Returns the set as a mask, bit `n` for vCPU `n`.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+    /// Returns the vCPUs in the set.
+    pub fn iter(self) -> impl Iterator<Item = VcpuId> {
+        (0..MAX_VCPUS as u16)
+            .map(VcpuId::new)
+            .filter(move |&vcpu| self.contains(vcpu))
+    }
+}
+
+impl core::ops::BitOrAssign for KickSet {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// For each vCPU whether it has to flush before it enters the guest. Read without the lock.
+///
+/// The flag orders nothing: the lock orders the state, and the kick (whose sender executes a DSB before it writes the
+/// SGI register) makes the flag visible to a vCPU that runs elsewhere.
+#[derive(Debug, Default)]
+pub struct WorkFlags([AtomicBool; MAX_VCPUS]);
+
+impl WorkFlags {
+    /// Returns true if the vCPU must call [`Vgic::flush`].
+    pub fn is_set(&self, vcpu: usize) -> bool {
+        self.0
+            .get(vcpu)
+            .is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+    fn set(&self, vcpu: usize) {
+        self.assign(vcpu, true);
+    }
+    fn assign(&self, vcpu: usize, on: bool) {
+        if let Some(flag) = self.0.get(vcpu) {
+            flag.store(on, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What the guest's interrupt controller looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct VgicConfig {
+    /// Number of vCPUs, 1 to 8.
+    pub vcpus: usize,
+    /// Number of SPIs, at most [`MAX_SPIS`]; rounded up to a multiple of 32.
+    pub nr_spis: u16,
+    /// Number of list registers of the hardware (GICH_VTR.ListRegs + 1); at most [`MAX_LRS`] are used.
+    pub lr_count: usize,
+}
+
+/// When the line of a level-sensitive interrupt is sampled again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resample {
+    /// After every EOI, by a maintenance interrupt: exact.
+    OnEoi,
+    /// After an EOI only if [`Vgic::raise_level`] came while the interrupt was active: no maintenance interrupt in the
+    /// usual case. For lines that the guest itself clears before its EOI, and that announce each rise.
+    OnRaise,
+}
+
+/// The interrupt controller of a domain.
+pub struct Vgic {
+    irqs: irq::Interrupts,
+    cpus: Vec<deliver::CpuInterface>,
+    lr_count: usize,
+}
+
+impl Vgic {
+    /// Makes the controller as it is after reset: nothing enabled but SGIs, SPIs target vCPU 0, no vCPU loaded.
+    ///
+    /// # Errors
+    /// `EINVAL` when a number is out of range.
+    pub fn new(config: VgicConfig) -> Result<Self, Errno> {
+        let is_valid = (1..=MAX_VCPUS).contains(&config.vcpus)
+            && config.nr_spis <= MAX_SPIS
+            && config.lr_count > 0;
+        if !is_valid {
+            return Err(Errno::Inval);
+        }
+        Ok(Self {
+            irqs: irq::Interrupts::new(config.vcpus, usize::from(config.nr_spis).div_ceil(32)),
+            cpus: vec![deliver::CpuInterface::default(); config.vcpus],
+            lr_count: config.lr_count.min(MAX_LRS),
+        })
+    }
+
+    /// Returns the flags that say who must flush.
+    pub fn work_flags(&self) -> Arc<WorkFlags> {
+        Arc::clone(&self.irqs.work)
+    }
+
+    /// Returns true if the vCPU must flush before it enters the guest.
+    pub fn needs_flush(&self, vcpu: VcpuId) -> bool {
+        self.irqs.work.is_set(vcpu.index())
+    }
+
+    /// Links a virtual SPI, or a PPI of all vCPUs, to a physical interrupt.
+    ///
+    /// A PPI's line is asked too, and enabling it is the caller's; an SPI is enabled and disabled as the guest does.
+    ///
+    /// # Errors
+    /// `EINVAL` when there is no such virtual interrupt, or it is an SGI; `EBUSY` when it is linked already.
+    pub fn link_hw<P: PhysIrq + ?Sized>(
+        &mut self,
+        irq: IntId,
+        phys_irq: IntId,
+        trigger: Trigger,
+        phys: &mut P,
+    ) -> Result<(), Errno> {
+        if irq.index() < 16
+            || phys_irq.index() < 16
+            || phys_irq.index() >= 1020
+            || irq.is_spi() != phys_irq.is_spi()
+        {
+            return Err(Errno::Inval);
+        }
+        for cpu in 0..if irq.is_spi() { 1 } else { self.cpus.len() } {
+            let index = self.irqs.index(cpu, irq).ok_or(Errno::Inval)?;
+            let bank = &mut self.irqs.banks[index / 32];
+            let bit = 1 << (index % 32);
+            if bank.linked & bit != 0 {
+                return Err(Errno::Busy);
+            }
+            bank.linked |= bit;
+            self.irqs.nodes[index].hw = phys_irq.raw();
+            if irq.is_spi() {
+                match trigger {
+                    Trigger::Edge => bank.edge |= bit,
+                    Trigger::Level => bank.edge &= !bit,
+                }
+                if bank.enabled & bit != 0 {
+                    phys.enable(phys_irq);
+                }
+            } else {
+                bank.asks |= bit;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unlinks an SPI: disables the physical interrupt, and ends its active state.
+    ///
+    /// If it is in a list register of a vCPU, the guest's EOI still deactivates it there, so the caller pauses the
+    /// domain and saves its vCPUs first. Returns the physical interrupt.
+    pub fn unlink_hw<P: PhysIrq + ?Sized>(&mut self, irq: IntId, phys: &mut P) -> Option<IntId> {
+        let index = self.irqs.index(0, irq).filter(|_| irq.is_spi())?;
+        let bank = &mut self.irqs.banks[index / 32];
+        let bit = 1 << (index % 32);
+        if bank.linked & bit == 0 {
+            return None;
+        }
+        let hw = IntId::new(self.irqs.nodes[index].hw);
+        phys.disable(hw);
+        if bank.phys_active & bit != 0 {
+            phys.deactivate(hw);
+        }
+        bank.linked &= !bit;
+        bank.arrived &= !bit;
+        bank.phys_active &= !bit;
+        self.unlink_lr(index);
+        self.irqs.nodes[index].hw = irq::NO_HW;
+        let _fewer = self.irqs.evaluate(index);
+        Some(hw)
+    }
+
+    /// Unlinks all SPIs: the domain dies.
+    pub fn unlink_all<P: PhysIrq + ?Sized>(&mut self, phys: &mut P) {
+        for raw in 32..32 + MAX_SPIS {
+            let _ = self.unlink_hw(IntId::new(raw), phys);
+        }
+    }
+
+    /// Has the line of an interrupt (a PPI: of all vCPUs) asked from the caller.
+    ///
+    /// # Errors
+    /// `EINVAL` when there is no such interrupt, or it is an SGI.
+    pub fn ask_line(&mut self, irq: IntId, resample: Resample) -> Result<(), Errno> {
+        if irq.index() < 16 {
+            return Err(Errno::Inval);
+        }
+        for cpu in 0..if irq.is_spi() { 1 } else { self.cpus.len() } {
+            let index = self.irqs.index(cpu, irq).ok_or(Errno::Inval)?;
+            let bank = &mut self.irqs.banks[index / 32];
+            let bit = 1 << (index % 32);
+            bank.asks |= bit;
+            match resample {
+                Resample::OnEoi => bank.resample |= bit,
+                Resample::OnRaise => bank.resample &= !bit,
+            }
+        }
+        Ok(())
+    }
+
+    /// A linked physical interrupt was taken. For a PPI `vcpu` is the current one; for an SPI it is ignored.
+    pub fn inject_hw(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
+        let Some(index) = self.irqs.index(vcpu.index(), irq) else {
+            return KickSet::NONE;
+        };
+        let bank = &mut self.irqs.banks[index / 32];
+        let bit = 1 << (index % 32);
+        if bank.linked & bit == 0 {
+            return KickSet::NONE;
+        }
+        bank.arrived |= bit;
+        bank.phys_active |= bit;
+        self.irqs.evaluate(index)
+    }
+
+    /// Pends an interrupt as by an edge. `vcpu` is ignored for an SPI. SGIs cannot be pended so.
+    pub fn set_pending(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
+        let Some(index) = self
+            .irqs
+            .index(vcpu.index(), irq)
+            .filter(|&index| !self.irqs.is_sgi(index))
+        else {
+            return KickSet::NONE;
+        };
+        self.irqs.banks[index / 32].latched |= 1 << (index % 32);
+        self.irqs.evaluate(index)
+    }
+
+    /// The line of an interrupt rises; of one that is asked: may have risen. `vcpu` is ignored for an SPI.
+    pub fn raise_level(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
+        let Some(index) = self
+            .irqs
+            .index(vcpu.index(), irq)
+            .filter(|&index| !self.irqs.is_sgi(index))
+        else {
+            return KickSet::NONE;
+        };
+        let bank = &mut self.irqs.banks[index / 32];
+        let bit = 1 << (index % 32);
+        if bank.asks & bit != 0 {
+            bank.hint |= bit;
+        } else if bank.line & bit != 0 {
+            return KickSet::NONE;
+        } else {
+            bank.line |= bit;
+            bank.resample |= bit;
+            bank.latched |= bank.edge & bit;
+        }
+        self.irqs.evaluate(index)
+    }
+
+    /// The line of an interrupt falls. `vcpu` is ignored for an SPI. Nothing for one that is asked.
+    pub fn lower_level(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
+        let Some(index) = self
+            .irqs
+            .index(vcpu.index(), irq)
+            .filter(|&index| !self.irqs.is_sgi(index))
+        else {
+            return KickSet::NONE;
+        };
+        let bank = &mut self.irqs.banks[index / 32];
+        let bit = 1 << (index % 32);
+        if bank.line & bit == 0 {
+            return KickSet::NONE;
+        }
+        bank.line &= !bit;
+        self.irqs.evaluate(index)
+    }
+}
+
+/// Stands for the host where there is none; uninhabited.
+enum NoHost {}
+
+impl ListRegisters for NoHost {
+    fn read_lr(&self, _: usize) -> u32 {
+        match *self {}
+    }
+    fn write_lr(&mut self, _: usize, _: u32) {
+        match *self {}
+    }
+    fn empty_lrs(&self) -> u32 {
+        match *self {}
+    }
+    fn ended_lrs(&self) -> u32 {
+        match *self {}
+    }
+    fn set_underflow(&mut self, _: bool) {
+        match *self {}
+    }
+    fn vmcr(&self) -> u32 {
+        match *self {}
+    }
+    fn set_vmcr(&mut self, _: u32) {
+        match *self {}
+    }
+    fn apr(&self) -> u32 {
+        match *self {}
+    }
+    fn set_apr(&mut self, _: u32) {
+        match *self {}
+    }
+}
+
+impl PhysIrq for NoHost {
+    fn enable(&mut self, _: IntId) {
+        match *self {}
+    }
+    fn disable(&mut self, _: IntId) {
+        match *self {}
+    }
+    fn set_trigger(&mut self, _: IntId, _: Trigger) {
+        match *self {}
+    }
+    fn set_pending(&mut self, _: IntId, _: bool) {
+        match *self {}
+    }
+    fn deactivate(&mut self, _: IntId) {
+        match *self {}
+    }
+}
+
+impl LineLevels for NoHost {
+    fn is_asserted(&self, _: VcpuId, _: IntId) -> bool {
+        match *self {}
+    }
+}

@@ -1,0 +1,231 @@
+//! A vCPU's registers: what every trap saves (`GuestFrame`) and what only a context switch does (`SavedContext`).
+
+use super::sysreg;
+
+/// The registers that `enter_guest` loads and a trap saves; vectors.S knows the layout. One cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Default)]
+pub struct GuestFrame {
+    /// r0–r12 of User mode.
+    pub r: [u32; 13],
+    /// LR_usr.
+    pub lr_usr: u32,
+    /// Where the guest goes on.
+    pub pc: u32,
+    /// The guest's CPSR.
+    pub cpsr: u32,
+}
+
+/// Processor modes (CPSR.M).
+pub mod mode {
+    /// User.
+    pub const USR: u32 = 0x10;
+    /// FIQ.
+    pub const FIQ: u32 = 0x11;
+    /// IRQ.
+    pub const IRQ: u32 = 0x12;
+    /// Supervisor.
+    pub const SVC: u32 = 0x13;
+    /// Abort.
+    pub const ABT: u32 = 0x17;
+    /// Undefined.
+    pub const UND: u32 = 0x1b;
+    /// System.
+    pub const SYS: u32 = 0x1f;
+}
+
+/// Reads general register `n` (0–14) as the running guest's mode sees it; its banked state must be live.
+pub fn read_register(frame: &GuestFrame, n: u8) -> u32 {
+    let mode = frame.cpsr & 0x1f;
+    match n {
+        8 if mode == mode::FIQ => sysreg::r8_fiq::read(),
+        9 if mode == mode::FIQ => sysreg::r9_fiq::read(),
+        10 if mode == mode::FIQ => sysreg::r10_fiq::read(),
+        11 if mode == mode::FIQ => sysreg::r11_fiq::read(),
+        12 if mode == mode::FIQ => sysreg::r12_fiq::read(),
+        0..=12 => frame.r[usize::from(n)],
+        13 => match mode {
+            mode::FIQ => sysreg::sp_fiq::read(),
+            mode::IRQ => sysreg::sp_irq::read(),
+            mode::SVC => sysreg::sp_svc::read(),
+            mode::ABT => sysreg::sp_abt::read(),
+            mode::UND => sysreg::sp_und::read(),
+            _ => sysreg::sp_usr::read(),
+        },
+        14 => match mode {
+            mode::FIQ => sysreg::lr_fiq::read(),
+            mode::IRQ => sysreg::lr_irq::read(),
+            mode::SVC => sysreg::lr_svc::read(),
+            mode::ABT => sysreg::lr_abt::read(),
+            mode::UND => sysreg::lr_und::read(),
+            _ => frame.lr_usr,
+        },
+        _ => 0,
+    }
+}
+
+/// Writes general register `n` (0–14) as the running guest's mode sees it; its banked state must be live.
+pub fn write_register(frame: &mut GuestFrame, n: u8, value: u32) {
+    let mode = frame.cpsr & 0x1f;
+    match n {
+        8 if mode == mode::FIQ => sysreg::r8_fiq::write(value),
+        9 if mode == mode::FIQ => sysreg::r9_fiq::write(value),
+        10 if mode == mode::FIQ => sysreg::r10_fiq::write(value),
+        11 if mode == mode::FIQ => sysreg::r11_fiq::write(value),
+        12 if mode == mode::FIQ => sysreg::r12_fiq::write(value),
+        0..=12 => frame.r[usize::from(n)] = value,
+        13 => match mode {
+            mode::FIQ => sysreg::sp_fiq::write(value),
+            mode::IRQ => sysreg::sp_irq::write(value),
+            mode::SVC => sysreg::sp_svc::write(value),
+            mode::ABT => sysreg::sp_abt::write(value),
+            mode::UND => sysreg::sp_und::write(value),
+            _ => sysreg::sp_usr::write(value),
+        },
+        14 => match mode {
+            mode::FIQ => sysreg::lr_fiq::write(value),
+            mode::IRQ => sysreg::lr_irq::write(value),
+            mode::SVC => sysreg::lr_svc::write(value),
+            mode::ABT => sysreg::lr_abt::write(value),
+            mode::UND => sysreg::lr_und::write(value),
+            _ => frame.lr_usr = value,
+        },
+        _ => {}
+    }
+}
+
+macro_rules! saved_context {
+    (words: $($word:ident),*; longs: $($long:ident),*) => {
+        /// The PL1 and PL0 state of a vCPU that is not running.
+        #[derive(Clone)]
+        #[allow(missing_docs, reason = "each field is the register of its name")]
+        pub struct SavedContext {
+            $(pub $word: u32,)*
+            $(pub $long: u64,)*
+            /// VMPIDR: which CPU the guest believes to run on.
+            pub vmpidr: u32,
+            /// HCR of this vCPU (TVM comes and goes).
+            pub hcr: u32,
+            /// FPEXC, FPSCR and d0–d31.
+            pub vfp: VfpState,
+        }
+
+        impl SavedContext {
+            /// A vCPU as it comes out of reset, with the hypervisor's part given.
+            pub fn reset(vmpidr: u32, hcr: u32) -> Self {
+                Self { $($word: 0,)* $($long: 0,)* vmpidr, hcr, vfp: VfpState::default() }
+            }
+
+            /// Saves the live state of the vCPU that ran until now.
+            pub fn save(&mut self) {
+                $(self.$word = sysreg::$word::read();)*
+                $(self.$long = sysreg::$long::read();)*
+                self.hcr = sysreg::hcr::read();
+                self.vfp.save();
+            }
+
+            /// Makes this the live state.
+            ///
+            /// # Safety
+            /// The caller switches VTTBR to the vCPU's domain as well, before the guest runs.
+            pub unsafe fn restore(&self) {
+                // SAFETY: These registers take effect in the guest's modes only; the contract covers the rest.
+                unsafe {
+                    $(restore_word!($word, self.$word);)*
+                    $(sysreg::$long::write(self.$long);)*
+                    sysreg::vmpidr::write(self.vmpidr);
+                    sysreg::hcr::write(self.hcr);
+                }
+                self.vfp.restore();
+                sysreg::isb();
+            }
+        }
+    };
+}
+
+macro_rules! restore_word {
+    ($name:ident, $value:expr) => {
+        sysreg::$name::write($value)
+    };
+}
+
+saved_context! {
+    words: csselr, sctlr, cpacr, ttbcr, dacr, dfsr, ifsr, adfsr, aifsr, dfar, ifar, mair0, mair1, amair0, amair1, vbar,
+        contextidr, tpidrurw, tpidruro, tpidrprw, cntkctl,
+        sp_usr, sp_svc, lr_svc, spsr_svc, sp_abt, lr_abt, spsr_abt, sp_und, lr_und, spsr_und,
+        sp_irq, lr_irq, spsr_irq, sp_fiq, lr_fiq, spsr_fiq, r8_fiq, r9_fiq, r10_fiq, r11_fiq, r12_fiq;
+    longs: ttbr0, ttbr1, par
+}
+
+/// The floating-point and SIMD registers.
+#[repr(C, align(8))]
+#[derive(Clone)]
+pub struct VfpState {
+    d: [u64; 32],
+    fpexc: u32,
+    fpscr: u32,
+}
+
+impl Default for VfpState {
+    fn default() -> Self {
+        Self {
+            d: [0; 32],
+            fpexc: 0,
+            fpscr: 0,
+        }
+    }
+}
+
+impl VfpState {
+    fn save(&mut self) {
+        // SAFETY: HCPTR lets Hyp use cp10/11; FPEXC.EN is set for the transfer only. `self.d` is 256 writable bytes. The
+        // hypervisor itself has no floating point, so no register of Rust's is touched.
+        unsafe {
+            core::arch::asm!(
+                ".fpu neon",
+                "vmrs {0}, fpexc",
+                "orr {1}, {0}, #0x40000000",
+                "vmsr fpexc, {1}",
+                "vmrs {1}, fpscr",
+                "vstmia {2}!, {{d0-d15}}",
+                "vstmia {2}, {{d16-d31}}",
+                "vmsr fpexc, {0}",
+                out(reg) self.fpexc, out(reg) self.fpscr, inout(reg) self.d.as_mut_ptr() => _,
+                options(nostack)
+            );
+        }
+    }
+
+    fn restore(&self) {
+        // SAFETY: As in `save`, reading 256 bytes of `self.d`.
+        unsafe {
+            core::arch::asm!(
+                ".fpu neon",
+                "mov {3}, #0x40000000",
+                "vmsr fpexc, {3}",
+                "vmsr fpscr, {1}",
+                "vldmia {2}!, {{d0-d15}}",
+                "vldmia {2}, {{d16-d31}}",
+                "vmsr fpexc, {0}",
+                in(reg) self.fpexc, in(reg) self.fpscr, inout(reg) self.d.as_ptr() => _, out(reg) _,
+                options(nostack)
+            );
+        }
+    }
+}
+
+/// Returns MVFR0.
+pub fn mvfr0() -> u32 {
+    let value: u32;
+    // SAFETY: Reads an identification register; FPEXC need not be enabled for it.
+    unsafe { core::arch::asm!(".fpu neon", "vmrs {}, mvfr0", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+/// Returns MVFR1.
+pub fn mvfr1() -> u32 {
+    let value: u32;
+    // SAFETY: As for MVFR0.
+    unsafe { core::arch::asm!(".fpu neon", "vmrs {}, mvfr1", out(reg) value, options(nomem, nostack)) };
+    value
+}

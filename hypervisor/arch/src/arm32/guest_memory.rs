@@ -1,0 +1,236 @@
+//! Reaching guest memory: the guest's own translation (ATS12NSO), a window, volatile bytes. Never a reference.
+
+use core::cell::RefCell;
+use core::ptr::NonNull;
+
+use xenith_core::addr::{GuestVirt, HostPhys, Mfn, PAGE_SIZE};
+use xenith_core::machine::{Fault, GuestMemory};
+
+use super::mmu::PageWindows;
+use super::sysreg;
+
+/// Translates a guest virtual address as the running guest's privileged read or write would be (stage 1 and stage 2).
+///
+/// # Errors
+/// [`Fault`] when the guest itself could not access it.
+#[inline]
+pub fn translate(at: GuestVirt, write: bool) -> Result<HostPhys, Fault> {
+    let va = u32::try_from(at.raw()).map_err(|_| Fault)?;
+    let kept = sysreg::par::read();
+    // SAFETY: An address translation has no effect but on PAR, which is the guest's and restored below.
+    unsafe {
+        if write {
+            sysreg::ats12nsopw::write(va);
+        } else {
+            sysreg::ats12nsopr::write(va);
+        }
+    }
+    sysreg::isb();
+    let par = sysreg::par::read();
+    // SAFETY: Restores the guest's value.
+    unsafe { sysreg::par::write(kept) };
+    if par & 1 != 0 {
+        return Err(Fault);
+    }
+    Ok(HostPhys::new(
+        (par & 0xff_ffff_f000) | u64::from(va & 0xfff),
+    ))
+}
+
+/// Copies bytes out of a mapped page, each byte or word read once.
+///
+/// # Safety
+/// `from` is the start of a mapped page and `offset + buf.len()` is at most a page.
+unsafe fn copy_out(from: NonNull<u8>, offset: usize, buf: &mut [u8]) {
+    // SAFETY: In bounds by the contract; volatile because a guest may change the bytes at the same time.
+    unsafe {
+        let src = from.as_ptr().add(offset);
+        let mut i = 0;
+        if (src as usize) % 4 == 0 {
+            while i + 4 <= buf.len() {
+                let word = src.add(i).cast::<u32>().read_volatile();
+                buf[i..i + 4].copy_from_slice(&word.to_ne_bytes());
+                i += 4;
+            }
+        }
+        while i < buf.len() {
+            buf[i] = src.add(i).read_volatile();
+            i += 1;
+        }
+    }
+}
+
+/// Copies bytes into a mapped page.
+///
+/// # Safety
+/// `to` is the start of a page mapped for writing and `offset + buf.len()` is at most a page.
+unsafe fn copy_in(to: NonNull<u8>, offset: usize, buf: &[u8]) {
+    // SAFETY: In bounds by the contract; volatile because a guest may access the bytes at the same time.
+    unsafe {
+        let dst = to.as_ptr().add(offset);
+        let mut i = 0;
+        if (dst as usize) % 4 == 0 {
+            while i + 4 <= buf.len() {
+                let word = u32::from_ne_bytes([buf[i], buf[i + 1], buf[i + 2], buf[i + 3]]);
+                dst.add(i).cast::<u32>().write_volatile(word);
+                i += 4;
+            }
+        }
+        while i < buf.len() {
+            dst.add(i).write_volatile(buf[i]);
+            i += 1;
+        }
+    }
+}
+
+/// What only one CPU uses. HTPIDR holds its address.
+pub struct CpuLocal {
+    windows: RefCell<PageWindows>,
+}
+
+impl CpuLocal {
+    /// Makes `windows` those of this CPU, for good.
+    pub fn install(windows: PageWindows) {
+        let local: &'static CpuLocal = alloc::boxed::Box::leak(alloc::boxed::Box::new(Self { windows: RefCell::new(windows) }));
+        // SAFETY: HTPIDR is the hypervisor's own scratch register; only `PhysMemory` reads it.
+        unsafe { sysreg::htpidr::write(core::ptr::from_ref(local) as u32) };
+    }
+}
+
+/// Physical memory through this CPU's windows. The caller answers for owning the frames.
+///
+/// A token without data, so that whoever walks tables can hold one on every CPU. [`CpuLocal::install`] comes first.
+#[derive(Clone, Copy)]
+pub struct PhysMemory(());
+
+impl PhysMemory {
+    /// Returns the token.
+    ///
+    /// # Safety
+    /// [`CpuLocal::install`] was called on every CPU that will use it.
+    pub const unsafe fn new() -> Self {
+        Self(())
+    }
+
+    #[inline(always)]
+    fn window(&self, mfn: Mfn) -> NonNull<u8> {
+        // SAFETY: By `new`'s contract HTPIDR names this CPU's `CpuLocal`, which is never freed; other CPUs have their own,
+        // and interrupts are masked, so the borrow cannot overlap another.
+        let local = unsafe { &*(sysreg::htpidr::read() as *const CpuLocal) };
+        local.windows.borrow_mut().map(mfn)
+    }
+
+    /// Runs `f` on the page's 64-bit entries: a translation table.
+    #[inline]
+    pub fn with_table<R>(
+        &self,
+        mfn: Mfn,
+        f: impl FnOnce(&[core::sync::atomic::AtomicU64; 512]) -> R,
+    ) -> R {
+        let at = self.window(mfn);
+        // SAFETY: A mapped page, aligned, only accessed through atomics while `f` runs. `f` of a table walk maps no other
+        // page: if it did and evicted this one, it would see another page's words, not unmapped memory.
+        f(unsafe { at.cast().as_ref() })
+    }
+
+    /// Reads bytes at a physical address.
+    pub fn read(&self, from: HostPhys, buf: &mut [u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = from.checked_add(done as u64).ok_or(Fault)?;
+            let n = (PAGE_SIZE - at.page_offset()).min(buf.len() - done);
+            let page = self.window(at.frame().ok_or(Fault)?);
+            // SAFETY: A whole page is mapped there and `n` ends within it.
+            unsafe { copy_out(page, at.page_offset(), &mut buf[done..done + n]) };
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes at a physical address and cleans them to the point of coherency where `clean` is set (a guest that
+    /// starts with its caches off must see them).
+    pub fn write(&self, to: HostPhys, buf: &[u8], clean: bool) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = to.checked_add(done as u64).ok_or(Fault)?;
+            let n = (PAGE_SIZE - at.page_offset()).min(buf.len() - done);
+            let page = self.window(at.frame().ok_or(Fault)?);
+            // SAFETY: A whole page is mapped there and `n` ends within it.
+            unsafe { copy_in(page, at.page_offset(), &buf[done..done + n]) };
+            if clean {
+                super::cache::clean_range(page.as_ptr() as usize + at.page_offset(), n);
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Zeroes a frame.
+    pub fn zero(&self, mfn: Mfn) {
+        let page = self.window(mfn);
+        // SAFETY: A whole page is mapped there, and the frame is no guest's while it is scrubbed.
+        unsafe { page.as_ptr().write_bytes(0, PAGE_SIZE) };
+        // Another mapping of the frame may be uncached (XSA-364).
+        super::cache::clean_range(page.as_ptr() as usize, PAGE_SIZE);
+    }
+
+    /// Cleans and invalidates a frame's cache lines.
+    pub fn flush(&self, mfn: Mfn) {
+        let page = self.window(mfn);
+        super::cache::clean_invalidate_range(page.as_ptr() as usize, PAGE_SIZE);
+    }
+}
+
+/// The memory of the guest that runs on this CPU, for hypercall arguments.
+pub struct GuestSpace<F: Fn(Mfn) -> bool> {
+    /// Access to physical memory.
+    pub memory: PhysMemory,
+    /// Says whether a frame is RAM of the calling domain.
+    pub owns: F,
+}
+
+impl<F: Fn(Mfn) -> bool> GuestMemory for GuestSpace<F> {
+    fn read(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = translate(from.checked_add(done as u64).ok_or(Fault)?, false)?;
+            let mfn = at.frame().ok_or(Fault)?;
+            if !(self.owns)(mfn) {
+                return Err(Fault);
+            }
+            let n = (PAGE_SIZE - at.page_offset()).min(buf.len() - done);
+            // SAFETY: A whole page is mapped there and `n` ends within it.
+            unsafe {
+                copy_out(
+                    self.memory.window(mfn),
+                    at.page_offset(),
+                    &mut buf[done..done + n],
+                )
+            };
+            done += n;
+        }
+        Ok(())
+    }
+
+    fn write(&self, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = translate(to.checked_add(done as u64).ok_or(Fault)?, true)?;
+            let mfn = at.frame().ok_or(Fault)?;
+            if !(self.owns)(mfn) {
+                return Err(Fault);
+            }
+            let n = (PAGE_SIZE - at.page_offset()).min(buf.len() - done);
+            // SAFETY: A whole page is mapped there and `n` ends within it.
+            unsafe {
+                copy_in(
+                    self.memory.window(mfn),
+                    at.page_offset(),
+                    &buf[done..done + n],
+                )
+            };
+            done += n;
+        }
+        Ok(())
+    }
+}

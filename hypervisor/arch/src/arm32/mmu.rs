@@ -1,0 +1,298 @@
+//! The hypervisor's own address space (LPAE stage 1, Hyp mode).
+//!
+//! head.S makes the tables for the image; here they are extended. Everything lies in the first GiB of virtual addresses:
+//!
+//! | from        | to          | what |
+//! |---|---|---|
+//! | 0x0020_0000 | 0x0040_0000 | the image, by pages: text RX, rodata R, data RW |
+//! | 0x0040_0000 | 0x0060_0000 | fixmap: page windows, device registers, second-level helpers |
+//! | 0x0060_0000 | 0x00a0_0000 | the host's device tree, read-only, while booting |
+//! | 0x0800_0000 | 0x1000_0000 | the frame table |
+//! | 0x1000_0000 | 0x2000_0000 | the heap |
+//! | 0x2000_0000 | 0x4000_0000 | pages shared with guests, mapped for as long as they are shared |
+//!
+//! RAM is not mapped as a whole: a page of a guest is reached through a window for the moment of use. HSCTLR.WXN makes
+//! every writable page execute-never, whatever its descriptor says.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
+use xenith_hw::shared_page::{MappedPage, Unmap};
+
+use super::sysreg;
+
+/// Start of the device-tree window.
+pub const FDT_BASE: usize = 0x0060_0000;
+/// Start of the frame table's range.
+pub const FRAME_TABLE_BASE: usize = 0x0800_0000;
+/// Start of the heap's range.
+pub const HEAP_BASE: usize = 0x1000_0000;
+/// End of the heap's range.
+pub const HEAP_END: usize = 0x2000_0000;
+/// Start of the range for shared pages.
+pub const VMAP_BASE: usize = 0x2000_0000;
+/// End of the range for shared pages.
+pub const VMAP_END: usize = 0x4000_0000;
+
+const FIXMAP_BASE: usize = 0x0040_0000;
+/// Fixmap pages kept for windows; devices and table pages follow.
+const WINDOW_PAGES: usize = 64;
+/// Windows of one CPU.
+const WINDOWS_PER_CPU: usize = 8;
+const ENTRIES: usize = 512;
+
+const VALID_PAGE: u64 = 0x3;
+const VALID_BLOCK: u64 = 0x1;
+const ATTR_DEVICE: u64 = 0 << 2;
+const ATTR_NORMAL: u64 = 2 << 2;
+/// AP[1] (must be one in Hyp), inner shareable, access flag.
+const COMMON: u64 = (1 << 6) | (3 << 8) | (1 << 10);
+const READ_ONLY: u64 = 1 << 7;
+const XN: u64 = 1 << 54;
+
+/// What a mapping is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Normal memory, read and write.
+    ReadWrite,
+    /// Normal memory, read-only.
+    ReadOnly,
+    /// Device registers.
+    Device,
+}
+
+impl Access {
+    fn bits(self) -> u64 {
+        match self {
+            Self::ReadWrite => ATTR_NORMAL | COMMON | XN,
+            Self::ReadOnly => ATTR_NORMAL | COMMON | READ_ONLY | XN,
+            Self::Device => ATTR_DEVICE | COMMON | XN,
+        }
+    }
+}
+
+/// The address space could not grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapError {
+    /// No frame for a table.
+    NoMemory,
+    /// The range of virtual addresses is used up.
+    NoSpace,
+}
+
+type Table = [AtomicU64; ENTRIES];
+
+/// The hypervisor's translation tables. One value exists; it lives behind the lock of whoever owns it.
+pub struct HypTables {
+    level2: &'static Table,
+    fixmap: &'static Table,
+    /// Level-3 tables that this code added: index in level 2, and where the table is mapped.
+    level3: [Option<&'static Table>; ENTRIES],
+    next_fixmap: usize,
+    next_vmap: usize,
+    free_vmap: alloc::vec::Vec<usize>,
+}
+
+fn publish(entry: &AtomicU64, value: u64) {
+    entry.store(value, Ordering::Relaxed);
+    // The walker of a Cortex-A7/A15 reads through the cache (HTCR says write-back, inner shareable): a barrier is enough.
+    sysreg::dsb_ish();
+    sysreg::isb();
+}
+
+/// Forgets the translation of one of the hypervisor's pages on all CPUs.
+fn flush_page(va: usize) {
+    // SAFETY: TLB maintenance of the hypervisor's own address space.
+    unsafe { sysreg::tlbimvahis::write(va as u32) };
+    sysreg::dsb_ish();
+    sysreg::isb();
+}
+
+impl HypTables {
+    /// Takes over the tables that head.S made.
+    ///
+    /// # Safety
+    /// `tables` is the linked address of `__boot_tables`, mapped read-write, and this is called once.
+    pub unsafe fn take(tables: usize) -> Self {
+        // SAFETY: By the contract, two whole pages of entries which only this value changes from now on.
+        let (level2, fixmap) = unsafe {
+            (
+                &*((tables + 0x1000) as *const Table),
+                &*((tables + 0x3000) as *const Table),
+            )
+        };
+        Self {
+            level2,
+            fixmap,
+            level3: [const { None }; ENTRIES],
+            next_fixmap: WINDOW_PAGES,
+            next_vmap: VMAP_BASE,
+            free_vmap: alloc::vec::Vec::new(),
+        }
+    }
+
+    fn take_fixmap(&mut self, pages: usize) -> Result<usize, MapError> {
+        let first = self.next_fixmap;
+        if first + pages > ENTRIES {
+            return Err(MapError::NoSpace);
+        }
+        self.next_fixmap += pages;
+        Ok(first)
+    }
+
+    /// Maps `pages` pages of device registers for good; returns the virtual address of `at`.
+    ///
+    /// # Errors
+    /// When the fixmap is full.
+    pub fn map_device(&mut self, at: HostPhys, pages: usize) -> Result<usize, MapError> {
+        let first = self.take_fixmap(pages)?;
+        for (i, entry) in self.fixmap[first..first + pages].iter().enumerate() {
+            let pa = (at.raw() & !0xfff) + (i * PAGE_SIZE) as u64;
+            publish(entry, pa | VALID_PAGE | Access::Device.bits());
+        }
+        Ok(FIXMAP_BASE + first * PAGE_SIZE + at.page_offset())
+    }
+
+    /// Maps 2 MiB blocks so that the byte at `from` and the following `len` bytes are visible from `va`, which names the
+    /// block's start; returns the address of the byte.
+    pub fn map_blocks(&mut self, va: usize, from: HostPhys, len: usize, access: Access) -> usize {
+        let offset = (from.raw() & 0x1f_ffff) as usize;
+        let blocks = (offset + len).div_ceil(0x20_0000);
+        for i in 0..blocks {
+            let pa = (from.raw() & !0x1f_ffff) + ((i as u64) << 21);
+            publish(
+                &self.level2[(va >> 21) + i],
+                pa | VALID_BLOCK | access.bits(),
+            );
+            flush_page(va + (i << 21));
+        }
+        va + offset
+    }
+
+    /// Removes `blocks` 2 MiB blocks from `va`.
+    pub fn unmap_blocks(&mut self, va: usize, blocks: usize) {
+        for i in 0..blocks {
+            publish(&self.level2[(va >> 21) + i], 0);
+            flush_page(va + (i << 21));
+        }
+    }
+
+    /// Maps one page at `va` (heap, frame table or vmap range); `frame` gives a frame for a table where one is missing.
+    ///
+    /// # Errors
+    /// When no frame can be had, or the fixmap is full.
+    pub fn map_page(
+        &mut self,
+        va: usize,
+        mfn: Mfn,
+        access: Access,
+        frame: &mut dyn FnMut() -> Option<Mfn>,
+    ) -> Result<(), MapError> {
+        let index = va >> 21;
+        let table = match self.level3[index] {
+            Some(table) => table,
+            None => {
+                let table_mfn = frame().ok_or(MapError::NoMemory)?;
+                let slot = self.take_fixmap(1)?;
+                let pa = table_mfn.address().raw();
+                publish(
+                    &self.fixmap[slot],
+                    pa | VALID_PAGE | Access::ReadWrite.bits(),
+                );
+                let at = FIXMAP_BASE + slot * PAGE_SIZE;
+                // SAFETY: The frame was just given to us and is mapped here for good; nobody else refers to it.
+                let table = unsafe { &*(at as *const Table) };
+                for entry in table {
+                    entry.store(0, Ordering::Relaxed);
+                }
+                publish(&self.level2[index], pa | 0x3);
+                self.level3[index] = Some(table);
+                table
+            }
+        };
+        publish(
+            &table[(va >> 12) & 511],
+            mfn.address().raw() | VALID_PAGE | access.bits(),
+        );
+        Ok(())
+    }
+
+    /// Maps a page that is shared with a guest; `owner` is told when the last handle to it is gone.
+    ///
+    /// # Errors
+    /// When no frame for a table or no address is left.
+    pub fn map_shared(
+        &mut self,
+        mfn: Mfn,
+        owner: &'static dyn Unmap,
+        frame: &mut dyn FnMut() -> Option<Mfn>,
+    ) -> Result<MappedPage, MapError> {
+        let va = match self.free_vmap.pop() {
+            Some(va) => va,
+            None if self.next_vmap < VMAP_END => {
+                self.next_vmap += PAGE_SIZE;
+                self.next_vmap - PAGE_SIZE
+            }
+            None => return Err(MapError::NoSpace),
+        };
+        self.map_page(va, mfn, Access::ReadWrite, frame).inspect_err(|_| self.free_vmap.push(va))?;
+        let at = NonNull::new(va as *mut u8).ok_or(MapError::NoSpace)?;
+        // SAFETY: Just mapped read-write, page aligned, given out to nobody else until `owner` unmaps it; the caller holds
+        // a reference to the frame.
+        Ok(unsafe { MappedPage::new(at, mfn, owner) })
+    }
+
+    /// Removes a mapping that `map_shared` made.
+    pub fn unmap_shared(&mut self, va: usize) {
+        if let Some(table) = self.level3[va >> 21] {
+            publish(&table[(va >> 12) & 511], 0);
+            flush_page(va);
+            self.free_vmap.push(va);
+        }
+    }
+}
+
+/// One CPU's windows onto pages that are not mapped otherwise. A window keeps its last page mapped, so that repeated use of
+/// a page costs nothing.
+pub struct PageWindows {
+    entries: &'static [AtomicU64],
+    base: usize,
+    mapped: [Option<Mfn>; WINDOWS_PER_CPU],
+}
+
+impl PageWindows {
+    /// Takes the windows of CPU `cpu`.
+    ///
+    /// # Safety
+    /// `tables` as for [`HypTables::take`]; called once for each CPU, whose use alone they are.
+    pub unsafe fn take(tables: usize, cpu: usize) -> Self {
+        let first = cpu * WINDOWS_PER_CPU;
+        // SAFETY: The fixmap's table; `HypTables` never touches the first WINDOW_PAGES entries.
+        let fixmap = unsafe { &*((tables + 0x3000) as *const Table) };
+        Self {
+            entries: &fixmap[first..first + WINDOWS_PER_CPU],
+            base: FIXMAP_BASE + first * PAGE_SIZE,
+            mapped: [None; WINDOWS_PER_CPU],
+        }
+    }
+
+    /// Makes `mfn` visible and returns where. The address is good until another page with the same low frame-number bits
+    /// is mapped, so a caller uses it at once.
+    #[inline]
+    pub fn map(&mut self, mfn: Mfn) -> NonNull<u8> {
+        let slot = mfn.raw() as usize % WINDOWS_PER_CPU;
+        let va = self.base + slot * PAGE_SIZE;
+        if self.mapped[slot] != Some(mfn) {
+            self.mapped[slot] = Some(mfn);
+            self.entries[slot].store(0, Ordering::Relaxed);
+            sysreg::dsb_ish();
+            // SAFETY: TLB maintenance of a window of this CPU.
+            unsafe { sysreg::tlbimvah::write(va as u32) };
+            sysreg::dsb();
+            let pte = mfn.address().raw() | VALID_PAGE | Access::ReadWrite.bits();
+            publish(&self.entries[slot], pte);
+        }
+        NonNull::new(va as *mut u8).expect("a window's address is not null")
+    }
+}

@@ -1,0 +1,364 @@
+//! A domain and its vCPUs: what they own, and how others reach it.
+//!
+//! A `Domain` is shared (`Arc`) and every part has its own lock (order: see [`crate::sync`]). Domains that the boot code
+//! builds and those a toolstack makes differ only in who calls [`Domain::new`].
+
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::addr::{DomId, GuestVirt, IntId, VcpuId};
+use crate::emulate::psci::PowerStates;
+use crate::errno::Errno;
+use crate::evtchn::{EventChannels, Notify};
+use crate::gnttab::{GrantTable, Maptrack};
+use crate::hal::Hal;
+use crate::p2m::P2m;
+use crate::sync::SpinLock;
+use crate::vgic::{Vgic, WorkFlags};
+
+/// Why a domain shut down (public/sched.h SHUTDOWN_*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ShutdownReason {
+    /// Power off.
+    Poweroff = 0,
+    /// Restart.
+    Reboot = 1,
+    /// Suspended.
+    Suspend = 2,
+    /// Crashed.
+    Crash = 3,
+    /// The watchdog expired.
+    Watchdog = 4,
+    /// Soft reset.
+    SoftReset = 5,
+}
+
+impl ShutdownReason {
+    /// Returns the reason with number `code`, or `None`.
+    pub const fn from_code(code: u32) -> Option<Self> {
+        match code {
+            0 => Some(Self::Poweroff),
+            1 => Some(Self::Reboot),
+            2 => Some(Self::Suspend),
+            3 => Some(Self::Crash),
+            4 => Some(Self::Watchdog),
+            5 => Some(Self::SoftReset),
+            _ => None,
+        }
+    }
+}
+
+/// What a domain is made of; fixed for its life.
+#[derive(Clone, Copy, Debug)]
+pub struct DomainFacts {
+    /// The domain's number.
+    pub id: DomId,
+    /// Whether it may use the privileged interfaces.
+    pub is_privileged: bool,
+    /// Whether its RAM has guest frame = machine frame.
+    pub is_direct_mapped: bool,
+    /// The PPI of the event-channel upcall.
+    pub upcall_ppi: IntId,
+    /// The PPI of the virtual timer.
+    pub virtual_timer_ppi: IntId,
+    /// The PPI of the emulated physical timer.
+    pub physical_timer_ppi: IntId,
+    /// Where the guest's distributor lies.
+    pub gicd: crate::addr::GuestPhys,
+}
+
+/// A domain.
+pub struct Domain<H: Hal> {
+    /// Fixed facts.
+    pub facts: DomainFacts,
+    /// Guest-physical memory.
+    pub p2m: SpinLock<P2m>,
+    /// VTTBR of the domain: root table and VMID.
+    pub vttbr: u64,
+    /// Grants given.
+    pub grants: SpinLock<GrantTable<H::Page>>,
+    /// Others' grants mapped.
+    pub maptrack: SpinLock<Maptrack>,
+    /// Event channels.
+    pub events: SpinLock<EventChannels<H::Page>>,
+    /// The virtual interrupt controller.
+    pub vgic: SpinLock<Vgic>,
+    /// Which vCPUs must flush the vGIC before they enter the guest; read without its lock.
+    pub vgic_work: Arc<WorkFlags>,
+    /// Which vCPUs are on (PSCI).
+    pub power: PowerStates,
+    /// A vCPU became runnable: the pCPU must look whether its time slice now has an end.
+    pub has_woken: AtomicBool,
+    /// The shared info page.
+    pub shared_info: H::Page,
+    /// HVM parameters by index (0..=28).
+    pub hvm_params: SpinLock<[u64; 36]>,
+    /// The vCPUs.
+    pub vcpus: Vec<Vcpu<H>>,
+    /// The counter value at which the domain's virtual time starts.
+    pub virtual_offset: u64,
+    /// VM_ASST flags: bit 5 is runstate_update_flag.
+    pub vm_assist: AtomicU32,
+    /// Seconds added to wall-clock time for this domain.
+    pub time_offset: AtomicU64,
+    /// Where flushing the domain's RAM (for a set/way operation) goes on.
+    pub flush_next: AtomicU32,
+    shutdown: AtomicU8,
+}
+
+const NOT_SHUT_DOWN: u8 = u8::MAX;
+
+impl<H: Hal> Domain<H> {
+    /// Puts a domain together.
+    #[allow(clippy::too_many_arguments, reason = "the parts are made elsewhere; this only joins them")]
+    pub fn new(
+        facts: DomainFacts,
+        p2m: P2m,
+        vttbr: u64,
+        grants: GrantTable<H::Page>,
+        maptrack: Maptrack,
+        events: EventChannels<H::Page>,
+        vgic: Vgic,
+        power: PowerStates,
+        shared_info: H::Page,
+        contexts: Vec<H::VcpuContext>,
+        virtual_offset: u64,
+    ) -> Arc<Self> {
+        let vcpus = contexts
+            .into_iter()
+            .enumerate()
+            .map(|(i, context)| Vcpu::new(VcpuId::new(i as u16), context))
+            .collect();
+        Arc::new(Self {
+            facts,
+            p2m: SpinLock::new(p2m),
+            vttbr,
+            grants: SpinLock::new(grants),
+            maptrack: SpinLock::new(maptrack),
+            events: SpinLock::new(events),
+            vgic_work: vgic.work_flags(),
+            vgic: SpinLock::new(vgic),
+            power,
+            has_woken: AtomicBool::new(false),
+            shared_info,
+            hvm_params: SpinLock::new([0; 36]),
+            vcpus,
+            virtual_offset,
+            vm_assist: AtomicU32::new(0),
+            time_offset: AtomicU64::new(0),
+            flush_next: AtomicU32::new(0),
+            shutdown: AtomicU8::new(NOT_SHUT_DOWN),
+        })
+    }
+
+    /// Returns the vCPU with this index.
+    pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu<H>> {
+        self.vcpus.get(id.index())
+    }
+
+    /// Ends a vCPU's wait: something was made pending for it.
+    pub fn wake(&self, id: VcpuId) {
+        if let Some(vcpu) = self.vcpu(id)
+            && vcpu.is_blocked.swap(false, Ordering::AcqRel)
+        {
+            self.has_woken.store(true, Ordering::Release);
+        }
+    }
+
+    /// Raises a vCPU's event-channel upcall and wakes it, as a [`Notify`] of the event channels asks.
+    pub fn deliver(&self, notify: Notify) {
+        match notify {
+            Notify::None => {}
+            Notify::Kick(vcpu) => self.raise(vcpu, self.facts.upcall_ppi),
+            Notify::Pollers(kick) => {
+                if let Some(vcpu) = kick {
+                    self.raise(vcpu, self.facts.upcall_ppi);
+                }
+                let woken = self.events.lock().take_woken();
+                for vcpu in woken {
+                    self.end_poll(vcpu);
+                }
+            }
+        }
+    }
+
+    /// Raises an interrupt line of a vCPU and wakes whoever has to look.
+    pub fn raise(&self, vcpu: VcpuId, irq: IntId) {
+        let kicked = self.vgic.lock().raise_level(vcpu, irq);
+        for vcpu in kicked.iter() {
+            self.wake(vcpu);
+        }
+    }
+
+    /// Ends a vCPU's SCHEDOP_poll: an event came, or its time is over.
+    pub fn end_poll(&self, id: VcpuId) {
+        if let Some(vcpu) = self.vcpu(id) {
+            vcpu.poll_deadline.store(u64::MAX, Ordering::Release);
+            self.wake(id);
+        }
+    }
+
+    /// Marks the domain shut down. The first reason stays.
+    pub fn set_shutdown(&self, reason: ShutdownReason) {
+        let _ = self.shutdown.compare_exchange(NOT_SHUT_DOWN, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Returns why the domain shut down, or `None` while it lives.
+    pub fn shutdown(&self) -> Option<ShutdownReason> {
+        ShutdownReason::from_code(u32::from(self.shutdown.load(Ordering::Acquire)))
+    }
+}
+
+/// What a vCPU does when it is not running (beside being paused).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RunState {
+    /// On a pCPU (public/vcpu.h RUNSTATE_running).
+    Running = 0,
+    /// Waits for a pCPU.
+    Runnable = 1,
+    /// Waits for an interrupt or event.
+    Blocked = 2,
+    /// Off.
+    Offline = 3,
+}
+
+/// A vCPU: what others may touch at any time is atomic; the context belongs to the pCPU that runs the vCPU, which holds
+/// its lock for that long.
+pub struct Vcpu<H: Hal> {
+    /// The index.
+    pub id: VcpuId,
+    /// Registers and other state of the architecture.
+    pub context: SpinLock<H::VcpuContext>,
+    /// Off since the start or since PSCI CPU_OFF.
+    pub is_offline: AtomicBool,
+    /// In WFI, SCHEDOP_block or SCHEDOP_poll.
+    pub is_blocked: AtomicBool,
+    /// When SCHEDOP_poll ends, in ticks; `u64::MAX` for never.
+    pub poll_deadline: AtomicU64,
+    /// Times in each run state.
+    pub runstate: SpinLock<RunstateClock>,
+    /// Where the guest wants its runstate copied (VCPUOP_register_runstate_memory_area); 0 for nowhere.
+    pub runstate_area: AtomicU64,
+}
+
+impl<H: Hal> Vcpu<H> {
+    fn new(id: VcpuId, context: H::VcpuContext) -> Self {
+        Self {
+            id,
+            context: SpinLock::new(context),
+            is_offline: AtomicBool::new(true),
+            is_blocked: AtomicBool::new(false),
+            poll_deadline: AtomicU64::new(u64::MAX),
+            runstate: SpinLock::new(RunstateClock::default()),
+            runstate_area: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns whether a pCPU could run it now.
+    pub fn is_runnable(&self) -> bool {
+        !self.is_offline.load(Ordering::Acquire) && !self.is_blocked.load(Ordering::Acquire)
+    }
+
+    /// Returns the guest address of the runstate area.
+    pub fn runstate_address(&self) -> Option<GuestVirt> {
+        match self.runstate_area.load(Ordering::Acquire) {
+            0 => None,
+            at => Some(GuestVirt::new(at)),
+        }
+    }
+}
+
+/// How long a vCPU was in each run state, in ticks of the counter.
+#[derive(Clone, Copy, Debug)]
+pub struct RunstateClock {
+    /// The state now.
+    pub state: RunState,
+    /// When it began.
+    pub since: u64,
+    /// Ticks spent in each state before.
+    pub spent: [u64; 4],
+}
+
+impl Default for RunstateClock {
+    fn default() -> Self {
+        Self { state: RunState::Offline, since: 0, spent: [0; 4] }
+    }
+}
+
+impl RunstateClock {
+    /// Goes to `state` at `now`.
+    pub fn change(&mut self, state: RunState, now: u64) {
+        if let Some(spent) = self.spent.get_mut(self.state as usize) {
+            *spent = spent.wrapping_add(now.saturating_sub(self.since));
+        }
+        self.state = state;
+        self.since = now;
+    }
+}
+
+/// The domains that exist, by number.
+pub struct DomainTable<H: Hal> {
+    domains: SpinLock<Vec<Arc<Domain<H>>>>,
+}
+
+impl<H: Hal> Default for DomainTable<H> {
+    fn default() -> Self {
+        Self { domains: SpinLock::new(Vec::new()) }
+    }
+}
+
+impl<H: Hal> DomainTable<H> {
+    /// Adds a domain.
+    ///
+    /// # Errors
+    /// `EEXIST` when the number is taken.
+    pub fn add(&self, domain: Arc<Domain<H>>) -> Result<(), Errno> {
+        let mut domains = self.domains.lock();
+        match domains.binary_search_by_key(&domain.facts.id, |d| d.facts.id) {
+            Ok(_) => Err(Errno::Exist),
+            Err(at) => {
+                domains.insert(at, domain);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns the domain with this number.
+    pub fn get(&self, id: DomId) -> Option<Arc<Domain<H>>> {
+        let domains = self.domains.lock();
+        let at = domains.binary_search_by_key(&id, |d| d.facts.id).ok()?;
+        domains.get(at).cloned()
+    }
+
+    /// Returns all domains, by number.
+    pub fn all(&self) -> Vec<Arc<Domain<H>>> {
+        self.domains.lock().clone()
+    }
+
+    /// Returns the first runnable vCPU behind `last` in order of domain and vCPU number, beginning anew at the end.
+    pub fn next_runnable(&self, last: (DomId, VcpuId)) -> Option<(Arc<Domain<H>>, VcpuId)> {
+        let domains = self.domains.lock();
+        let mut first = None;
+        for domain in domains.iter().filter(|domain| domain.shutdown().is_none()) {
+            for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.is_runnable()) {
+                if (domain.facts.id, vcpu.id) > last {
+                    return Some((domain.clone(), vcpu.id));
+                }
+                first = first.or(Some((domain, vcpu.id)));
+            }
+        }
+        first.map(|(domain, id)| (domain.clone(), id))
+    }
+
+    /// Returns whether any vCPU but this one could run.
+    pub fn is_another_runnable(&self, domain: DomId, vcpu: VcpuId) -> bool {
+        let domains = self.domains.lock();
+        domains.iter().filter(|other| other.shutdown().is_none()).any(|other| {
+            other.vcpus.iter().any(|v| v.is_runnable() && (other.facts.id, v.id) != (domain, vcpu))
+        })
+    }
+}

@@ -1,0 +1,595 @@
+//! Dom0's device tree: a copy of the host's with the edits Xen makes, and the list of what dom0 gets with it.
+//!
+//! Dom0 drives the machine, so it sees the host's tree except for what Xenith keeps (its console, the GIC's real
+//! registers, the CPUs) and with what Xenith adds (`/hypervisor`, PSCI by HVC, its own memory and CPUs). Every
+//! enabled node's registers are to be mapped 1:1 and its SPIs routed; this module says which, the caller does it.
+//! The rules are Xen 4.17's as a dom0 of it sees them.
+//!
+//! Invariants: nothing in [`Dom0Tree::mmio`] touches RAM outside the reserved regions, the GIC's registers or what
+//! the caller forbids, whatever the tree says; no SPI in [`Dom0Tree::spis`] is beyond the GIC or used by the
+//! console. The host's tree is not trusted to be well-formed. Takes no locks; allocates, so for boot only.
+
+mod emit;
+mod regions;
+pub mod resources;
+#[cfg(test)]
+mod tests;
+pub mod tree;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::addr::{HostPhys, IntId};
+use crate::fdt::writer::WriteError;
+use crate::machine::Trigger;
+use regions::{RegionSet, whole_pages};
+use resources::{GicInterrupt, Resources};
+use tree::{NodeIndex, Tree, TreeError, base_name, strings};
+
+pub use regions::Region;
+
+/// Compatible strings of the interrupt controllers that Xenith drives, and so replaces in dom0's tree.
+const GIC_COMPATIBLES: [&[u8]; 6] = [
+    b"arm,cortex-a15-gic",
+    b"arm,cortex-a7-gic",
+    b"arm,gic-400",
+    b"arm,gic-v2",
+    b"arm,cortex-a9-gic",
+    b"arm,gic-v3",
+];
+/// More warnings are counted, not kept.
+const MAX_WARNINGS: usize = 32;
+/// Linux needs the whole tree mapped by a 2 MiB section.
+const MAX_TREE_SIZE: usize = 2 << 20;
+
+/// What dom0's tree is made from.
+#[derive(Clone, Copy)]
+pub struct Dom0Input<'a> {
+    /// The host's flattened device tree.
+    pub host: &'a [u8],
+    /// Path or alias of the UART that Xenith uses, hidden from dom0; options after `:` are ignored.
+    pub console: Option<&'a str>,
+    /// Compatible strings of nodes that the platform keeps from dom0.
+    pub hidden_compatibles: &'a [&'a str],
+    /// `compatible` of `/hypervisor`, as "xen,xen-4.17", "xen,xen".
+    pub xen_compatible: &'a [&'a str],
+    /// Dom0's RAM.
+    pub banks: &'a [Region],
+    /// The host's whole RAM: never mapped as a device, but for `reserved`.
+    pub ram: &'a [Region],
+    /// The ranges of `/reserved-memory`: not given to any domain's allocator, for dom0's drivers to use.
+    pub reserved: &'a [Region],
+    /// What must not be mapped besides: the hypervisor and the boot modules if they are outside `ram`.
+    pub forbidden: &'a [Region],
+    /// Width of a physical address in bits (40 with LPAE).
+    pub phys_bits: u32,
+    /// Dom0's vCPUs.
+    pub vcpus: u32,
+    /// MPIDR of the boot CPU: dom0's CPU nodes are like this one's.
+    pub boot_mpidr: u32,
+    /// The distributor in use; tells the GIC's node from others.
+    pub gic_dist: HostPhys,
+    /// Number of interrupts the GIC has, SGIs and PPIs included (GICD_TYPER).
+    pub gic_lines: u32,
+    /// The timers' PPIs: secure physical, non-secure physical, virtual.
+    pub timer_ppis: [IntId; 3],
+    /// The PPI of the event channel upcall; see [`event_channel_ppi`].
+    pub evtchn_ppi: IntId,
+    /// Where dom0 may map its grant table.
+    pub grant_table: Region,
+    /// Whether dom0 has an initrd; its place is set later with [`Dom0Tree::set_initrd`].
+    pub has_initrd: bool,
+    /// Dom0's command line.
+    pub bootargs: Option<&'a str>,
+    /// Reads the MSI_TYPER register of the GICv2m frame at the given address, for a frame whose node does not say
+    /// which SPIs it has.
+    pub msi_typer: &'a dyn Fn(HostPhys) -> Option<u32>,
+}
+
+/// Dom0's device tree and what comes with it.
+#[derive(Debug)]
+pub struct Dom0Tree {
+    /// The flattened device tree. Its size does not change any more.
+    pub blob: Vec<u8>,
+    /// What to map 1:1 into dom0, in whole pages, sorted, no two ranges touching.
+    pub mmio: Vec<Region>,
+    /// The SPIs to route to dom0 under their own number, sorted.
+    pub spis: Vec<(IntId, Trigger)>,
+    /// What was left out or looks wrong, for the log.
+    pub warnings: Vec<Warning>,
+    /// How many more warnings there were.
+    pub suppressed_warnings: u32,
+    initrd_at: Option<(usize, usize)>,
+}
+
+impl Dom0Tree {
+    /// Writes where the initrd lies: first byte and byte behind the last. Does nothing in a tree built without one.
+    pub fn set_initrd(&mut self, start: u64, end: u64) {
+        let Some((start_at, end_at)) = self.initrd_at else {
+            return;
+        };
+        for (at, value) in [(start_at, start), (end_at, end)] {
+            if let Some(slot) = self.blob.get_mut(at..at.saturating_add(8)) {
+                slot.copy_from_slice(&value.to_be_bytes());
+            }
+        }
+    }
+}
+
+/// Something about a node of the host's tree that the administrator should know; the boot goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Path of the node.
+    pub path: String,
+    /// What about it.
+    pub kind: WarningKind,
+}
+
+/// What a [`Warning`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarningKind {
+    /// The node uses an interrupt that the GIC does not have: left out of dom0's tree.
+    NoSuchInterrupt(u32),
+    /// An entry of its `interrupt-map` or its MSI range names an interrupt that the GIC does not have: not routed.
+    NoSuchMappedInterrupt(u32),
+    /// It shares an interrupt with Xenith's console: not routed.
+    InterruptInUse(u32),
+    /// Another node uses the same interrupt with another trigger type, which counts.
+    TriggerConflict(u32),
+    /// Part of the range is RAM, or belongs to the hypervisor: that part is not mapped.
+    MmioOverlap(Region),
+    /// The range is beyond the physical address space: not mapped.
+    MmioBeyondPhysical(Region),
+    /// Xenith writes its own node of that name: the host's was left out.
+    Replaced,
+    /// No such node: nothing is hidden from dom0.
+    NoConsole,
+    /// A GICv2m frame without usable SPIs: left out.
+    BadMsiFrame,
+}
+
+impl core::fmt::Display for Warning {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let path = &self.path;
+        match self.kind {
+            WarningKind::NoSuchInterrupt(id) => {
+                write!(
+                    f,
+                    "{path}: interrupt {id} is beyond the GIC's; left out of dom0's device tree"
+                )
+            }
+            WarningKind::NoSuchMappedInterrupt(id) => {
+                write!(
+                    f,
+                    "{path}: interrupt {id} is beyond the GIC's; not routed to dom0"
+                )
+            }
+            WarningKind::InterruptInUse(id) => {
+                write!(
+                    f,
+                    "{path}: interrupt {id} is the console's; not routed to dom0"
+                )
+            }
+            WarningKind::TriggerConflict(id) => {
+                write!(
+                    f,
+                    "{path}: interrupt {id} is level for one device and edge for another"
+                )
+            }
+            WarningKind::MmioOverlap(region) => {
+                write!(
+                    f,
+                    "{path}: {region} overlaps RAM or the hypervisor's devices; that part is not mapped to dom0"
+                )
+            }
+            WarningKind::MmioBeyondPhysical(region) => {
+                write!(
+                    f,
+                    "{path}: {region} is beyond the physical address space; not mapped to dom0"
+                )
+            }
+            WarningKind::Replaced => write!(f, "{path}: replaced by the hypervisor's own node"),
+            WarningKind::NoConsole => write!(
+                f,
+                "{path}: no such device tree node; no UART is hidden from dom0"
+            ),
+            WarningKind::BadMsiFrame => write!(
+                f,
+                "{path}: no usable SPIs for MSIs; left out of dom0's device tree"
+            ),
+        }
+    }
+}
+
+/// Why dom0's tree could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildError {
+    /// The host's tree is broken.
+    Host(TreeError),
+    /// The tree asks for absurdly much work (cyclic or huge `ranges` and `interrupt-map` properties).
+    TooComplex,
+    /// No GIC node whose first register range is at this address.
+    NoGic(HostPhys),
+    /// The root's `#address-cells` and `#size-cells` cannot express this range of dom0's.
+    CellsTooNarrow(Region),
+    /// Dom0 has no RAM or no vCPU, or a timer or event channel interrupt that is no PPI.
+    BadInput,
+    /// The result is too large, or the heap is exhausted.
+    Write(WriteError),
+}
+
+impl core::fmt::Display for BuildError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Host(error) => write!(f, "the host's device tree is broken ({error:?})"),
+            Self::TooComplex => f.write_str(
+                "the host's device tree has absurdly long ranges or interrupt-map lists",
+            ),
+            Self::NoGic(at) => write!(
+                f,
+                "the device tree has no GIC with its distributor at {at:#x}"
+            ),
+            Self::CellsTooNarrow(region) => {
+                write!(
+                    f,
+                    "{region} does not fit the cell counts of the device tree's root; give dom0 other memory"
+                )
+            }
+            Self::BadInput => f.write_str("dom0 has no memory, no vCPU or no PPI"),
+            Self::Write(error) => write!(f, "dom0's device tree: {error}"),
+        }
+    }
+}
+
+impl From<WriteError> for BuildError {
+    fn from(error: WriteError) -> Self {
+        Self::Write(error)
+    }
+}
+
+impl From<TreeError> for BuildError {
+    fn from(error: TreeError) -> Self {
+        Self::Host(error)
+    }
+}
+
+/// Returns the PPI for dom0's event channel upcall: the lowest that no timer uses.
+pub fn event_channel_ppi(timer_ppis: &[IntId]) -> Option<IntId> {
+    (16..32)
+        .map(IntId::new)
+        .find(|ppi| !timer_ppis.contains(ppi))
+}
+
+/// Builds dom0's device tree.
+///
+/// # Errors
+/// A [`BuildError`]; oddities of single nodes are [`Dom0Tree::warnings`] instead.
+pub fn build(input: &Dom0Input<'_>) -> Result<Dom0Tree, BuildError> {
+    let is_ppi = |id: &IntId| (16..32).contains(&id.raw());
+    if input.vcpus == 0
+        || input.banks.is_empty()
+        || !input
+            .timer_ppis
+            .iter()
+            .chain([&input.evtchn_ppi])
+            .all(is_ppi)
+    {
+        return Err(BuildError::BadInput);
+    }
+    let tree = Tree::parse(input.host)?;
+    let (gic, resources) = find_gic(&tree, input.gic_dist)?;
+    let mut builder = Builder::new(input, &tree, gic, &resources);
+    let (blob, initrd_at) = emit::emit(&mut builder)?;
+    if resources.is_exhausted() {
+        return Err(BuildError::TooComplex);
+    }
+    Ok(builder.finish(blob, initrd_at))
+}
+
+fn find_gic<'t, 'a>(
+    tree: &'t Tree<'a>,
+    dist: HostPhys,
+) -> Result<(NodeIndex, Resources<'t, 'a>), BuildError> {
+    let resources = Resources::new(tree, usize::MAX);
+    let gic = (1..tree.nodes.len())
+        .filter(|&node| is_gic(tree, node))
+        .find(|&node| {
+            let mut first = None;
+            resources.regs(node, |address, _| first = first.or(Some(address)));
+            first == Some(dist.raw())
+        })
+        .ok_or(BuildError::NoGic(dist))?;
+    Ok((gic, resources.with_gic(gic)))
+}
+
+fn is_gic(tree: &Tree<'_>, node: NodeIndex) -> bool {
+    tree.is_compatible(node, |name| GIC_COMPATIBLES.contains(&name))
+}
+
+/// What becomes of a node of the host's tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Copied, its resources given to dom0 if it is enabled.
+    Copy,
+    /// Copied switched off, for another domain to have (`xen,passthrough`).
+    CopyDisabled,
+    /// Copied with the edits of `/chosen`.
+    CopyChosen,
+    /// Replaced by dom0's view of the GIC.
+    Gic,
+    /// Replaced by the timer as dom0 has it.
+    Timer,
+    /// Left out with everything below.
+    Skip,
+}
+
+/// The state of one build: what was found out about the host's tree, and what is collected for dom0.
+struct Builder<'b, 'a> {
+    input: &'b Dom0Input<'b>,
+    tree: &'b Tree<'a>,
+    resources: &'b Resources<'b, 'a>,
+    gic: NodeIndex,
+    gic_phandle: u32,
+    console: Option<NodeIndex>,
+    /// The console's registers, unrounded, and its interrupts.
+    console_mmio: Vec<(u64, u64)>,
+    console_spis: Vec<u32>,
+    /// What must not be mapped, in whole pages.
+    closed: RegionSet,
+    mmio: Vec<Region>,
+    spis: Vec<(IntId, Trigger)>,
+    warnings: Vec<Warning>,
+    suppressed_warnings: u32,
+    /// The interrupts of the node looked at, kept to reuse its memory.
+    interrupts: Vec<GicInterrupt>,
+}
+
+impl<'b, 'a> Builder<'b, 'a> {
+    fn new(
+        input: &'b Dom0Input<'b>,
+        tree: &'b Tree<'a>,
+        gic: NodeIndex,
+        resources: &'b Resources<'b, 'a>,
+    ) -> Self {
+        let mut gic_regions = Vec::new();
+        resources.regs(gic, |start, size| {
+            gic_regions.push(Region::new(start, size))
+        });
+        let ram = RegionSet::new(input.ram.iter().copied());
+        let ram = ram.without(&RegionSet::new(input.reserved.iter().copied()));
+        let closed = RegionSet::new(
+            ram.regions()
+                .chain(gic_regions)
+                .chain(input.forbidden.iter().copied()),
+        );
+        let gic_phandle = match tree.node(gic).phandle {
+            0 => tree.max_phandle().saturating_add(1),
+            phandle => phandle,
+        };
+        let console = input
+            .console
+            .and_then(|path| tree.find(path))
+            .filter(|&node| node != 0);
+        let mut builder = Self {
+            input,
+            tree,
+            resources,
+            gic,
+            gic_phandle,
+            console,
+            console_mmio: Vec::new(),
+            console_spis: Vec::new(),
+            closed,
+            mmio: Vec::new(),
+            spis: Vec::new(),
+            warnings: Vec::new(),
+            suppressed_warnings: 0,
+            interrupts: Vec::new(),
+        };
+        if let Some(console) = console {
+            resources.regs(console, |start, size| {
+                builder
+                    .console_mmio
+                    .push((start, start.saturating_add(size)))
+            });
+            resources.interrupts(console, |interrupt| builder.console_spis.push(interrupt.id));
+        } else if let Some(path) = input.console {
+            builder.warn_path(path.into(), WarningKind::NoConsole);
+        }
+        builder
+    }
+
+    fn finish(mut self, blob: Vec<u8>, initrd_at: Option<(usize, usize)>) -> Dom0Tree {
+        // Stable, so that the device found first decides the trigger.
+        self.spis.sort_by_key(|&(id, _)| id);
+        self.spis.dedup_by_key(|&mut (id, _)| id);
+        let mmio = RegionSet::new(self.mmio.iter().copied()).without(&self.closed);
+        Dom0Tree {
+            blob,
+            mmio: mmio.regions().collect(),
+            spis: self.spis,
+            warnings: self.warnings,
+            suppressed_warnings: self.suppressed_warnings,
+            initrd_at,
+        }
+    }
+
+    fn warn(&mut self, node: NodeIndex, kind: WarningKind) {
+        if self.warnings.len() < MAX_WARNINGS {
+            self.warn_path(self.tree.path(node), kind);
+        } else {
+            self.suppressed_warnings = self.suppressed_warnings.saturating_add(1);
+        }
+    }
+
+    fn warn_path(&mut self, path: String, kind: WarningKind) {
+        self.warnings.push(Warning { path, kind });
+    }
+
+    /// Decides what becomes of a node, and leaves its interrupts in `self.interrupts`.
+    fn fate(&mut self, node: NodeIndex) -> Fate {
+        if node == 0 {
+            return Fate::Copy;
+        }
+        if node == self.gic {
+            return Fate::Gic;
+        }
+        if Some(node) == self.console {
+            return Fate::Skip;
+        }
+        let here = self.tree.node(node);
+        if here.parent == 0 {
+            match here.name {
+                b"cpus" => return Fate::Skip,
+                b"chosen" => return Fate::CopyChosen,
+                b"psci" | b"hypervisor" => {
+                    if !self
+                        .tree
+                        .is_compatible(node, |name| name.starts_with(b"arm,psci"))
+                    {
+                        self.warn(node, WarningKind::Replaced);
+                    }
+                    return Fate::Skip;
+                }
+                name if base_name(name) == b"memory" => return Fate::Skip,
+                _ => {}
+            }
+        }
+        let mut passthrough = false;
+        for property in self.tree.properties(node) {
+            match property.name {
+                b"compatible" => {
+                    if let Some(fate) = self.fate_by_compatible(property.value) {
+                        return fate;
+                    }
+                }
+                b"device_type" if property.value == b"memory\0" => return Fate::Skip,
+                b"xen,passthrough" => passthrough = true,
+                _ => {}
+            }
+        }
+        self.interrupts.clear();
+        let interrupts = &mut self.interrupts;
+        self.resources
+            .interrupts(node, |interrupt| interrupts.push(interrupt));
+        // The vGIC cannot pass on a physical PPI: such a device would never be heard.
+        if self.interrupts.iter().any(|interrupt| interrupt.is_ppi()) {
+            return Fate::Skip;
+        }
+        if passthrough {
+            return Fate::CopyDisabled;
+        }
+        if self.tree.is_enabled(node) {
+            let lines = self.input.gic_lines.min(1020);
+            if let Some(beyond) = self
+                .interrupts
+                .iter()
+                .map(|interrupt| interrupt.id)
+                .find(|&id| id >= lines)
+            {
+                self.warn(node, WarningKind::NoSuchInterrupt(beyond));
+                return Fate::Skip;
+            }
+        }
+        Fate::Copy
+    }
+
+    fn fate_by_compatible(&self, list: &[u8]) -> Option<Fate> {
+        strings(list).find_map(|name| match name {
+            b"arm,armv7-timer" | b"arm,armv8-timer" => Some(Fate::Timer),
+            // The boot protocol's own nodes.
+            b"xen,xen"
+            | b"xen,multiboot-module"
+            | b"multiboot,module"
+            | b"xen,domain"
+            | b"xen,evtchn-v1"
+            | b"xen,domain-shared-memory-v1"
+            | b"xen,cpupool" => Some(Fate::Skip),
+            // Devices that count on a PPI or on the host's CPUs being there.
+            b"arm,cortex-a7-pmu"
+            | b"arm,cortex-a15-pmu"
+            | b"arm,armv8-pmuv3"
+            | b"arm,cortex-a53-edac"
+            | b"arm,armv7-timer-mem" => Some(Fate::Skip),
+            _ if name.starts_with(b"arm,psci") => Some(Fate::Skip),
+            _ if GIC_COMPATIBLES.contains(&name) => Some(Fate::Skip),
+            _ if self
+                .input
+                .hidden_compatibles
+                .iter()
+                .any(|hidden| hidden.as_bytes() == name) =>
+            {
+                Some(Fate::Skip)
+            }
+            _ => None,
+        })
+    }
+
+    /// Gives dom0 the registers and interrupts of an enabled node that [`Builder::fate`] looked at last.
+    fn give(&mut self, node: NodeIndex) {
+        if !self.tree.is_enabled(node) {
+            return;
+        }
+        let resources = self.resources;
+        resources.regs(node, |start, size| self.map(node, start, size));
+        let interrupts = core::mem::take(&mut self.interrupts);
+        for &interrupt in &interrupts {
+            self.route(node, interrupt);
+        }
+        self.interrupts = interrupts;
+        if resources.is_pci(node) {
+            resources.pci_windows(node, |start, size| self.map(node, start, size));
+            resources.mapped_interrupts(node, |interrupt| {
+                if interrupt.id >= self.input.gic_lines.min(1020) {
+                    self.warn(node, WarningKind::NoSuchMappedInterrupt(interrupt.id));
+                } else {
+                    self.route(node, interrupt);
+                }
+            });
+        }
+    }
+
+    fn map(&mut self, node: NodeIndex, start: u64, size: u64) {
+        if size == 0 {
+            return;
+        }
+        let region = Region::new(start, size);
+        let end = start.checked_add(size);
+        let limit = 1_u64.checked_shl(self.input.phys_bits).unwrap_or(u64::MAX);
+        let Some(end) = end.filter(|&end| end <= limit) else {
+            return self.warn(node, WarningKind::MmioBeyondPhysical(region));
+        };
+        // A device that merely shares a page with the console is dom0's all the same, as with Xen.
+        let is_console = self
+            .console_mmio
+            .iter()
+            .any(|&(from, to)| start < to && from < end);
+        let (first, last) = whole_pages(start, end);
+        if is_console || self.closed.intersects(first, last) {
+            self.warn(node, WarningKind::MmioOverlap(region));
+        }
+        if !is_console {
+            self.mmio
+                .push(Region::new(first, last.saturating_sub(first)));
+        }
+    }
+
+    fn route(&mut self, node: NodeIndex, interrupt: GicInterrupt) {
+        let Ok(id) = u16::try_from(interrupt.id).map(IntId::new) else {
+            return;
+        };
+        if !id.is_spi() {
+            return;
+        }
+        if self.console_spis.contains(&interrupt.id) {
+            return self.warn(node, WarningKind::InterruptInUse(interrupt.id));
+        }
+        match self.spis.iter().find(|&&(other, _)| other == id) {
+            Some(&(_, trigger)) if trigger != interrupt.trigger => {
+                self.warn(node, WarningKind::TriggerConflict(interrupt.id));
+            }
+            Some(_) => {}
+            None => self.spis.push((id, interrupt.trigger)),
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Writes dom0's tree: the walk over the host's, and the nodes that are Xenith's own.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use super::resources::GicInterrupt;
+use super::tree::{NodeIndex, cells};
+use super::{BuildError, Builder, Fate, MAX_TREE_SIZE, Region, WarningKind};
+use crate::addr::{HostPhys, IntId};
+use crate::fdt::writer::{FdtWriter, WriteError};
+use crate::machine::Trigger;
+
+/// Room for Xenith's own nodes besides one for each vCPU and the strings, in bytes.
+const OWN_NODES_SIZE: usize = 2048;
+const CPU_NODE_SIZE: usize = 160;
+/// Flags of a PPI in the arm,gic binding: the first four CPUs, active low level, as Xen gives.
+const PPI_FLAGS: u32 = 0xf08;
+
+/// The tree and the offsets of the initrd's start and end in it.
+type Emitted = (Vec<u8>, Option<(usize, usize)>);
+
+/// Writes the tree, and collects in the builder what dom0 gets.
+pub(super) fn emit(builder: &mut Builder<'_, '_>) -> Result<Emitted, BuildError> {
+    let tree = builder.tree;
+    let input = builder.input;
+    let mut emitter = Emitter {
+        writer: FdtWriter::new(MAX_TREE_SIZE, &[], tree.strings)?,
+        gic_phandle: builder.gic_phandle,
+        root_cells: builder.resources.bus_cells(0),
+        initrd_at: None,
+    };
+    let cpus_size =
+        CPU_NODE_SIZE.saturating_mul(usize::try_from(input.vcpus.min(1024)).unwrap_or(0));
+    let banks_size = input
+        .banks
+        .len()
+        .saturating_add(input.reserved.len())
+        .saturating_mul(16);
+    let arguments_size = input.bootargs.map_or(0, str::len);
+    let own_size = OWN_NODES_SIZE
+        .saturating_add(cpus_size)
+        .saturating_add(banks_size)
+        .saturating_add(arguments_size);
+    emitter
+        .writer
+        .reserve(tree.struct_size.saturating_add(own_size))?;
+
+    let mut depth: usize = 0;
+    let mut open = [0; crate::fdt::writer::MAX_DEPTH];
+    let mut has_chosen = false;
+    let mut has_timer = false;
+    let mut index = 0;
+    while index < tree.nodes.len() {
+        let node = tree.node(index);
+        while depth > 1 && open.get(depth - 1) != Some(&node.parent) {
+            emitter.writer.end_node()?;
+            depth -= 1;
+        }
+        let fate = builder.fate(index);
+        match fate {
+            Fate::Copy | Fate::CopyDisabled | Fate::CopyChosen => {
+                emitter.writer.begin_node(node.name)?;
+                match fate {
+                    Fate::CopyChosen if !has_chosen => {
+                        emitter.chosen_properties(builder, Some(index))?;
+                        has_chosen = true;
+                    }
+                    Fate::CopyDisabled => emitter.disabled_properties(builder, index)?,
+                    _ => {
+                        emitter.copy_properties(builder, index)?;
+                        builder.give(index);
+                    }
+                }
+                *open.get_mut(depth).ok_or(WriteError::TooDeep)? = index;
+                depth += 1;
+            }
+            Fate::Gic => emitter.gic(builder)?,
+            Fate::Timer if !has_timer => {
+                emitter.timer(builder, Some(index))?;
+                has_timer = true;
+            }
+            Fate::Timer | Fate::Skip => {}
+        }
+        index = match fate {
+            Fate::Gic | Fate::Timer | Fate::Skip => node.end.max(index + 1),
+            Fate::Copy | Fate::CopyDisabled | Fate::CopyChosen => index + 1,
+        };
+    }
+    while depth > 1 {
+        emitter.writer.end_node()?;
+        depth -= 1;
+    }
+    if !has_chosen {
+        emitter.writer.begin_node(b"chosen")?;
+        emitter.chosen_properties(builder, None)?;
+        emitter.writer.end_node()?;
+    }
+    if !has_timer {
+        emitter.timer(builder, None)?;
+    }
+    emitter.hypervisor(builder)?;
+    emitter.psci()?;
+    emitter.cpus(builder)?;
+    emitter.memory(input.banks)?;
+    if !input.reserved.is_empty() {
+        emitter.memory(input.reserved)?;
+    }
+    emitter.writer.end_node()?;
+    Ok((emitter.writer.finish()?, emitter.initrd_at))
+}
+
+struct Emitter {
+    writer: FdtWriter,
+    gic_phandle: u32,
+    root_cells: (usize, usize),
+    initrd_at: Option<(usize, usize)>,
+}
+
+impl Emitter {
+    fn copy_properties(
+        &mut self,
+        builder: &Builder<'_, '_>,
+        node: NodeIndex,
+    ) -> Result<(), WriteError> {
+        for property in builder.tree.properties(node) {
+            self.writer
+                .property_at(property.name_offset, property.value)?;
+        }
+        Ok(())
+    }
+
+    fn disabled_properties(
+        &mut self,
+        builder: &Builder<'_, '_>,
+        node: NodeIndex,
+    ) -> Result<(), WriteError> {
+        for property in builder
+            .tree
+            .properties(node)
+            .filter(|property| property.name != b"status")
+        {
+            self.writer
+                .property_at(property.name_offset, property.value)?;
+        }
+        self.writer.property_string("status", "disabled")
+    }
+
+    /// What is Xen's in `/chosen` goes, what is for dom0's kernel stays, and the kernel's own is written anew.
+    fn chosen_properties(
+        &mut self,
+        builder: &Builder<'_, '_>,
+        node: Option<NodeIndex>,
+    ) -> Result<(), WriteError> {
+        for property in node
+            .into_iter()
+            .flat_map(|node| builder.tree.properties(node))
+        {
+            let is_replaced = matches!(
+                property.name,
+                b"bootargs"
+                    | b"xen,xen-bootargs"
+                    | b"xen,dom0-bootargs"
+                    | b"linux,initrd-start"
+                    | b"linux,initrd-end"
+                    | b"stdout-path"
+                    | b"linux,stdout-path"
+                    | b"xen,static-heap"
+                    | b"#xen,static-heap-address-cells"
+                    | b"#xen,static-heap-size-cells"
+            ) || property.name.starts_with(b"linux,uefi-");
+            if !is_replaced {
+                self.writer
+                    .property_at(property.name_offset, property.value)?;
+            }
+        }
+        if let Some(bootargs) = builder.input.bootargs {
+            self.writer.property_string("bootargs", bootargs)?;
+        }
+        if builder.input.has_initrd {
+            let start = self.writer.property_u64("linux,initrd-start", 0)?;
+            let end = self.writer.property_u64("linux,initrd-end", 0)?;
+            self.initrd_at = Some((start, end));
+        }
+        Ok(())
+    }
+
+    /// The GIC as dom0 has it: the emulated distributor and the virtual CPU interface where the host has its own,
+    /// without the virtualization registers and without the maintenance interrupt.
+    fn gic(&mut self, builder: &mut Builder<'_, '_>) -> Result<(), WriteError> {
+        let tree = builder.tree;
+        let gic = builder.gic;
+        let (address_cells, size_cells) = builder.resources.bus_cells(tree.node(gic).parent);
+        let two_ranges = address_cells.saturating_add(size_cells).saturating_mul(8);
+        self.writer.begin_node(tree.node(gic).name)?;
+        self.writer.property_u32("phandle", self.gic_phandle)?;
+        for property in tree.properties(gic) {
+            match property.name {
+                b"compatible"
+                | b"#address-cells"
+                | b"#size-cells"
+                | b"#interrupt-cells"
+                | b"interrupt-controller"
+                | b"ranges" => {
+                    self.writer
+                        .property_at(property.name_offset, property.value)?;
+                }
+                b"reg" => {
+                    let reg = property.value.get(..two_ranges).unwrap_or(property.value);
+                    self.writer.property_at(property.name_offset, reg)?;
+                }
+                _ => {}
+            }
+        }
+        for frame in tree.children(gic) {
+            if tree.is_compatible(frame, |name| name == b"arm,gic-v2m-frame")
+                && tree.is_enabled(frame)
+            {
+                self.msi_frame(builder, frame)?;
+            }
+        }
+        self.writer.end_node()
+    }
+
+    /// A GICv2m frame: its page is mapped, and its SPIs come as edges when a device writes to it.
+    fn msi_frame(
+        &mut self,
+        builder: &mut Builder<'_, '_>,
+        frame: NodeIndex,
+    ) -> Result<(), WriteError> {
+        let tree = builder.tree;
+        let mut found = None;
+        builder
+            .resources
+            .regs(frame, |start, size| found = found.or(Some((start, size))));
+        let Some((start, size)) = found else {
+            builder.warn(frame, WarningKind::BadMsiFrame);
+            return Ok(());
+        };
+        let given = |name: &str| {
+            tree.property(frame, name)
+                .and_then(|value| cells(value).next())
+        };
+        // MSI_TYPER: first SPI in bits 25:16, their number in bits 9:0 (Arm Server Base System Architecture).
+        let typer = || (builder.input.msi_typer)(HostPhys::new(start)).unwrap_or(0);
+        let first = given("arm,msi-base-spi").unwrap_or_else(|| typer() >> 16 & 0x3ff);
+        let count = given("arm,msi-num-spis").unwrap_or_else(|| typer() & 0x3ff);
+        let end = first.saturating_add(count);
+        if first < 32 || count == 0 || end > builder.input.gic_lines.min(1020) {
+            builder.warn(frame, WarningKind::BadMsiFrame);
+            return Ok(());
+        }
+        builder.map(frame, start, size);
+        for id in first..end {
+            builder.route(
+                frame,
+                GicInterrupt {
+                    id,
+                    trigger: Trigger::Edge,
+                },
+            );
+        }
+        self.writer.begin_node(tree.node(frame).name)?;
+        for property in tree.properties(frame) {
+            if matches!(
+                property.name,
+                b"compatible" | b"msi-controller" | b"reg" | b"phandle" | b"linux,phandle"
+            ) {
+                self.writer
+                    .property_at(property.name_offset, property.value)?;
+            }
+        }
+        // Spelt out, so that the guest need not trust a register that it reads through its own mapping.
+        self.writer.property_u32("arm,msi-base-spi", first)?;
+        self.writer.property_u32("arm,msi-num-spis", count)?;
+        self.writer.end_node()
+    }
+
+    fn timer(
+        &mut self,
+        builder: &Builder<'_, '_>,
+        host: Option<NodeIndex>,
+    ) -> Result<(), WriteError> {
+        self.writer
+            .begin_node(host.map_or(b"timer", |node| builder.tree.node(node).name))?;
+        let compatible = host.and_then(|node| builder.tree.property(node, "compatible"));
+        self.writer
+            .property("compatible", compatible.unwrap_or(b"arm,armv7-timer\0"))?;
+        self.ppis(&builder.input.timer_ppis)?;
+        if let Some(frequency) =
+            host.and_then(|node| builder.tree.property(node, "clock-frequency"))
+        {
+            self.writer.property("clock-frequency", frequency)?;
+        }
+        self.writer.end_node()
+    }
+
+    fn hypervisor(&mut self, builder: &Builder<'_, '_>) -> Result<(), BuildError> {
+        self.writer.begin_node(b"hypervisor")?;
+        self.writer
+            .property_strings("compatible", builder.input.xen_compatible)?;
+        self.regions(&[builder.input.grant_table])?;
+        self.ppis(&[builder.input.evtchn_ppi])?;
+        self.writer.end_node()?;
+        Ok(())
+    }
+
+    fn psci(&mut self) -> Result<(), WriteError> {
+        self.writer.begin_node(b"psci")?;
+        self.writer
+            .property_strings("compatible", &["arm,psci-1.0", "arm,psci-0.2", "arm,psci"])?;
+        self.writer.property_string("method", "hvc")?;
+        // The function numbers of PSCI 0.1, which has none of its own: Xen's.
+        self.writer.property_u32("cpu_off", 1)?;
+        self.writer.property_u32("cpu_on", 2)?;
+        self.writer.end_node()
+    }
+
+    /// Dom0's vCPUs, all like the host's boot CPU.
+    fn cpus(&mut self, builder: &Builder<'_, '_>) -> Result<(), WriteError> {
+        let tree = builder.tree;
+        let host = host_cpu(builder);
+        self.writer.begin_node(b"cpus")?;
+        self.writer.property_u32("#address-cells", 1)?;
+        self.writer.property_u32("#size-cells", 0)?;
+        for vcpu in 0..builder.input.vcpus {
+            // As the vCPU's MPIDR: 16 to a cluster.
+            let reg = ((vcpu / 16) << 8) | (vcpu % 16);
+            self.writer.begin_node(format!("cpu@{reg:x}").as_bytes())?;
+            for name in ["compatible", "clock-frequency"] {
+                if let Some(value) = host.and_then(|host| tree.property(host, name)) {
+                    self.writer.property(name, value)?;
+                }
+            }
+            self.writer.property_string("device_type", "cpu")?;
+            self.writer.property_u32("reg", reg)?;
+            self.writer.end_node()?;
+        }
+        self.writer.end_node()
+    }
+
+    fn memory(&mut self, banks: &[Region]) -> Result<(), BuildError> {
+        let first = banks.first().map_or(0, |bank| bank.start.raw());
+        self.writer
+            .begin_node(format!("memory@{first:x}").as_bytes())?;
+        self.writer.property_string("device_type", "memory")?;
+        self.regions(banks)?;
+        self.writer.end_node()?;
+        Ok(())
+    }
+
+    /// Writes `interrupts` that are PPIs of the GIC.
+    fn ppis(&mut self, ppis: &[IntId]) -> Result<(), WriteError> {
+        let mut specifiers = [0; 9];
+        for (slot, ppi) in specifiers.chunks_exact_mut(3).zip(ppis) {
+            slot.copy_from_slice(&[1, u32::from(ppi.raw()).saturating_sub(16), PPI_FLAGS]);
+        }
+        let length = ppis.len().saturating_mul(3).min(specifiers.len());
+        self.writer
+            .property_cells("interrupts", specifiers.get(..length).unwrap_or(&[]))?;
+        self.writer
+            .property_u32("interrupt-parent", self.gic_phandle)
+    }
+
+    /// Writes `reg` for a child of the root.
+    fn regions(&mut self, regions: &[Region]) -> Result<(), BuildError> {
+        let (address_cells, size_cells) = self.root_cells;
+        let mut reg = Vec::new();
+        for &region in regions {
+            let fits = push_number(&mut reg, address_cells, region.start.raw())
+                .and_then(|()| push_number(&mut reg, size_cells, region.size));
+            fits.ok_or(BuildError::CellsTooNarrow(region))?;
+        }
+        self.writer.property_cells("reg", &reg)?;
+        Ok(())
+    }
+}
+
+/// The host's CPU node that dom0's are made like: the boot CPU's, or the first.
+fn host_cpu(builder: &Builder<'_, '_>) -> Option<NodeIndex> {
+    let tree = builder.tree;
+    let cpus = tree
+        .children(0)
+        .find(|&node| tree.node(node).name == b"cpus")?;
+    let is_cpu = |&node: &NodeIndex| tree.property(node, "device_type") == Some(b"cpu\0");
+    let is_boot_cpu = |&node: &NodeIndex| {
+        // On a 64-bit machine reg may have two cells, affinity 3 in the first.
+        let reg = tree.property(node, "reg").and_then(|reg| cells(reg).last());
+        reg == Some(builder.input.boot_mpidr & 0x00ff_ffff)
+    };
+    let candidates = || tree.children(cpus).filter(is_cpu);
+    candidates()
+        .find(is_boot_cpu)
+        .or_else(|| candidates().next())
+}
+
+fn push_number(cells: &mut Vec<u32>, count: usize, value: u64) -> Option<()> {
+    let low = u32::try_from(value & 0xffff_ffff).ok()?;
+    let high = u32::try_from(value >> 32).ok()?;
+    match count {
+        1 if high == 0 => cells.push(low),
+        2 => cells.extend([high, low]),
+        _ => return None,
+    }
+    Some(())
+}

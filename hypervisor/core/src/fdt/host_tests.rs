@@ -1,0 +1,516 @@
+//! Tests of what is read from host trees: QEMU's dumps and a tree of our own (tests/fixtures).
+
+use std::string::ToString;
+use std::vec::Vec;
+
+use super::*;
+use crate::addr::IntId;
+use crate::fdt::host_tree::tests::Blob;
+use crate::machine::Trigger;
+
+macro_rules! fixture {
+    ($name:literal) => {
+        include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/fixtures/",
+            $name
+        ))
+    };
+}
+
+const VIRT_256M: &[u8] = fixture!("qemu-virt-256M.dtb");
+const VIRT_1G: &[u8] = fixture!("qemu-virt-1G-lowmem.dtb");
+const VIRT_4G: &[u8] = fixture!("qemu-virt-4G.dtb");
+const NO_VIRT: &[u8] = fixture!("qemu-virt-novirt.dtb");
+const BOARD: &[u8] = fixture!("board.dtb");
+
+fn range(base: u64, size: u64) -> PhysRange {
+    PhysRange::new(base, size).unwrap()
+}
+
+fn level(intid: u16) -> Interrupt {
+    Interrupt {
+        intid: IntId::new(intid),
+        trigger: Trigger::Level,
+    }
+}
+
+fn edge(intid: u16) -> Interrupt {
+    Interrupt {
+        intid: IntId::new(intid),
+        trigger: Trigger::Edge,
+    }
+}
+
+fn console_of<'a>(
+    blob: &'a [u8],
+    dtuart: Option<&'a str>,
+) -> Result<Option<ConsoleUart<'a>>, HostError> {
+    let tree = Tree::new(blob).unwrap();
+    console(&tree, &mut IrqResolver::new(tree), dtuart)
+}
+
+#[test]
+fn qemu_virt() {
+    for (blob, memory, cpu_count) in [
+        (VIRT_256M, 256u64 << 20, 1),
+        (VIRT_1G, 1 << 30, 2),
+        (VIRT_4G, 4 << 30, 4),
+    ] {
+        let tree = Tree::new(blob).unwrap();
+        let host = HostInfo::from_tree(&tree).unwrap();
+        assert_eq!(host.model, "linux,dummy-virt");
+        assert!(host.compatible.contains("linux,dummy-virt"));
+        assert_eq!(host.memory, [range(0x4000_0000, memory)]);
+        assert_eq!((host.memreserve.len(), host.reserved.len()), (0, 0));
+        let mpidrs: Vec<u64> = host.cpus.cpus.iter().map(|cpu| cpu.mpidr).collect();
+        assert_eq!(mpidrs, (0..cpu_count).collect::<Vec<u64>>());
+        assert!(
+            host.cpus
+                .cpus
+                .iter()
+                .all(|cpu| cpu.is_enabled && cpu.compatible.first() == "arm,cortex-a15")
+        );
+        if cpu_count > 1 {
+            assert!(host.cpus.cpus.iter().all(|cpu| cpu.enable_method == "psci"));
+        }
+        let gic = &host.gic;
+        assert_eq!(
+            (gic.path.as_str(), gic.compatible.first()),
+            ("/intc@8000000", "arm,cortex-a15-gic")
+        );
+        assert_eq!(
+            (gic.gicd, gic.gicc),
+            (range(0x800_0000, 0x1_0000), range(0x801_0000, 0x1_0000))
+        );
+        assert_eq!(
+            (gic.gich, gic.gicv),
+            (range(0x803_0000, 0x1_0000), range(0x804_0000, 0x1_0000))
+        );
+        assert_eq!(gic.maintenance, level(25));
+        assert_eq!(gic.v2m_frames, [range(0x802_0000, 0x1000)]);
+        assert_eq!(
+            gic.phandle
+                .and_then(|phandle| tree.find_phandle(phandle))
+                .unwrap()
+                .to_string(),
+            gic.path
+        );
+        let timer = host.timer;
+        assert_eq!((timer.secure_phys, timer.phys), (level(29), level(30)));
+        assert_eq!(
+            (timer.virt, timer.hyp, timer.clock_frequency),
+            (level(27), level(26), None)
+        );
+        let psci = host.psci.unwrap();
+        assert_eq!(
+            (psci.version, psci.method),
+            (PsciVersion::V1_0, PsciMethod::Smc)
+        );
+        assert_eq!(psci.cpu_on, Some(0x8400_0003));
+
+        let uart = console_of(blob, None).unwrap().unwrap();
+        assert_eq!(
+            (uart.path.as_str(), uart.reg),
+            ("/pl011@9000000", range(0x900_0000, 0x1000))
+        );
+        assert_eq!((uart.interrupt, uart.options), (Ok(Some(level(33))), ""));
+        assert!(uart.compatible.contains("arm,pl011"));
+        assert_eq!((uart.reg_shift, uart.reg_io_width), (0, 1));
+    }
+}
+
+#[test]
+fn a_gic_without_virtualization_is_named() {
+    let error = HostInfo::from_tree(&Tree::new(NO_VIRT).unwrap()).unwrap_err();
+    assert_eq!(error, HostError::NoGicVirtualization);
+    let text = error.to_string();
+    assert!(
+        text.starts_with("no GIC virtualization registers") && text.contains("virtualization=on"),
+        "{text}"
+    );
+}
+
+#[test]
+fn board_with_everything_else() {
+    let host = HostInfo::from_tree(&Tree::new(BOARD).unwrap()).unwrap();
+    assert_eq!(host.model, "Test board");
+    assert_eq!(
+        host.compatible.iter().collect::<Vec<_>>(),
+        ["xenith,test-board", "xenith,board"]
+    );
+    // Merged, the empty bank and disabled Secure RAM left out.
+    assert_eq!(host.memory, [range(0x4000_0000, 0x4000_0000)]);
+    assert_eq!(
+        host.memreserve,
+        [range(0x4000_0000, 0x1000), range(0x7ff0_0000, 0x10_0000)]
+    );
+    assert_eq!(
+        host.reserved,
+        [
+            Reserved {
+                range: range(0x7e00_0000, 0x10_0000),
+                name: "firmware",
+                no_map: true
+            },
+            Reserved {
+                range: range(0x5000_0000, 0x80_0000),
+                name: "video",
+                no_map: false
+            },
+        ]
+    );
+    assert_eq!(host.reserved_ranges().len(), 4);
+    let cpus: Vec<_> = host
+        .cpus
+        .cpus
+        .iter()
+        .map(|cpu| (cpu.mpidr, cpu.enable_method, cpu.is_enabled))
+        .collect();
+    assert_eq!(
+        cpus,
+        [
+            (0, "xenith,spin", true),
+            (1, "xenith,spin", false),
+            (0x100, "psci", true)
+        ]
+    );
+    assert_eq!(host.cpus.cpus[0].clock_frequency, Some(1_200_000_000));
+    let gic = host.gic;
+    assert_eq!(
+        (gic.gicd, gic.gicc),
+        (range(0x2001_0000, 0x1000), range(0x2002_0000, 0x2_0000))
+    );
+    assert_eq!(
+        (gic.gich, gic.gicv),
+        (range(0x2004_0000, 0x2000), range(0x2006_0000, 0x2000))
+    );
+    assert_eq!((gic.maintenance, gic.v2m_frames.len()), (level(25), 0));
+    let timer = host.timer;
+    assert_eq!(
+        (timer.secure_phys, timer.phys, timer.virt, timer.hyp),
+        (level(29), level(30), level(27), level(26))
+    );
+    assert_eq!(timer.clock_frequency, Some(24_000_000));
+    let psci = host.psci.unwrap();
+    assert_eq!(
+        (psci.version, psci.cpu_on, psci.migrate),
+        (PsciVersion::V0_1, Some(0x8400_0003), None)
+    );
+}
+
+#[test]
+fn console_by_stdout_path_alias_and_path() {
+    let by_default = console_of(BOARD, None).unwrap().unwrap();
+    assert_eq!(by_default.path, "/soc@20000000/bus@100000/serial@8000");
+    assert_eq!(
+        (by_default.reg, by_default.options),
+        (range(0x2010_8000, 0x1000), "115200n8")
+    );
+    // Through the nexus: line 5 is SPI 5, edge.
+    assert_eq!(by_default.interrupt, Ok(Some(edge(37))));
+
+    let by_alias = console_of(BOARD, Some("serial0:9600")).unwrap().unwrap();
+    assert_eq!(
+        (by_alias.path.as_str(), by_alias.options),
+        ("/soc@20000000/serial@50000", "9600")
+    );
+    assert_eq!(
+        (
+            by_alias.reg_shift,
+            by_alias.reg_io_width,
+            by_alias.clock_frequency
+        ),
+        (2, 4, Some(24_000_000))
+    );
+    assert_eq!(by_alias.interrupt, Err(IrqError::OtherController));
+
+    let by_path = console_of(BOARD, Some("/soc@20000000/serial@50000"))
+        .unwrap()
+        .unwrap();
+    assert_eq!(by_path.path, by_alias.path);
+
+    assert_eq!(
+        console_of(BOARD, Some("serial7")),
+        Err(HostError::NoConsoleNode("serial7".into()))
+    );
+    assert_eq!(
+        console_of(BOARD, Some("/cpus")),
+        Err(HostError::ConsoleRegisters(
+            "/cpus".into(),
+            AddressError::Missing
+        ))
+    );
+    assert_eq!(console_of(&Blob::new().finish(), None), Ok(None));
+}
+
+#[test]
+fn interrupts_extended_and_counts() {
+    let tree = Tree::new(BOARD).unwrap();
+    let mut irqs = IrqResolver::new(tree);
+    let uart = tree.find("/soc/serial").unwrap();
+    assert_eq!(irqs.count(&uart), 2);
+    assert_eq!(irqs.interrupt(&uart, 1), Ok(Some(edge(65))));
+    assert_eq!(irqs.interrupt(&uart, 2), Ok(None));
+    let timer = tree.find("/timer").unwrap();
+    assert_eq!(
+        (irqs.count(&timer), irqs.interrupt(&timer, 3)),
+        (4, Ok(Some(level(30))))
+    );
+    assert_eq!(irqs.count(&tree.find("/cpus").unwrap()), 0);
+}
+
+#[test]
+fn pci_interrupts_go_through_the_map() {
+    // QEMU's host bridge has no interrupts of its own, but a device below it would: slot 1, pin B.
+    let tree = Tree::new(VIRT_1G).unwrap();
+    let bridge = tree.find("/pcie").unwrap();
+    let phandle = tree.find("/intc").unwrap().phandle().unwrap();
+    let map = bridge.prop("interrupt-map").unwrap();
+    let cells = |value: &[u8]| {
+        value
+            .chunks_exact(4)
+            .map(|cell| u32::from_be_bytes(cell.try_into().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let blob = Blob::new()
+        .open("intc")
+        .text("compatible", "arm,cortex-a15-gic")
+        .cells("#interrupt-cells", &[3])
+        .cells("#address-cells", &[2])
+        .cells("phandle", &[phandle])
+        .close()
+        .open("pcie")
+        .cells("#address-cells", &[3])
+        .cells("#interrupt-cells", &[1])
+        .cells("interrupt-map", &cells(map))
+        .cells(
+            "interrupt-map-mask",
+            &cells(bridge.prop("interrupt-map-mask").unwrap()),
+        )
+        .open("device@1,0")
+        .cells("reg", &[0x0000_0800, 0, 0, 0, 0])
+        .cells("interrupts", &[2])
+        .close()
+        .open("device@2,0")
+        .cells("reg", &[0x0000_1000, 0, 0, 0, 0])
+        .cells("interrupts", &[9])
+        .close()
+        .close()
+        .finish();
+    let tree = Tree::new(&blob).unwrap();
+    let mut irqs = IrqResolver::new(tree);
+    assert_eq!(
+        irqs.interrupt(&tree.find("/pcie/device@1,0").unwrap(), 0),
+        Ok(Some(level(32 + 5)))
+    );
+    // The mask keeps three bits of the pin, so 9 is pin 1.
+    assert_eq!(
+        irqs.interrupt(&tree.find("/pcie/device@2,0").unwrap(), 0),
+        Ok(Some(level(32 + 5)))
+    );
+}
+
+#[test]
+fn bad_interrupts_are_errors() {
+    let build = |specifier: &[u32], cells: u32| {
+        Blob::new()
+            .cells("interrupt-parent", &[1])
+            .open("gic")
+            .text("compatible", "arm,gic-400")
+            .cells("#interrupt-cells", &[cells])
+            .cells("phandle", &[1])
+            .close()
+            .open("loop")
+            .cells("#interrupt-cells", &[1])
+            .cells("phandle", &[2])
+            .cells("interrupt-map", &[7, 2, 7])
+            .close()
+            .open("d")
+            .cells("interrupts", specifier)
+            .close()
+            .open("looped")
+            .cells("interrupts-extended", &[2, 7])
+            .close()
+            .open("lost")
+            .cells("interrupts-extended", &[9, 7])
+            .close()
+            .finish()
+    };
+    let get = |blob: &[u8], path: &str| {
+        let tree = Tree::new(blob).unwrap();
+        IrqResolver::new(tree).interrupt(&tree.find(path).unwrap(), 0)
+    };
+    assert_eq!(get(&build(&[0, 987, 2], 3), "/d"), Ok(Some(edge(1019))));
+    assert_eq!(get(&build(&[0, 988, 4], 3), "/d"), Err(IrqError::BadNumber));
+    assert_eq!(get(&build(&[1, 16, 4], 3), "/d"), Err(IrqError::BadNumber));
+    assert_eq!(get(&build(&[2, 1, 4], 3), "/d"), Err(IrqError::BadNumber));
+    assert_eq!(
+        get(&build(&[0, u32::MAX, 4], 3), "/d"),
+        Err(IrqError::BadNumber)
+    );
+    assert_eq!(get(&build(&[0, 1], 3), "/d"), Err(IrqError::Malformed));
+    assert_eq!(get(&build(&[0, 1, 4], 0), "/d"), Err(IrqError::Malformed));
+    assert_eq!(
+        get(&build(&[0, 1, 4], u32::MAX), "/d"),
+        Err(IrqError::Malformed)
+    );
+    assert_eq!(
+        get(&build(&[0, 1, 4], 3), "/looped"),
+        Err(IrqError::NotMapped)
+    );
+    assert_eq!(
+        get(&build(&[0, 1, 4], 3), "/lost"),
+        Err(IrqError::NoController)
+    );
+}
+
+#[test]
+fn missing_parts_are_named() {
+    let tree_of = |blob: &[u8]| {
+        let tree = Tree::new(blob).unwrap();
+        HostInfo::from_tree(&tree)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    let memory = |blob: Blob| {
+        blob.open("memory")
+            .cells("reg", &[0, 0x4000_0000, 0x1000_0000])
+            .close()
+    };
+    let cpu = |blob: Blob| {
+        let blob = blob
+            .open("cpus")
+            .cells("#address-cells", &[1])
+            .cells("#size-cells", &[0]);
+        blob.open("cpu@0").cells("reg", &[0]).close().close()
+    };
+    assert!(tree_of(&Blob::new().finish()).contains("no RAM"));
+    assert!(tree_of(&memory(Blob::new()).finish()).contains("no CPU"));
+    assert!(tree_of(&cpu(memory(Blob::new())).finish()).contains("no interrupt controller"));
+    let gic = |kind: &str| {
+        let blob = cpu(memory(Blob::new()))
+            .open("intc")
+            .text("compatible", kind)
+            .prop("interrupt-controller", &[]);
+        blob.cells("reg", &[0, 1, 0x1000, 0, 2, 0x1000])
+            .close()
+            .finish()
+    };
+    assert!(tree_of(&gic("arm,gic-v3")).contains("\"arm,gic-v3\" is not supported"));
+    assert!(tree_of(&gic("arm,cortex-a9-gic")).contains("no GIC virtualization registers"));
+    assert!(tree_of(&gic("arm,gic-400")).contains("no GIC virtualization registers"));
+    let twice = memory(Blob::new())
+        .open("cpus")
+        .cells("#address-cells", &[1])
+        .cells("#size-cells", &[0]);
+    let twice = twice
+        .open("cpu@0")
+        .cells("reg", &[0])
+        .close()
+        .open("cpu@1")
+        .cells("reg", &[0])
+        .close()
+        .close()
+        .finish();
+    assert!(tree_of(&twice).contains("/cpus/cpu@1"));
+}
+
+#[test]
+fn limits_hold() {
+    let memory = |count: u32| {
+        let cells: Vec<u32> = (0..count)
+            .flat_map(|bank| [0, bank * 0x2000, 0x1000])
+            .collect();
+        Blob::new()
+            .open("memory")
+            .cells("reg", &cells)
+            .close()
+            .finish()
+    };
+    assert_eq!(
+        super::memory(&Tree::new(&memory(256)).unwrap())
+            .unwrap()
+            .len(),
+        256
+    );
+    assert_eq!(
+        super::memory(&Tree::new(&memory(257)).unwrap()),
+        Err(HostError::TooManyBanks("/memory"))
+    );
+    let blob = Blob::new()
+        .open("cpus")
+        .cells("#address-cells", &[1])
+        .cells("#size-cells", &[0]);
+    let add = |blob: Blob, cpu: u32| {
+        blob.open(&std::format!("cpu@{cpu:x}"))
+            .cells("reg", &[cpu])
+            .close()
+    };
+    let blob = (0..130).fold(blob, add).close().finish();
+    let found = cpus(&Tree::new(&blob).unwrap()).unwrap();
+    assert_eq!((found.cpus.len(), found.ignored_count), (128, 2));
+}
+
+/// Trees of real boards, which are not ours to distribute: run with XENITH_DTBS=DIR (Debian's linux-image has them).
+#[test]
+fn trees_of_real_boards() {
+    let Ok(dir) = std::env::var("XENITH_DTBS") else {
+        return;
+    };
+    let read = |name: &str| std::fs::read(std::format!("{dir}/{name}")).unwrap();
+    let gic_at = [
+        (
+            "vexpress-v2p-ca15-tc1.dtb",
+            0x2c00_1000u64,
+            Some(("serial0", 0x1c09_0000u64, 37u16)),
+        ),
+        ("sun6i-a31-m9.dtb", 0x1c8_1000, Some(("", 0x1c2_8000, 32))),
+        (
+            "sun8i-h3-orangepi-pc.dtb",
+            0x1c8_1000,
+            Some(("", 0x1c2_8000, 32)),
+        ),
+        (
+            "exynos5422-odroidxu4.dtb",
+            0x1048_1000,
+            Some(("", 0x12c2_0000, 85)),
+        ),
+    ];
+    for (name, gicd, uart) in gic_at {
+        let blob = read(name);
+        let tree = Tree::new(&blob).unwrap();
+        let mut irqs = IrqResolver::new(tree);
+        let gic = gic(&tree, &mut irqs).unwrap();
+        assert_eq!(
+            (gic.gicd.base().raw(), gic.maintenance),
+            (gicd, level(25)),
+            "{name}"
+        );
+        let timer = timer(&tree, &mut irqs).unwrap();
+        assert_eq!((timer.virt, timer.hyp), (level(27), level(26)), "{name}");
+        assert!(!cpus(&tree).unwrap().cpus.is_empty());
+        if let Some((dtuart, base, intid)) = uart {
+            let found = console(&tree, &mut irqs, Some(dtuart)).unwrap().unwrap();
+            assert_eq!(found.reg.base().raw(), base, "{name}");
+            assert_eq!(found.interrupt, Ok(Some(level(intid))), "{name}");
+        }
+    }
+    // All others: no panic, and an answer.
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "dtb") {
+            let blob = std::fs::read(&path).unwrap();
+            let tree =
+                Tree::new(&blob).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let _ = HostInfo::from_tree(&tree);
+            let mut irqs = IrqResolver::new(tree);
+            for node in tree.walk() {
+                for index in 0..irqs.count(&node) {
+                    let _ = irqs.interrupt(&node, index);
+                }
+            }
+        }
+    }
+}

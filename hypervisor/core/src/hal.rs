@@ -1,0 +1,47 @@
+//! The bundle of what the glue (domains, hypercalls, the run loop) needs from a machine. Event channels, grant tables,
+//! the vGIC and the p2m do not see it: they have their own small traits.
+
+use crate::addr::{HostPhys, Mfn};
+use crate::errno::Errno;
+use crate::machine::{Fault, SharedPage};
+use crate::p2m::P2mMemory;
+
+/// A machine: the real one, or a fake of the host's.
+pub trait Hal: Sized + Send + Sync + 'static {
+    /// A page shared with a guest, kept mapped while the handle lives.
+    type Page: SharedPage + Clone;
+    /// What the p2m works with.
+    type P2mMemory: P2mMemory;
+    /// The architecture's part of a vCPU.
+    type VcpuContext: Send;
+
+    /// Returns the counter, in ticks.
+    fn now(&self) -> u64;
+    /// Returns what the p2m of the address space `vttbr` works with (0: one that was never live).
+    fn p2m_memory(&self, vttbr: u64) -> Self::P2mMemory;
+    /// Maps a frame that the caller holds a reference to (kept until the handle is dropped).
+    ///
+    /// # Errors
+    /// `ENOMEM` when no address or table is left.
+    fn map_shared(&self, mfn: Mfn) -> Result<Self::Page, Errno>;
+    /// Copies bytes from physical memory that the caller owns.
+    ///
+    /// # Errors
+    /// [`Fault`] beyond the physical address space.
+    fn read_phys(&self, from: HostPhys, buf: &mut [u8]) -> Result<(), Fault>;
+    /// Copies bytes to physical memory that the caller owns.
+    ///
+    /// # Errors
+    /// [`Fault`] beyond the physical address space.
+    fn write_phys(&self, to: HostPhys, buf: &[u8]) -> Result<(), Fault>;
+    /// Zeroes a frame.
+    fn zero_frame(&self, mfn: Mfn);
+    /// Cleans and invalidates the caches of a frame.
+    fn flush_frame(&self, mfn: Mfn);
+    /// Writes a guest's bytes to the console, as they are.
+    fn console_write(&self, bytes: &[u8]);
+    /// Takes input that was typed for dom0; returns how many bytes were stored.
+    fn console_read(&self, buf: &mut [u8]) -> usize;
+    /// Returns true when an interrupt waits for this CPU: long work stops at its next step and is executed again.
+    fn has_pending_interrupt(&self) -> bool;
+}

@@ -1,0 +1,60 @@
+//! The state of the whole machine, made once at boot and shared by reference.
+
+use core::sync::atomic::AtomicU64;
+
+use alloc::string::String;
+
+use crate::domain::DomainTable;
+use crate::frames::{FrameAllocator, FrameTable};
+use crate::hal::Hal;
+use crate::sync::SpinLock;
+use crate::time::TickScale;
+
+/// What the hypervisor says about itself to guests and tools.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// Xen's version that we report: major and minor.
+    pub version: (u16, u16),
+    /// The text after the version, at most 15 bytes.
+    pub extra_version: String,
+    /// Guest types that can run here, as XENVER_capabilities gives them.
+    pub capabilities: String,
+    /// The command line.
+    pub command_line: String,
+    /// Compiler, user, host and date of the build.
+    pub compile_info: [String; 4],
+    /// What source the image was built from.
+    pub changeset: String,
+    /// The build id.
+    pub build_id: [u8; 20],
+}
+
+/// The hypervisor.
+pub struct Hypervisor<H: Hal> {
+    /// The machine.
+    pub hal: H,
+    /// All RAM: owners and references.
+    pub frames: FrameTable<&'static [AtomicU64]>,
+    /// The free frames.
+    pub allocator: SpinLock<FrameAllocator>,
+    /// All domains.
+    pub domains: DomainTable<H>,
+    /// What we are.
+    pub identity: Identity,
+    /// Wall-clock seconds and nanoseconds at system time 0, as dom0 set it (XENPF_settime64).
+    pub wallclock: SpinLock<(u64, u32)>,
+    /// The counter's rate.
+    pub scale: TickScale,
+    /// The counter at boot: system time 0.
+    pub boot_ticks: u64,
+}
+
+/// Returns the build id that 40 hexadecimal digits name; other text gives zeroes in its place.
+pub fn build_id(hex: &str) -> [u8; 20] {
+    let mut id = [0; 20];
+    for (byte, pair) in id.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        let text = core::str::from_utf8(pair).unwrap_or("0");
+        *byte = u8::from_str_radix(text, 16).unwrap_or(0);
+    }
+    id
+}

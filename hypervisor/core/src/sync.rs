@@ -1,0 +1,12 @@
+//! The spin lock, and the order in which locks are taken.
+//!
+//! Interrupts stay masked while the hypervisor runs, so a lock is never taken again by an interrupt on the same CPU.
+//!
+//! Order, outer to inner: domain table, domain, p2m, grant table, event channels, vGIC, scheduler, frame table, hypervisor
+//! page tables, heap, console. Code takes a lock only while it holds none further right.
+
+/// Mutual exclusion by spinning; sections are short and CPUs few.
+pub type SpinLock<T> = spin::mutex::SpinMutex<T>;
+/// The guard of a [`SpinLock`].
+pub type SpinLockGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
+pub use spin::Once;

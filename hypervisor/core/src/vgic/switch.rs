@@ -1,0 +1,233 @@
+//! What happens to a vCPU as a whole: context switch, sleep and wake, reset.
+
+use super::deliver::for_each_bit;
+use super::irq::Place;
+use super::lr::{Lr, MAX_LRS};
+use super::{KickSet, Vgic, VgicHost};
+use crate::addr::{IntId, VcpuId};
+
+impl Vgic {
+    /// Takes the vCPU's state out of the hardware, which is left empty.
+    ///
+    /// What is pending waits in memory then, where other vCPUs' changes reach it; only active interrupts keep their LR.
+    /// Physical PPIs belong to the pCPU, so those that are active for this vCPU are deactivated; their lines are asked
+    /// again later.
+    pub fn save<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
+        let cpu = vcpu.index();
+        if cpu >= self.cpus.len() || !self.cpus[cpu].loaded {
+            return KickSet::NONE;
+        }
+        let mut kicks = self.reclaim(cpu, host);
+        let mut ppis = self.irqs.banks[cpu].phys_active;
+        while ppis != 0 {
+            let index = cpu * 32 + ppis.trailing_zeros() as usize;
+            ppis &= ppis - 1;
+            kicks |= self.leave_physical(cpu, index, host);
+        }
+        let mut used = self.cpus[cpu].used;
+        while used != 0 {
+            let n = used.trailing_zeros() as usize;
+            used &= used - 1;
+            let index = usize::from(self.cpus[cpu].entries[n].index);
+            let lr = Lr(host.read_lr(n));
+            if self.extract(cpu, n, lr, host) {
+                self.give_back_masked(index, host);
+                kicks |= self.irqs.evaluate(index);
+            } else {
+                if self.irqs.banks[index / 32].candidates() & (1 << (index % 32)) != 0 {
+                    self.irqs.revisit[cpu] |= 1 << n;
+                }
+                host.write_lr(n, 0);
+            }
+        }
+        let interface = &mut self.cpus[cpu];
+        interface.vmcr = host.vmcr();
+        interface.apr = host.apr();
+        interface.loaded = false;
+        if core::mem::take(&mut interface.underflow) {
+            host.set_underflow(false);
+        }
+        kicks.without(vcpu)
+    }
+
+    /// Puts the vCPU's state into the hardware of this pCPU, whose list registers are all empty. Flush after it.
+    pub fn restore<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) {
+        let cpu = vcpu.index();
+        let Some(interface) = self.cpus.get_mut(cpu) else {
+            return;
+        };
+        if interface.loaded {
+            return;
+        }
+        for_each_bit(interface.used, |n| {
+            host.write_lr(n, interface.entries[n].lr.0)
+        });
+        host.set_vmcr(interface.vmcr);
+        host.set_apr(interface.apr);
+        interface.loaded = true;
+        if self.irqs.revisit[cpu] != 0
+            || self.irqs.waiting_levels(cpu) != 0
+            || self.irqs.soft_active_count != 0
+        {
+            self.irqs.work.set(cpu);
+        }
+    }
+
+    /// Returns true if the vCPU, which is not loaded, has an interrupt that a guest's WFI must see.
+    ///
+    /// `priority_mask` is its GICC_PMR (bits 7:3 of it; 0 if its CPU interface is off): only interrupts with a
+    /// priority value below it count. A line that must be asked counts as asserted.
+    pub fn has_deliverable(&self, vcpu: VcpuId, priority_mask: u8) -> bool {
+        self.find_deliverable(vcpu, priority_mask, None::<&super::NoHost>)
+    }
+
+    /// The same for the current vCPU, whose list registers are in the hardware.
+    pub fn has_deliverable_loaded<H: VgicHost + ?Sized>(
+        &self,
+        vcpu: VcpuId,
+        priority_mask: u8,
+        host: &H,
+    ) -> bool {
+        self.find_deliverable(vcpu, priority_mask, Some(host))
+    }
+
+    fn find_deliverable<H: VgicHost + ?Sized>(
+        &self,
+        vcpu: VcpuId,
+        priority_mask: u8,
+        host: Option<&H>,
+    ) -> bool {
+        let cpu = vcpu.index();
+        if cpu >= self.cpus.len() || !self.irqs.forwarding {
+            return false;
+        }
+        let below = priority_mask >> 3;
+        let levels = (1u32 << below) - 1;
+        if self.irqs.waiting_levels(cpu) & levels != 0 {
+            return true;
+        }
+        let interface = &self.cpus[cpu];
+        let empty = match host {
+            Some(host) if interface.loaded && interface.used != 0 => host.empty_lrs(),
+            _ => 0,
+        };
+        let mut found = false;
+        for_each_bit(interface.used, |n| {
+            let index = usize::from(interface.entries[n].index);
+            let bank = &self.irqs.banks[index / 32];
+            let bit = 1 << (index % 32);
+            let lr = if empty & (1 << n) != 0 {
+                Lr::default()
+            } else {
+                interface.lr(n, host)
+            };
+            let in_lr = lr.is_pending() && bank.drop_pending & bit == 0;
+            let is_active =
+                (lr.is_active() && bank.drop_active & bit == 0) || bank.make_active & bit != 0;
+            let is_enabled = bank.enabled & bit != 0;
+            let is_pending = in_lr || bank.candidates() & bit != 0;
+            found |= is_pending
+                && is_enabled
+                && !is_active
+                && self.irqs.nodes[index].priority >> 3 < below;
+        });
+        found
+    }
+
+    /// Returns the vCPU to the state of a CPU after reset: PSCI CPU_ON. It runs nowhere, or is the current one.
+    ///
+    /// SGIs and PPIs lose their state; SPIs that were pending for it stay pending, active ones become inactive.
+    pub fn reset_vcpu<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
+        let cpu = vcpu.index();
+        if cpu >= self.cpus.len() {
+            return KickSet::NONE;
+        }
+        let was_loaded = self.cpus[cpu].loaded;
+        let mut kicks = self.save(vcpu, host);
+        let mut spis = [0u16; MAX_LRS];
+        let mut count = 0;
+        let mut used = core::mem::take(&mut self.cpus[cpu].used);
+        while used != 0 {
+            let n = used.trailing_zeros() as usize;
+            used &= used - 1;
+            let entry = core::mem::take(&mut self.cpus[cpu].entries[n]);
+            self.leave_lr(usize::from(entry.index), host);
+            spis[count] = entry.index;
+            count += 1;
+        }
+        self.cpus[cpu].eoi = 0;
+        self.cpus[cpu].vmcr = 0;
+        self.cpus[cpu].apr = 0;
+        self.irqs.revisit[cpu] = 0;
+        let private = u32::MAX;
+        self.irqs.set_soft_active(cpu, private, false);
+        let bank = &mut self.irqs.banks[cpu];
+        bank.enabled = 0xffff;
+        bank.latched = 0;
+        bank.arrived = 0;
+        bank.hint = 0;
+        bank.active = 0;
+        self.irqs.sources[cpu] = [0; 16];
+        for bit in 0..32 {
+            let index = cpu * 32 + bit;
+            self.irqs.nodes[index].priority = 0;
+            self.settle_physical(index, host);
+            let _nobody = self.irqs.evaluate(index);
+        }
+        for &index in &spis[..count] {
+            let index = usize::from(index);
+            self.give_back_masked(index, host);
+            kicks |= self.irqs.evaluate(index);
+        }
+        if was_loaded {
+            self.restore(vcpu, host);
+        }
+        kicks.without(vcpu)
+    }
+
+    /// Forgets the physical interrupt behind a LR that is not in the hardware.
+    pub(super) fn unlink_lr(&mut self, index: usize) {
+        let node = &self.irqs.nodes[index];
+        if let Place::Lr(n) = node.place {
+            let interface = &mut self.cpus[usize::from(node.home)];
+            let entry = &mut interface.entries[usize::from(n)];
+            if !interface.loaded {
+                entry.lr = entry.lr.without_hw();
+            }
+        }
+    }
+
+    /// Deactivates the physical PPI behind the vCPU's, which continues without it.
+    fn leave_physical<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        index: usize,
+        host: &mut H,
+    ) -> KickSet {
+        let bit = 1 << (index % 32);
+        if let Place::Lr(n) = self.irqs.nodes[index].place {
+            let n = usize::from(n);
+            let lr = Lr(host.read_lr(n));
+            if lr.is_empty() {
+                let _ = self.finish(cpu, n, host);
+            } else if !self.extract(cpu, n, lr, host) {
+                let lr = self.cpus[cpu].entries[n].lr.without_hw();
+                self.write_lr(cpu, n, lr, host);
+            }
+        }
+        let bank = &mut self.irqs.banks[index / 32];
+        if bank.arrived & bit != 0 {
+            bank.arrived &= !bit;
+            if bank.edge & bit != 0 {
+                bank.latched |= bit;
+            } else {
+                bank.hint |= bit;
+            }
+        }
+        if bank.phys_active & bit != 0 {
+            bank.phys_active &= !bit;
+            host.deactivate(IntId::new(self.irqs.nodes[index].hw));
+        }
+        self.irqs.evaluate(index)
+    }
+}

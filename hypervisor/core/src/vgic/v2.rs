@@ -1,0 +1,540 @@
+//! The registers of a GICv2 distributor (Arm IHI 0048B chapter 4.3), as a guest without security extensions sees them.
+//!
+//! Interrupts are all in group 0, so GICD_CTLR has one enable bit and GICD_IGROUPR is RAZ/WI. Five priority bits are
+//! implemented, as in the list registers. SGIs are always enabled and PPIs are level-sensitive, as in the
+//! interrupt controller of the Cortex-A15. Whatever is reserved reads as zero and ignores writes.
+//!
+//! The architecture has word accesses, and byte accesses to GICD_IPRIORITYR, GICD_ITARGETSR, GICD_SPENDSGIR and
+//! GICD_CPENDSGIR. Narrower accesses elsewhere are UNPREDICTABLE; here they reach just the bytes they name.
+
+use super::deliver::for_each_bit;
+use super::irq::Place;
+use super::{KickSet, Vgic, VgicHost};
+use crate::addr::{IntId, VcpuId};
+use crate::machine::{Fault, PhysIrq, Trigger};
+
+/// Bytes of the distributor's registers.
+pub const GICD_SIZE: u32 = 0x1000;
+
+/// GICD_IIDR: an Arm implementation, what Xen shows.
+const IIDR: u32 = 0x0000_043b;
+/// Identification registers, 0xfd0 to 0xffc: those of Arm's GICv2 (GIC-400 TRM 3.3); ICPIDR2 is 0x2b.
+const IDENTIFICATION: [u8; 12] = [0x04, 0, 0, 0, 0x90, 0xb4, 0x2b, 0, 0x0d, 0xf0, 0x05, 0xb1];
+
+/// The width of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// 8 bits.
+    Byte,
+    /// 16 bits.
+    Half,
+    /// 32 bits.
+    Word,
+}
+
+impl Width {
+    /// Returns the mask of the access within its word, and its shift, or a fault if it is not aligned.
+    fn lanes(self, offset: u32) -> Result<(u32, u32), Fault> {
+        let (align, mask) = match self {
+            Self::Byte => (0, 0xff),
+            Self::Half => (1, 0xffff),
+            Self::Word => (3, u32::MAX),
+        };
+        if offset & align != 0 || offset >= GICD_SIZE {
+            return Err(Fault);
+        }
+        let shift = (offset & 3) * 8;
+        Ok((mask << shift, shift))
+    }
+}
+
+impl Vgic {
+    /// Emulates a read of the distributor by the current vCPU. `offset` is in bytes from GICD's base.
+    ///
+    /// The value is right-aligned. Pending and active state of an SPI in a list register of a vCPU that runs on another
+    /// pCPU is as that vCPU last left it; that vCPU is in the set returned then, so a guest that waits for a change sees
+    /// it soon (Linux's `synchronize_irq` polls GICD_ISACTIVER).
+    ///
+    /// # Errors
+    /// [`Fault`] when the access is not aligned to its width, or outside the page: the guest gets a data abort.
+    pub fn mmio_read<H: VgicHost + ?Sized>(
+        &mut self,
+        vcpu: VcpuId,
+        offset: u32,
+        width: Width,
+        host: &H,
+    ) -> Result<(u32, KickSet), Fault> {
+        let (mask, shift) = width.lanes(offset)?;
+        let cpu = vcpu.index();
+        if cpu >= self.cpus.len() {
+            return Err(Fault);
+        }
+        let value = (self.read_word(cpu, offset & !3, host) & mask) >> shift;
+        let kicks = match (offset >> 7, self.bank_of(cpu, offset >> 2)) {
+            (4..=7, Some(bank)) if bank >= self.cpus.len() => self.ask_others(bank, cpu),
+            _ => KickSet::NONE,
+        };
+        Ok((value, kicks))
+    }
+
+    /// Emulates a write to the distributor by the current vCPU. `value` is right-aligned.
+    ///
+    /// Takes effect on the current vCPU's list registers at its next flush. Returns the vCPUs, perhaps with the current
+    /// one, that have something to do now.
+    ///
+    /// # Errors
+    /// [`Fault`] when the access is not aligned to its width, or outside the page: the guest gets a data abort.
+    pub fn mmio_write<P: PhysIrq + ?Sized>(
+        &mut self,
+        vcpu: VcpuId,
+        offset: u32,
+        width: Width,
+        value: u32,
+        phys: &mut P,
+    ) -> Result<KickSet, Fault> {
+        let (mask, shift) = width.lanes(offset)?;
+        let cpu = vcpu.index();
+        if cpu >= self.cpus.len() {
+            return Err(Fault);
+        }
+        Ok(self.write_word(cpu, offset & !3, (value << shift) & mask, mask, phys))
+    }
+
+    /// Returns the bank of register `n` of a one-bit register array as the vCPU sees it.
+    fn bank_of(&self, cpu: usize, n: u32) -> Option<usize> {
+        let n = n as usize & 31;
+        let bank = if n == 0 { cpu } else { self.cpus.len() - 1 + n };
+        (bank < self.irqs.banks.len()).then_some(bank)
+    }
+
+    /// Returns the index of the first of four interrupts in a byte-wide register array; `offset` is within it.
+    fn quad_of(&self, cpu: usize, offset: u32) -> Option<usize> {
+        self.bank_of(cpu, offset >> 5)
+            .map(|bank| bank * 32 + (offset as usize & 0x1c))
+    }
+
+    fn read_word<H: VgicHost + ?Sized>(&self, cpu: usize, offset: u32, host: &H) -> u32 {
+        match offset >> 7 {
+            0 => match offset {
+                0 => u32::from(self.irqs.forwarding),
+                4 => {
+                    let spi_banks = self.irqs.banks.len() - self.cpus.len();
+                    (spi_banks as u32 & 31) | ((self.cpus.len() as u32 - 1) << 5)
+                }
+                8 => IIDR,
+                _ => 0,
+            },
+            2 | 3 => self
+                .bank_of(cpu, offset >> 2)
+                .map_or(0, |bank| self.irqs.banks[bank].enabled),
+            4 | 5 => self
+                .bank_of(cpu, offset >> 2)
+                .map_or(0, |bank| self.read_pending(cpu, bank, host)),
+            6 | 7 => self.bank_of(cpu, offset >> 2).map_or(0, |bank| {
+                let (_, active) = self.states_in_lrs(bank, cpu, host);
+                self.active_in_memory(bank) | active
+            }),
+            8..=15 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| {
+                vgic.irqs.nodes[index].priority
+            }),
+            16..=23 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| {
+                vgic.irqs.nodes[index].targets
+            }),
+            24 | 25 => {
+                let Some(bank) = self.bank_of(cpu, (offset & 0xff) >> 3) else {
+                    return 0;
+                };
+                spread(self.irqs.banks[bank].edge >> ((offset & 4) * 4))
+            }
+            30 => match offset {
+                0xf10..=0xf2f => {
+                    let mut value = 0;
+                    for byte in 0..4 {
+                        let sgi = (offset & 0xc) as usize + byte;
+                        let mut sources = self.irqs.sources[cpu][sgi];
+                        if let Some((source, true)) = self.sgi_in_lr(cpu * 32 + sgi, Some(host)) {
+                            sources |= 1 << source;
+                        }
+                        value |= u32::from(sources) << (byte * 8);
+                    }
+                    value
+                }
+                _ => 0,
+            },
+            31 if offset >= 0xfd0 => IDENTIFICATION
+                .get((offset as usize - 0xfd0) / 4)
+                .map_or(0, |&byte| u32::from(byte)),
+            _ => 0,
+        }
+    }
+
+    fn read_quad(&self, cpu: usize, offset: u32, get: impl Fn(&Self, usize) -> u8) -> u32 {
+        let Some(first) = self.quad_of(cpu, offset) else {
+            return 0;
+        };
+        let mut value = 0;
+        for byte in 0..4 {
+            value |= u32::from(get(self, first + byte)) << (byte * 8);
+        }
+        value
+    }
+
+    /// Returns the active interrupts of a bank that are not in a LR.
+    fn active_in_memory(&self, bank: usize) -> u32 {
+        let mut active = self.irqs.banks[bank].active;
+        for_each_bit(active, |bit| {
+            if matches!(self.irqs.nodes[bank * 32 + bit].place, Place::Lr(_)) {
+                active &= !(1 << bit);
+            }
+        });
+        active
+    }
+
+    fn read_pending<H: VgicHost + ?Sized>(&self, cpu: usize, bank: usize, host: &H) -> u32 {
+        let (in_lrs, _) = self.states_in_lrs(bank, cpu, host);
+        let state = &self.irqs.banks[bank];
+        let mut pending =
+            state.latched | (state.arrived & state.edge) | (state.line & !state.edge) | in_lrs;
+        for_each_bit((state.asks | state.arrived) & !pending, |bit| {
+            if host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(bank * 32 + bit)) {
+                pending |= 1 << bit;
+            }
+        });
+        pending
+    }
+
+    fn write_word<P: PhysIrq + ?Sized>(
+        &mut self,
+        cpu: usize,
+        offset: u32,
+        value: u32,
+        mask: u32,
+        phys: &mut P,
+    ) -> KickSet {
+        let register = offset >> 2;
+        match offset >> 7 {
+            0 if offset == 0 && mask & 1 != 0 => self.set_forwarding(value & 1 != 0),
+            2..=7 => {
+                let Some(bank) = self.bank_of(cpu, register) else {
+                    return KickSet::NONE;
+                };
+                match offset >> 7 {
+                    2 => self.enable(bank, value, phys),
+                    3 => self.disable(bank, value, phys),
+                    4 => self.pend(bank, value),
+                    5 => self.unpend(bank, value, phys),
+                    6 => self.activate(bank, value),
+                    _ => self.deactivate(bank, value, phys),
+                }
+            }
+            8..=15 => self.write_quad(
+                cpu,
+                offset & 0x3ff,
+                value & 0xf8f8_f8f8,
+                mask,
+                |node, byte| core::mem::replace(&mut node.priority, byte) != byte,
+            ),
+            16..=23 => {
+                // Banked ones are read-only; with one CPU there is nothing to choose.
+                let existing = (1u32 << self.cpus.len()) - 1;
+                if offset & 0x3ff < 32 || existing == 1 {
+                    return KickSet::NONE;
+                }
+                self.write_quad(
+                    cpu,
+                    offset & 0x3ff,
+                    value & (existing * 0x0101_0101),
+                    mask,
+                    |node, byte| core::mem::replace(&mut node.targets, byte) != byte,
+                )
+            }
+            24 | 25 => self.configure(offset & 0xff, value, mask, phys),
+            30 => match offset {
+                0xf00 if mask == u32::MAX => self.send_sgi(cpu, value),
+                0xf10..=0xf1f => self.clear_sgis(cpu, offset & 0xc, value),
+                0xf20..=0xf2f => {
+                    let mut kicks = KickSet::NONE;
+                    for byte in 0..4 {
+                        kicks |= self.add_sources(
+                            cpu,
+                            (offset & 0xc) as usize + byte,
+                            (value >> (byte * 8)) as u8,
+                        );
+                    }
+                    kicks
+                }
+                _ => KickSet::NONE,
+            },
+            _ => KickSet::NONE,
+        }
+    }
+
+    fn write_quad(
+        &mut self,
+        cpu: usize,
+        offset: u32,
+        value: u32,
+        mask: u32,
+        set: impl Fn(&mut super::irq::Node, u8) -> bool,
+    ) -> KickSet {
+        let Some(first) = self.quad_of(cpu, offset) else {
+            return KickSet::NONE;
+        };
+        let mut kicks = KickSet::NONE;
+        for byte in 0..4 {
+            if mask >> (byte * 8) & 0xff != 0
+                && set(
+                    &mut self.irqs.nodes[first + byte],
+                    (value >> (byte * 8)) as u8,
+                )
+            {
+                kicks |= self.irqs.evaluate(first + byte);
+            }
+        }
+        kicks
+    }
+
+    fn set_forwarding(&mut self, on: bool) -> KickSet {
+        let mut kicks = KickSet::NONE;
+        if core::mem::replace(&mut self.irqs.forwarding, on) == on {
+            return kicks;
+        }
+        for cpu in 0..self.cpus.len() {
+            // Off: pending ones leave the LRs. On: the queues may go.
+            self.irqs.revisit[cpu] = u32::MAX;
+            kicks |= self.irqs.notify(cpu);
+        }
+        kicks
+    }
+
+    /// Evaluates each interrupt of a bank named in `bits`.
+    fn evaluate_bits(&mut self, bank: usize, bits: u32) -> KickSet {
+        let mut kicks = KickSet::NONE;
+        for_each_bit(bits, |bit| kicks |= self.irqs.evaluate(bank * 32 + bit));
+        kicks
+    }
+
+    fn enable<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
+        let is_spi = bank >= self.cpus.len();
+        let state = &mut self.irqs.banks[bank];
+        let changed = bits & !state.enabled;
+        if changed == 0 {
+            return KickSet::NONE;
+        }
+        state.enabled |= changed;
+        state.hint |= changed & state.asks;
+        if is_spi {
+            for_each_bit(changed & state.linked, |bit| {
+                phys.enable(IntId::new(self.irqs.nodes[bank * 32 + bit].hw));
+            });
+        }
+        self.evaluate_bits(bank, changed)
+    }
+
+    fn disable<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
+        let is_spi = bank >= self.cpus.len();
+        let state = &mut self.irqs.banks[bank];
+        let mut changed = bits & state.enabled;
+        if !is_spi {
+            changed &= !0xffff;
+        }
+        if changed == 0 {
+            return KickSet::NONE;
+        }
+        state.enabled &= !changed;
+        if is_spi {
+            for_each_bit(changed & state.linked, |bit| {
+                let index = bank * 32 + bit;
+                phys.disable(IntId::new(self.irqs.nodes[index].hw));
+                self.give_back_masked(index, phys);
+            });
+        }
+        self.evaluate_bits(bank, changed)
+    }
+
+    /// GICD_ISPENDR: SGIs are pended by GICD_SGIR and GICD_SPENDSGIR only.
+    fn pend(&mut self, bank: usize, bits: u32) -> KickSet {
+        let bits = if bank < self.cpus.len() {
+            bits & !0xffff
+        } else {
+            bits
+        };
+        self.irqs.banks[bank].latched |= bits;
+        self.evaluate_bits(bank, bits)
+    }
+
+    fn unpend<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
+        let bits = if bank < self.cpus.len() {
+            bits & !0xffff
+        } else {
+            bits
+        };
+        let state = &mut self.irqs.banks[bank];
+        state.latched &= !bits;
+        let arrived_edges = state.arrived & state.edge & bits;
+        state.arrived &= !arrived_edges;
+        let mut kicks = KickSet::NONE;
+        for_each_bit(bits, |bit| {
+            let index = bank * 32 + bit;
+            if matches!(self.irqs.nodes[index].place, Place::Lr(_)) {
+                self.irqs.banks[bank].drop_pending |= 1 << bit;
+            } else {
+                self.settle_physical(index, phys);
+            }
+            kicks |= self.irqs.evaluate(index);
+        });
+        for_each_bit(state_linked_edges(&self.irqs.banks[bank]) & bits, |bit| {
+            phys.set_pending(IntId::new(self.irqs.nodes[bank * 32 + bit].hw), false);
+        });
+        kicks
+    }
+
+    fn activate(&mut self, bank: usize, bits: u32) -> KickSet {
+        let mut kicks = KickSet::NONE;
+        for_each_bit(bits, |bit| {
+            let index = bank * 32 + bit;
+            let one = 1 << bit;
+            if matches!(self.irqs.nodes[index].place, Place::Lr(_)) {
+                let state = &mut self.irqs.banks[bank];
+                state.drop_active &= !one;
+                state.make_active |= one;
+                kicks |= self.irqs.evaluate(index);
+            } else if self.irqs.banks[bank].active & one == 0 {
+                self.irqs.banks[bank].active |= one;
+                self.irqs.set_soft_active(bank, one, true);
+                kicks |= self.irqs.evaluate(index);
+                if let targets @ 1.. = self.irqs.nodes[index].targets {
+                    kicks |= self.irqs.notify(targets.trailing_zeros() as usize);
+                }
+            }
+        });
+        kicks
+    }
+
+    fn deactivate<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
+        let mut kicks = KickSet::NONE;
+        for_each_bit(bits, |bit| {
+            let index = bank * 32 + bit;
+            let one = 1 << bit;
+            let state = &mut self.irqs.banks[bank];
+            if matches!(self.irqs.nodes[index].place, Place::Lr(_)) {
+                state.make_active &= !one;
+                state.drop_active |= one;
+                kicks |= self.irqs.evaluate(index);
+            } else if state.active & one != 0 {
+                state.active &= !one;
+                self.irqs.set_soft_active(bank, one, false);
+                self.settle_physical(index, phys);
+                kicks |= self.irqs.evaluate(index);
+            }
+        });
+        kicks
+    }
+
+    /// GICD_ICFGR: `offset` within the array; those of SGIs and PPIs are read-only.
+    fn configure<P: PhysIrq + ?Sized>(
+        &mut self,
+        offset: u32,
+        value: u32,
+        mask: u32,
+        phys: &mut P,
+    ) -> KickSet {
+        if offset < 8 {
+            return KickSet::NONE;
+        }
+        let Some(bank) = self.bank_of(0, offset >> 3) else {
+            return KickSet::NONE;
+        };
+        let shift = (offset & 4) * 4;
+        let state = &mut self.irqs.banks[bank];
+        let changed = (gather(value) << shift ^ state.edge) & (gather(mask) << shift);
+        state.edge ^= changed;
+        let edge = state.edge;
+        for_each_bit(changed & state.linked, |bit| {
+            let trigger = if edge & (1 << bit) != 0 {
+                Trigger::Edge
+            } else {
+                Trigger::Level
+            };
+            phys.set_trigger(IntId::new(self.irqs.nodes[bank * 32 + bit].hw), trigger);
+        });
+        self.evaluate_bits(bank, changed)
+    }
+
+    /// GICD_SGIR. The reserved filter and CPUs that do not exist are ignored (XSA-117, XSA-225).
+    fn send_sgi(&mut self, cpu: usize, value: u32) -> KickSet {
+        let existing = (1u32 << self.cpus.len()) - 1;
+        let own = 1u32 << cpu;
+        let targets = existing
+            & match (value >> 24) & 3 {
+                0 => value >> 16,
+                1 => !own,
+                2 => own,
+                _ => 0,
+            };
+        let mut kicks = KickSet::NONE;
+        for_each_bit(targets, |target| {
+            kicks |= self.add_sources(target, value as usize & 15, 1 << cpu)
+        });
+        kicks
+    }
+
+    /// Pends an SGI of a vCPU from the senders in `sources`.
+    fn add_sources(&mut self, cpu: usize, sgi: usize, sources: u8) -> KickSet {
+        let existing = (1u32 << self.cpus.len()) - 1;
+        let sources = sources & existing as u8;
+        if sources == 0 {
+            return KickSet::NONE;
+        }
+        self.irqs.sources[cpu][sgi & 15] |= sources;
+        self.irqs.banks[cpu].latched |= 1 << (sgi & 15);
+        self.irqs.evaluate(cpu * 32 + (sgi & 15))
+    }
+
+    /// GICD_CPENDSGIR: ends the pending state of four SGIs for the senders named.
+    fn clear_sgis(&mut self, cpu: usize, first: u32, value: u32) -> KickSet {
+        let mut kicks = KickSet::NONE;
+        for byte in 0..4 {
+            let sgi = (first & 0xc) as usize + byte;
+            let senders = (value >> (byte * 8)) as u8;
+            if senders == 0 {
+                continue;
+            }
+            let index = cpu * 32 + sgi;
+            self.irqs.sources[cpu][sgi] &= !senders;
+            if self.irqs.sources[cpu][sgi] == 0 {
+                self.irqs.banks[cpu].latched &= !(1 << sgi);
+            }
+            if let Some((source, _)) = self.sgi_in_lr(index, None::<&super::NoHost>)
+                && senders & (1 << source) != 0
+            {
+                self.irqs.banks[cpu].drop_pending |= 1 << sgi;
+            }
+            kicks |= self.irqs.evaluate(index);
+        }
+        kicks
+    }
+}
+
+fn state_linked_edges(bank: &super::irq::Bank) -> u32 {
+    bank.linked & bank.edge
+}
+
+/// Moves bit `n` of the low half to bit `2n + 1`: GICD_ICFGR has two bits for each interrupt.
+fn spread(bits: u32) -> u32 {
+    let mut value = bits & 0xffff;
+    value = (value | value << 8) & 0x00ff_00ff;
+    value = (value | value << 4) & 0x0f0f_0f0f;
+    value = (value | value << 2) & 0x3333_3333;
+    value = (value | value << 1) & 0x5555_5555;
+    value << 1
+}
+
+/// The inverse of [`spread`].
+fn gather(word: u32) -> u32 {
+    let mut value = (word >> 1) & 0x5555_5555;
+    value = (value | value >> 1) & 0x3333_3333;
+    value = (value | value >> 2) & 0x0f0f_0f0f;
+    value = (value | value >> 4) & 0x00ff_00ff;
+    (value | value >> 8) & 0xffff
+}

@@ -1,0 +1,497 @@
+//! From the boot loader's hand-over to the run loop: device tree, console, memory, GIC, dom0.
+
+use core::sync::atomic::AtomicU64;
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use log::warn;
+use xenith_arch::gicv2::{CpuInterface, Distributor, HypInterface};
+use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
+use xenith_arch::mmu::{Access, FDT_BASE, FRAME_TABLE_BASE, HEAP_BASE};
+use xenith_arch::{Boot, DeviceRegisters, HypTables, setup, sysreg, timer};
+use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
+use xenith_core::boot::cmdline::CommandLine;
+use xenith_core::boot::memory::{PhysRange, usable_ram};
+use xenith_core::boot::modules::BootModules;
+use xenith_core::emulate::coproc::CpuFeatures;
+use xenith_core::fdt::host::{self, ConsoleUart, HostInfo};
+use xenith_core::fdt::host_irq::IrqResolver;
+use xenith_core::fdt::host_tree::Tree;
+use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
+use xenith_core::hypervisor::{Hypervisor, Identity};
+use xenith_core::sync::SpinLock;
+use xenith_core::time::TickScale;
+use xenith_platforms::uart::{Kind, Pl011, Uart};
+
+use crate::machine::{Hv, Machine};
+use crate::run::Pcpu;
+use crate::{console, power, say};
+
+/// Largest device tree, as Xen's.
+const MAX_DTB: usize = 0x20_0000;
+/// Heap from the image's own memory: enough to read the device tree.
+const EARLY_HEAP: usize = 128 * 1024;
+/// Heap in pages from RAM, added when there is RAM.
+const HEAP_PAGES: usize = 64;
+
+/// Memory of the early heap.
+#[repr(C, align(4096))]
+struct EarlyHeap(core::cell::UnsafeCell<[u8; EARLY_HEAP]>);
+// SAFETY: Given to the heap once, before anything else runs.
+unsafe impl Sync for EarlyHeap {}
+static EARLY_HEAP_BYTES: EarlyHeap = EarlyHeap(core::cell::UnsafeCell::new([0; EARLY_HEAP]));
+
+/// An early UART chosen at build time (`XENITH_EARLY_UART=pl011,0x9000000`): for what goes wrong before the device tree
+/// names one.
+const EARLY_UART: Option<&str> = option_env!("XENITH_EARLY_UART");
+
+fn init_heap() {
+    // SAFETY: The static's bytes, which nothing else uses; called once.
+    unsafe { crate::HEAP.add(EARLY_HEAP_BYTES.0.get() as usize, EARLY_HEAP) };
+}
+
+fn parse_early_uart() -> Option<(Kind, HostPhys)> {
+    let (kind, address) = EARLY_UART?.split_once(',')?;
+    let address = u64::from_str_radix(address.trim_start_matches("0x"), 16).ok()?;
+    let kind = match kind {
+        "pl011" => Kind::Pl011,
+        _ => return None,
+    };
+    Some((kind, HostPhys::new(address)))
+}
+
+/// Adapts mapped registers to the UART drivers' trait.
+struct Registers(DeviceRegisters);
+
+impl xenith_platforms::uart::RegisterIo for Registers {
+    fn read32(&self, offset: usize) -> u32 {
+        self.0.read32(offset)
+    }
+    fn write32(&self, offset: usize, value: u32) {
+        self.0.write32(offset, value);
+    }
+    fn read8(&self, offset: usize) -> u8 {
+        self.0.read8(offset)
+    }
+    fn write8(&self, offset: usize, value: u8) {
+        self.0.write8(offset, value);
+    }
+}
+
+fn make_uart(kind: Kind, va: usize) -> Box<dyn Uart> {
+    // SAFETY: The caller mapped the UART's registers for good, and this driver is the only one that uses them.
+    let registers = Registers(unsafe { DeviceRegisters::new(va, kind.register_bytes()) });
+    match kind {
+        Kind::Pl011 => Box::new(Pl011::new(registers)),
+    }
+}
+
+/// Opens the UART at `at`, mapped by `map`.
+fn open_uart(kind: Kind, at: HostPhys, map: impl FnOnce(HostPhys, usize) -> Option<usize>) -> bool {
+    let pages = (at.page_offset() + kind.register_bytes()).div_ceil(PAGE_SIZE);
+    let Some(va) = map(at, pages) else { return false };
+    console::set_uart(make_uart(kind, va));
+    true
+}
+
+/// Says why the boot ends here, on the console where there is one, and stops.
+fn stop(reason: &dyn core::fmt::Display) -> ! {
+    console::emergency("");
+    console::emergency("****************************************");
+    console::emergency("Panic on CPU 0:");
+    console::emergency_line(format_args!("{reason}"));
+    console::emergency("****************************************");
+    power::after_crash()
+}
+
+/// Entered in another mode than Hyp: nothing can run, but somebody should be told.
+pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
+    init_heap();
+    console::init();
+    // Memory is mapped flat here.
+    let flat = |at: HostPhys, _: usize| usize::try_from(at.raw()).ok();
+    if let Some((kind, at)) = parse_early_uart() {
+        open_uart(kind, at, flat);
+    } else if let Ok(tree) = Tree::new(dtb)
+        && let Ok(Some(uart)) = host::console(&tree, &mut IrqResolver::new(tree), None)
+        && let Some(kind) = uart.compatible.iter().find_map(Kind::from_compatible)
+    {
+        open_uart(kind, uart.reg.base(), flat);
+    }
+    let mode = match cpsr & 0x1f {
+        0x13 => "Supervisor",
+        0x16 => "Monitor",
+        0x1f => "System",
+        _ => "unexpected",
+    };
+    let extensions = (sysreg::id_pfr1::read() >> 12) & 0xf;
+    if extensions == 1 {
+        console::emergency_line(format_args!(
+            "Xenith must be entered in Hyp mode; this CPU is in {mode} mode (CPSR {cpsr:#010x})."
+        ));
+        console::emergency("It has the Virtualization Extensions: use a boot loader that switches to non-secure Hyp mode");
+        console::emergency("(U-Boot: CONFIG_ARMV7_NONSEC and CONFIG_ARMV7_VIRT; QEMU virt: -M virt,virtualization=on).");
+    } else {
+        console::emergency_line(format_args!(
+            "This CPU (MIDR {:#010x}) has no Virtualization Extensions: Xenith cannot run on it.",
+            sysreg::midr::read()
+        ));
+        console::emergency("Cortex-A7, A12, A15 and A17 have them; Cortex-A5, A8 and A9 do not.");
+    }
+    console::emergency("Halted.");
+    power::halt()
+}
+
+fn cpu_features() -> CpuFeatures {
+    CpuFeatures {
+        midr: sysreg::midr::read(),
+        pfr: [sysreg::id_pfr0::read(), sysreg::id_pfr1::read(), 0],
+        dfr: [sysreg::id_dfr0::read(), 0],
+        afr0: sysreg::id_afr0::read(),
+        mmfr: [
+            sysreg::id_mmfr0::read(),
+            sysreg::id_mmfr1::read(),
+            sysreg::id_mmfr2::read(),
+            sysreg::id_mmfr3::read(),
+            0,
+            0,
+        ],
+        isar: [
+            sysreg::id_isar0::read(),
+            sysreg::id_isar1::read(),
+            sysreg::id_isar2::read(),
+            sysreg::id_isar3::read(),
+            sysreg::id_isar4::read(),
+            sysreg::id_isar5::read(),
+            0,
+        ],
+        mvfr: [xenith_arch::context::mvfr0(), xenith_arch::context::mvfr1(), 0],
+    }
+    .sanitised()
+}
+
+fn report_cpu(features: &CpuFeatures) {
+    let midr = features.midr;
+    say!(
+        "Processor: {midr:08x}: \"{}\", variant: {:#x}, part {:#05x},rev {:#x}",
+        if midr >> 24 == 0x41 { "ARM Limited" } else { "unknown" },
+        (midr >> 20) & 0xf,
+        (midr >> 4) & 0xfff,
+        midr & 0xf
+    );
+    say!("32-bit Execution:");
+    say!("  Processor Features: {:08x}:{:08x}", features.pfr[0], features.pfr[1]);
+    say!("  Memory Model Features: {:08x} {:08x}", features.mmfr[0], features.mmfr[1]);
+    say!("                         {:08x} {:08x}", features.mmfr[2], features.mmfr[3]);
+}
+
+/// Opens the console that the command line and the device tree name.
+fn open_console(tables: &mut HypTables, uart: Option<&ConsoleUart<'_>>) {
+    let Some(uart) = uart else {
+        warn!("no console: neither dtuart= nor /chosen/stdout-path names a UART");
+        return;
+    };
+    let Some(kind) = uart.compatible.iter().find_map(Kind::from_compatible) else {
+        warn!("console {}: no driver for this UART; the supported ones are arm,pl011", uart.path);
+        return;
+    };
+    if !open_uart(kind, uart.reg.base(), |at, pages| tables.map_device(at, pages).ok()) {
+        warn!("console {}: its registers cannot be mapped", uart.path);
+    }
+}
+
+/// What the boot code takes from RAM before there is an allocator: from the start of one range upwards.
+struct EarlyFrames {
+    next: u64,
+    end: u64,
+}
+
+impl EarlyFrames {
+    fn take(&mut self) -> Option<Mfn> {
+        if self.next >= self.end {
+            return None;
+        }
+        self.next += PAGE_SIZE as u64;
+        HostPhys::new(self.next - PAGE_SIZE as u64).frame()
+    }
+}
+
+/// Makes the frame table of all RAM and maps the heap; returns the table, and the usable ranges less what was taken.
+fn init_memory(
+    tables: &mut HypTables,
+    memory: &[PhysRange],
+    usable: &[PhysRange],
+    image: PhysRange,
+) -> (FrameTable<&'static [AtomicU64]>, Vec<PhysRange>) {
+    let mut banks: Vec<(Mfn, u32)> = Vec::new();
+    for range in memory.iter().map(|range| range.shrink_to(PAGE_SIZE as u64)) {
+        let Some(start) = range.base().frame() else { continue };
+        let pages = (range.size() / PAGE_SIZE as u64).min(u64::from(u32::MAX - start.raw()));
+        banks.push((start, pages as u32));
+    }
+    let words = FrameTable::<&'static [AtomicU64]>::words_needed(&banks).unwrap_or(usize::MAX / 8);
+    let table_pages = (words * 8).div_ceil(PAGE_SIZE);
+    // Tables for the mappings as well: one for each 2 MiB, and a few.
+    let needed = (table_pages + HEAP_PAGES + table_pages / 512 + 8) as u64 * PAGE_SIZE as u64;
+    // Beside the image where there is room, so that the large pieces stay whole; else at the end of the largest.
+    let beside = usable.iter().find(|range| range.base() >= image.end() && range.base().raw() - image.end().raw() < 0x20_0000);
+    let place = beside
+        .filter(|range| range.size() >= needed)
+        .or_else(|| usable.iter().filter(|range| range.size() >= needed).max_by_key(|range| range.size()));
+    let Some(place) = place else {
+        stop(&"not enough memory for the hypervisor's own tables: the machine's RAM is too small or too fragmented");
+    };
+    let mut early = EarlyFrames { next: place.base().raw(), end: place.base().raw() + needed };
+    let mut table_frames = EarlyFrames {
+        next: early.end - (table_pages / 512 + 8) as u64 * PAGE_SIZE as u64,
+        end: early.end,
+    };
+    early.end = table_frames.next;
+    let mut map = |base: usize, pages: usize| {
+        for i in 0..pages {
+            let frame = early.take();
+            let mapped = frame.map(|mfn| {
+                tables.map_page(base + i * PAGE_SIZE, mfn, Access::ReadWrite, &mut || table_frames.take())
+            });
+            if !matches!(mapped, Some(Ok(()))) {
+                stop(&"the hypervisor's own tables cannot be mapped: too much RAM for this build (12 GiB is the limit)");
+            }
+        }
+    };
+    map(FRAME_TABLE_BASE, table_pages);
+    map(HEAP_BASE, HEAP_PAGES);
+    // SAFETY: Just mapped, and used by nothing else.
+    unsafe { crate::HEAP.add(HEAP_BASE, HEAP_PAGES * PAGE_SIZE) };
+    // SAFETY: Just mapped: `table_pages` pages hold at least `words` words.
+    let storage = unsafe { xenith_arch::mapped_table(FRAME_TABLE_BASE, words) };
+    let table = match FrameTable::new(&banks, storage) {
+        Ok(table) => table,
+        Err(error) => stop(&alloc::format!("the device tree's memory banks cannot be used: {error:?}")),
+    };
+    let taken = PhysRange::from_start_end(place.base().raw(), table_frames.end);
+    (table, xenith_core::boot::memory::subtract(usable, &[taken]))
+}
+
+fn identity(line: &CommandLine<'_>) -> Identity {
+    Identity {
+        version: (4, 17),
+        extra_version: String::from(".5-xenith"),
+        capabilities: String::from("xen-3.0-armv7l "),
+        command_line: line.line.to_string(),
+        compile_info: [
+            String::from(env!("XENITH_RUSTC")),
+            String::from("xenith"),
+            String::from("xenith"),
+            String::from(env!("XENITH_DATE")),
+        ],
+        changeset: String::from(env!("XENITH_CHANGESET")),
+        build_id: xenith_core::hypervisor::build_id(env!("XENITH_BUILD_ID")),
+    }
+}
+
+#[unsafe(no_mangle)]
+fn xenith_main(boot: Boot) -> ! {
+    init_heap();
+    console::init();
+    let Boot { dtb, image_start, image_end, mut tables, windows } = boot;
+    if let Some((kind, at)) = parse_early_uart() {
+        open_uart(kind, at, |at, pages| tables.map_device(at, pages).ok());
+    }
+    CpuLocal::install(windows);
+    // SAFETY: Installed on the only CPU just above.
+    let memory = unsafe { PhysMemory::new() };
+    setup::init_cpu();
+
+    let fdt_va = tables.map_blocks(FDT_BASE, dtb, MAX_DTB, Access::ReadOnly);
+    // SAFETY: Mapped just above, RAM or not (reading device registers here is the worst a wrong r2 can do), and kept out
+    // of the allocator until the tree is not needed any more.
+    let blob = unsafe { xenith_arch::mapped_bytes(fdt_va, MAX_DTB) };
+    let tree = match Tree::new(blob) {
+        Ok(tree) => tree,
+        Err(error) => stop(&alloc::format!(
+            "no usable device tree at {dtb:#x} (r2): {error}. Pass the address of the board's DTB in r2."
+        )),
+    };
+    let first_word = |at: HostPhys| {
+        let mut word = [0; 4];
+        memory.read(at, &mut word).ok().map(|()| u32::from_le_bytes(word))
+    };
+    let modules = BootModules::from_tree(&tree, first_word);
+    let line = CommandLine::parse(modules.as_ref().map_or("", |modules| modules.xen_args));
+    let mut irqs = IrqResolver::new(tree);
+    let uart = host::console(&tree, &mut irqs, line.options.dtuart);
+    if !console::has_uart() && line.options.console != Some("none") {
+        // A bad dtuart= must not silence us while stdout-path names one.
+        let fallback = if uart.is_err() { host::console(&tree, &mut irqs, None) } else { Ok(None) };
+        let chosen = uart.as_ref().ok().and_then(Option::as_ref).or(fallback.as_ref().ok().and_then(Option::as_ref));
+        open_console(&mut tables, chosen);
+    }
+    let frequency = timer::frequency();
+    let boot_ticks = timer::now();
+    say!(
+        "Xen version 4.17.5-xenith (Xenith {} {}) ({}) debug=n {}",
+        env!("CARGO_PKG_VERSION"),
+        env!("XENITH_CHANGESET"),
+        env!("XENITH_RUSTC"),
+        env!("XENITH_DATE")
+    );
+    say!("build-id: {}", env!("XENITH_BUILD_ID"));
+    if let Err(error) = &uart {
+        warn!("console: {error}");
+    }
+    let psci = host::psci(&tree);
+    power::init(psci.as_ref().ok().and_then(Option::as_ref), line.options.noreboot == Some(true));
+    let modules = match modules {
+        Ok(modules) => modules,
+        Err(error) => stop(&error),
+    };
+    let host = match HostInfo::from_tree(&tree) {
+        Ok(host) => host,
+        Err(error) => stop(&error),
+    };
+    let scale = TickScale::new(if frequency == 0 { host.timer.clock_frequency.unwrap_or(0) } else { frequency });
+    if scale.frequency() == 1 {
+        stop(&"the timer's frequency is unknown: firmware must set CNTFRQ, or the timer node clock-frequency");
+    }
+    console::configure(
+        &console::Settings {
+            loglvl: line.options.loglvl,
+            guest_loglvl: line.options.guest_loglvl,
+            timestamps: line.options.console_timestamps,
+            conswitch: line.options.conswitch,
+            ring_size: line.options.conring_size,
+        },
+        scale,
+        boot_ticks,
+    );
+    for word in &line.unknown {
+        warn!("parameter \"{word}\" unknown: ignored");
+    }
+    for bad in &line.bad {
+        warn!("parameter \"{}\" has an invalid value ({} expects {}): ignored", bad.word, bad.option, bad.expected);
+    }
+    if line.options.sync_console == Some(true) {
+        // There is no transmit buffer: output is always synchronous.
+        log::info!("sync_console: console output is always synchronous here");
+    }
+    let features = cpu_features();
+    report_cpu(&features);
+    say!("Machine: {}", host.model);
+    let enabled = host.cpus.cpus.iter().filter(|cpu| cpu.is_enabled).count();
+    say!("SMP: {enabled} CPUs in the device tree, 1 in use");
+    say!(
+        "Generic Timer IRQ: phys={} hyp={} virt={} Freq: {} KHz",
+        host.timer.phys.intid.raw(),
+        host.timer.hyp.intid.raw(),
+        host.timer.virt.intid.raw(),
+        scale.frequency() / 1000
+    );
+
+    let image = PhysRange::from_start_end(image_start.raw(), image_end.raw());
+    let tree_range = PhysRange::from_start_end(dtb.raw(), dtb.raw() + tree.blob().len() as u64);
+    if let Err(error) = modules.check(&host.memory, tree_range, image) {
+        stop(&error);
+    }
+    let mut exclude = host.reserved_ranges();
+    exclude.push(image);
+    exclude.push(tree_range);
+    exclude.extend(modules.ranges());
+    let usable = usable_ram(&host.memory, &exclude);
+    let (frames, usable) = init_memory(&mut tables, &host.memory, &usable, image);
+    let mut allocator = FrameAllocator::new();
+    let contents = match line.options.bootscrub {
+        Some(value) if xenith_core::boot::cmdline::parse_bool(value) == Some(false) => Contents::Clean,
+        _ => Contents::Dirty,
+    };
+    for range in &usable {
+        let range = range.shrink_to(PAGE_SIZE as u64);
+        if let Some(start) = range.base().frame()
+            && allocator.add(&frames, start, (range.size() / PAGE_SIZE as u64) as u32, contents).is_err()
+        {
+            warn!("memory at {:#x} is not usable", range.base());
+        }
+    }
+    let free_mib = u64::from(allocator.free_frames()) * PAGE_SIZE as u64 / (1 << 20);
+    say!("System RAM: {}MB, {free_mib}MB free", u64::from(frames.total_frames()) * PAGE_SIZE as u64 / (1 << 20));
+
+    let gic = &host.gic;
+    let map = |tables: &mut HypTables, range: PhysRange, pages: usize| match tables.map_device(range.base(), pages) {
+        Ok(va) => va,
+        Err(_) => stop(&"the GIC's registers cannot be mapped"),
+    };
+    let gicd = map(&mut tables, gic.gicd, 1);
+    let gicc = map(&mut tables, gic.gicc, 2);
+    let gich = map(&mut tables, gic.gich, 1);
+    say!("GICv2 initialization:");
+    say!("        gic_dist_addr={:016x}", gic.gicd.base());
+    say!("        gic_cpu_addr={:016x}", gic.gicc.base());
+    say!("        gic_hyp_addr={:016x}", gic.gich.base());
+    say!("        gic_vcpu_addr={:016x}", gic.gicv.base());
+    say!("        gic_maintenance_irq={}", gic.maintenance.intid.raw());
+    // SAFETY: Mapped just above from the device tree's GIC node, for nobody else.
+    let (distributor, gicc, gich) = unsafe {
+        let mut distributor = Distributor::new(gicd);
+        distributor.init_cpu();
+        (distributor, CpuInterface::new(gicc), HypInterface::new(gich))
+    };
+    say!(
+        "GICv2: {} lines, {} cpus (IID {:08x}), {} list registers.",
+        distributor.lines(),
+        distributor.cpu_count(),
+        distributor.iidr(),
+        gich.lr_count()
+    );
+    let hv: &'static Hv = crate::machine::install(Hypervisor {
+        hal: Machine::new(memory, distributor, tables),
+        frames,
+        allocator: SpinLock::new(allocator),
+        domains: Default::default(),
+        identity: identity(&line),
+        wallclock: SpinLock::new((0, 0)),
+        scale,
+        boot_ticks,
+    });
+    if line.options.bootscrub.and_then(xenith_core::boot::cmdline::parse_bool) == Some(true) {
+        say!("Scrubbing Free RAM");
+        crate::machine::scrub_all(hv);
+    }
+    {
+        use xenith_core::machine::PhysIrq;
+        let mut distributor = hv.hal.distributor.lock();
+        distributor.enable(host.timer.hyp.intid);
+        distributor.enable(gic.maintenance.intid);
+        distributor.enable(host.timer.virt.intid);
+        if let Ok(Some(uart)) = &uart
+            && let Ok(Some(interrupt)) = &uart.interrupt
+        {
+            hv.hal.set_console_irq(interrupt.intid);
+            distributor.set_trigger(interrupt.intid, interrupt.trigger);
+            distributor.enable(interrupt.intid);
+        }
+    }
+    say!("P2M: 40-bit IPA");
+    say!("P2M: 3 levels with order-1 root, VTCR 0x{:08x}", sysreg::vtcr::read());
+
+    let dom0 = crate::dom0::build(crate::dom0::Plan {
+        hv,
+        blob: tree.blob(),
+        host: &host,
+        modules: &modules,
+        options: &line.options,
+        console: uart.as_ref().ok().and_then(Option::as_ref),
+        usable: &usable,
+        image,
+        lr_count: usize::from(gich.lr_count()),
+        features: &features,
+    });
+    if let Err(reason) = dom0 {
+        stop(&reason);
+    }
+    crate::dom0::release_modules(hv, &modules, tree_range);
+    console::end_boot();
+    let (total, used) = crate::HEAP.usage();
+    log::debug!("heap: {} of {} KiB used", used / 1024, total / 1024);
+    Pcpu::new(hv, features, gicc, gich, host.timer.hyp.intid, gic.maintenance.intid).run()
+}

@@ -1,0 +1,320 @@
+//! The console: the UART, the ring that `xl dmesg` reads, the log, and what is typed.
+//!
+//! One static behind the lock of the highest rank: the panic handler and the `log` facade must reach it from anywhere.
+
+use core::fmt::Write;
+
+use alloc::boxed::Box;
+
+use log::{LevelFilter as LogFilter, Log, Metadata, Record};
+use xenith_core::addr::{DomId, VcpuId};
+use xenith_core::console::{
+    Clocks, ConSwitch, ConsoleRing, LevelFilter, LineState, RateLimiter, Received, SerialInput, Source, Threshold,
+    Timestamps, Verdict, classify,
+};
+use xenith_core::evtchn::Virq;
+use xenith_core::sync::SpinLock;
+use xenith_core::time::TickScale;
+use xenith_platforms::uart::Uart;
+
+use crate::machine::Hv;
+
+/// Kept until there is a heap and a UART.
+const EARLY_RING: usize = 4096;
+
+enum Ring {
+    Early(ConsoleRing<[u8; EARLY_RING]>),
+    Full(ConsoleRing<Box<[u8]>>),
+}
+
+struct Console {
+    uart: Option<Box<dyn Uart>>,
+    ring: Ring,
+    line: LineState,
+    filter: LevelFilter,
+    host_limiter: RateLimiter,
+    guest_limiter: RateLimiter,
+    input: SerialInput,
+    last_byte: u8,
+    scale: Option<TickScale>,
+    boot_ticks: u64,
+}
+
+static CONSOLE: SpinLock<Console> = SpinLock::new(Console {
+    uart: None,
+    ring: Ring::Early(ConsoleRing::in_place()),
+    line: LineState::new(Timestamps::None),
+    filter: LevelFilter::new(),
+    host_limiter: RateLimiter::new(),
+    guest_limiter: RateLimiter::new(),
+    input: SerialInput::new(ConSwitch::DEFAULT),
+    last_byte: 0,
+    scale: None,
+    boot_ticks: 0,
+});
+
+struct Logger;
+
+static LOGGER: Logger = Logger;
+
+/// The bytes' way to the UART: line feeds become carriage return and line feed, once.
+fn to_uart(uart: &mut Option<Box<dyn Uart>>, last: &mut u8, bytes: &[u8]) {
+    let Some(uart) = uart else { return };
+    for &byte in bytes {
+        if byte == b'\n' && *last != b'\r' {
+            uart.put(b'\r');
+        }
+        uart.put(byte);
+        *last = byte;
+    }
+}
+
+/// Where the hypervisor's own lines go: UART and ring.
+struct Sinks<'a> {
+    uart: &'a mut Option<Box<dyn Uart>>,
+    ring: &'a mut Ring,
+    last: &'a mut u8,
+}
+
+impl Write for Sinks<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        to_uart(self.uart, self.last, text.as_bytes());
+        match self.ring {
+            Ring::Early(ring) => ring.append(text.as_bytes()),
+            Ring::Full(ring) => ring.append(text.as_bytes()),
+        }
+        Ok(())
+    }
+}
+
+impl Console {
+    fn clocks(scale: Option<TickScale>, boot_ticks: u64) -> Clocks {
+        let counter = xenith_arch::timer::now();
+        let boot_ns = scale.map_or(0, |scale| scale.to_ns(counter.saturating_sub(boot_ticks)));
+        Clocks { boot_ns, counter, wall: None }
+    }
+
+    fn line(&mut self, arguments: core::fmt::Arguments<'_>) {
+        let (scale, boot) = (self.scale, self.boot_ticks);
+        let mut sinks = Sinks { uart: &mut self.uart, ring: &mut self.ring, last: &mut self.last_byte };
+        let mut writer = self.line.writer(|| Self::clocks(scale, boot), &mut sinks);
+        // The sinks do not fail.
+        let _ = writer.write_fmt(arguments);
+        let _ = writer.end_line();
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let (source, severity) = classify(record.target(), record.level());
+        let mut console = CONSOLE.lock();
+        match console.filter.judge(source, severity) {
+            Verdict::Drop => return,
+            Verdict::Print => {}
+            Verdict::RateLimit => {
+                let (scale, boot) = (console.scale, console.boot_ticks);
+                let now = Console::clocks(scale, boot).boot_ns;
+                let limiter = match source {
+                    Source::Host => &mut console.host_limiter,
+                    Source::Guest => &mut console.guest_limiter,
+                };
+                match limiter.allow(now) {
+                    None => return,
+                    Some(0) => {}
+                    Some(dropped) => console.line(format_args!("printk: {dropped} messages suppressed.")),
+                }
+            }
+        }
+        console.line(*record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Makes the `log` facade write here.
+pub fn init() {
+    // Fails only when called twice.
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(LogFilter::Debug);
+}
+
+/// Gives the console its UART and shows what was said before.
+pub fn set_uart(mut uart: Box<dyn Uart>) {
+    let mut console = CONSOLE.lock();
+    let mut early = [0; EARLY_RING];
+    let (length, _) = match &console.ring {
+        Ring::Early(ring) => ring.read(None, &mut early),
+        Ring::Full(ring) => ring.read(None, &mut early),
+    };
+    for &byte in &early[..length] {
+        if byte == b'\n' {
+            uart.put(b'\r');
+        }
+        uart.put(byte);
+    }
+    console.uart = Some(uart);
+}
+
+/// Returns whether there is a UART.
+pub fn has_uart() -> bool {
+    CONSOLE.lock().uart.is_some()
+}
+
+/// What the command line says about the console.
+pub struct Settings<'a> {
+    /// `loglvl=`.
+    pub loglvl: Option<&'a str>,
+    /// `guest_loglvl=`.
+    pub guest_loglvl: Option<&'a str>,
+    /// `console_timestamps=`.
+    pub timestamps: Option<&'a str>,
+    /// `conswitch=`.
+    pub conswitch: Option<&'a str>,
+    /// `conring_size=` in bytes.
+    pub ring_size: Option<u64>,
+}
+
+/// Applies the command line; bad values are reported by name and the default stays.
+pub fn configure(settings: &Settings<'_>, scale: TickScale, boot_ticks: u64) {
+    let mut bad: [Option<(&str, &str)>; 4] = [None; 4];
+    {
+        let mut console = CONSOLE.lock();
+        console.scale = Some(scale);
+        console.boot_ticks = boot_ticks;
+        if let Some(value) = settings.loglvl {
+            match Threshold::parse(value) {
+                Some(threshold) => console.filter.host = threshold,
+                None => bad[0] = Some(("loglvl", value)),
+            }
+        }
+        if let Some(value) = settings.guest_loglvl {
+            match Threshold::parse(value) {
+                Some(threshold) => console.filter.guest = threshold,
+                None => bad[1] = Some(("guest_loglvl", value)),
+            }
+        }
+        if let Some(value) = settings.timestamps {
+            match Timestamps::parse(value) {
+                Some(timestamps) => console.line.set_timestamps(timestamps),
+                None => bad[2] = Some(("console_timestamps", value)),
+            }
+        }
+        if let Some(value) = settings.conswitch {
+            match ConSwitch::parse(value) {
+                Some(switch) => console.input = SerialInput::new(switch),
+                None => bad[3] = Some(("conswitch", value)),
+            }
+        }
+    }
+    for (option, value) in bad.into_iter().flatten() {
+        log::warn!("parameter \"{option}\" has invalid value \"{value}\": the default holds");
+    }
+    let size = settings.ring_size.unwrap_or(xenith_core::console::DEFAULT_RING_BYTES as u64);
+    match ConsoleRing::allocate(size) {
+        Ok(mut ring) => {
+            let kib = ring.capacity() / 1024;
+            {
+                let mut console = CONSOLE.lock();
+                match &console.ring {
+                    Ring::Early(old) => ring.take_over(old),
+                    Ring::Full(old) => ring.take_over(old),
+                }
+                console.ring = Ring::Full(ring);
+            }
+            log::info!(target: xenith_core::console::PLAIN_TARGET, "Allocated console ring of {kib} KiB.");
+        }
+        Err(_) => log::warn!("no memory for a console ring of {size} bytes (conring_size): the small one stays"),
+    }
+}
+
+/// Prints the thresholds as the end of boot does, and gives the input to dom0.
+pub fn end_boot() {
+    let (host, guest, target) = {
+        let mut console = CONSOLE.lock();
+        if let Some(uart) = &mut console.uart {
+            uart.enable_receive_interrupt();
+        }
+        (console.filter.host, console.filter.guest, console.input.end_boot(Some(DomId::DOM0)))
+    };
+    log::info!(target: xenith_core::console::PLAIN_TARGET, "Std. Loglevel: {host}");
+    log::info!(target: xenith_core::console::PLAIN_TARGET, "Guest Loglevel: {guest}");
+    log::info!(target: xenith_core::console::PLAIN_TARGET, "{target}");
+}
+
+/// Writes what dom0 prints, as it is.
+pub fn guest_write(bytes: &[u8]) {
+    let mut console = CONSOLE.lock();
+    let console = &mut *console;
+    to_uart(&mut console.uart, &mut console.last_byte, bytes);
+}
+
+/// Takes what was typed for dom0.
+pub fn guest_read(buf: &mut [u8]) -> usize {
+    CONSOLE.lock().input.queue.read(buf)
+}
+
+/// Takes everything the UART received (called for its interrupt).
+pub fn receive(hv: &'static Hv) {
+    // Bounded: a UART that is never empty is broken.
+    for _ in 0..64 {
+        let received = {
+            let mut console = CONSOLE.lock();
+            let Some(uart) = &mut console.uart else { return };
+            let Some(byte) = uart.get() else {
+                uart.clear_interrupt();
+                return;
+            };
+            console.input.receive(byte)
+        };
+        match received {
+            Received::Held => {}
+            Received::Switched(target) => log::info!(target: xenith_core::console::PLAIN_TARGET, "{target}"),
+            Received::Keys(bytes) => {
+                for &key in bytes.as_slice() {
+                    crate::keys::handle(hv, key);
+                }
+            }
+            Received::QueuedForDom0 => {
+                if let Some(dom0) = hv.domains.get(DomId::DOM0) {
+                    let notify = dom0.events.lock().raise_virq(VcpuId::new(0), Virq::CONSOLE);
+                    dom0.deliver(notify);
+                }
+            }
+            Received::Domain(..) => {}
+        }
+    }
+}
+
+/// Prints a line whatever the log level is and whoever holds the lock: for panics.
+pub fn emergency(text: &str) {
+    emergency_line(format_args!("{text}"));
+}
+
+/// As [`emergency`], formatted.
+pub fn emergency_line(arguments: core::fmt::Arguments<'_>) {
+    if CONSOLE.is_locked() {
+        // SAFETY: The machine is going down: this CPU panicked inside the console's lock, and prints nothing else.
+        unsafe { CONSOLE.force_unlock() };
+    }
+    CONSOLE.lock().line(arguments);
+}
+
+/// Prints everything while `f` runs: debug keys are not filtered.
+pub fn with_everything(f: impl FnOnce()) {
+    CONSOLE.lock().filter.start_everything();
+    f();
+    CONSOLE.lock().filter.end_everything();
+}
+
+/// Prints one of the hypervisor's plain lines.
+#[macro_export]
+macro_rules! say {
+    ($($argument:tt)*) => {
+        log::log!(target: xenith_core::console::PLAIN_TARGET, log::Level::Info, $($argument)*)
+    };
+}
+

@@ -1,0 +1,271 @@
+//! The real machine behind the core's traits, and the one static that everything hangs on.
+
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use xenith_arch::gicv2::Distributor;
+use xenith_arch::guest_memory::PhysMemory;
+use xenith_arch::{HypTables, setup, sysreg, timer};
+use xenith_core::addr::{DomId, HostPhys, IntId, Mfn};
+use xenith_core::domain::Domain;
+use xenith_core::errno::Errno;
+use xenith_core::frames::{AllocRequest, Contents, FrameTable, FrameZero, Owner};
+use xenith_core::hal::Hal;
+use xenith_core::hypervisor::Hypervisor;
+use xenith_core::machine::Fault;
+use xenith_core::p2m::P2mMemory;
+use xenith_core::stage2::{Table, TableMemory};
+use xenith_core::sync::{Once, SpinLock};
+use xenith_hw::shared_page::{MappedPage, Unmap};
+
+use crate::vcpu::VcpuContext;
+
+/// The hypervisor on this machine.
+pub type Hv = Hypervisor<Machine>;
+
+static HV: Once<Hv> = Once::new();
+
+/// Sets the hypervisor up, once.
+pub fn install(hv: Hv) -> &'static Hv {
+    HV.call_once(|| hv)
+}
+
+/// Returns the hypervisor where no reference to it can be handed down: the panic path, and traits without a context.
+pub fn installed() -> Option<&'static Hv> {
+    HV.get()
+}
+
+/// No interrupt.
+const NO_IRQ: u16 = u16::MAX;
+
+/// The machine.
+pub struct Machine {
+    /// Physical memory through windows.
+    pub memory: PhysMemory,
+    /// The interrupt distributor.
+    pub distributor: SpinLock<Distributor>,
+    /// The hypervisor's own address space.
+    pub tables: SpinLock<HypTables>,
+    /// Which domain a SPI belongs to, by number.
+    routes: SpinLock<Vec<Option<Arc<Domain<Machine>>>>>,
+    console_irq: AtomicU16,
+}
+
+impl Machine {
+    /// Puts the machine together.
+    pub fn new(memory: PhysMemory, distributor: Distributor, tables: HypTables) -> Self {
+        let lines = usize::from(distributor.lines());
+        let mut routes = Vec::new();
+        routes.resize_with(lines, || None);
+        Self {
+            memory,
+            distributor: SpinLock::new(distributor),
+            tables: SpinLock::new(tables),
+            routes: SpinLock::new(routes),
+            console_irq: AtomicU16::new(NO_IRQ),
+        }
+    }
+
+    /// Gives a SPI to a domain.
+    pub fn set_route(&self, irq: IntId, domain: &Arc<Domain<Machine>>) {
+        if let Some(slot) = self.routes.lock().get_mut(irq.index()) {
+            *slot = Some(domain.clone());
+        }
+    }
+
+    /// Returns the domain that a SPI belongs to.
+    pub fn route(&self, irq: IntId) -> Option<Arc<Domain<Machine>>> {
+        self.routes.lock().get(irq.index())?.clone()
+    }
+
+    /// Makes `irq` the console's.
+    pub fn set_console_irq(&self, irq: IntId) {
+        self.console_irq.store(irq.raw(), Ordering::Relaxed);
+    }
+
+    /// Returns the console's interrupt.
+    #[inline]
+    pub fn console_irq(&self) -> Option<IntId> {
+        match self.console_irq.load(Ordering::Relaxed) {
+            NO_IRQ => None,
+            irq => Some(IntId::new(irq)),
+        }
+    }
+}
+
+/// Allocates one frame for the hypervisor itself, not zeroed.
+pub fn alloc_frame(hv: &Hv) -> Option<Mfn> {
+    let request = AllocRequest::new(0, Owner::Xen);
+    hv.allocator.lock().alloc(&hv.frames, &request).ok().map(|a| a.mfn)
+}
+
+/// The owner of the mappings of shared pages.
+struct SharedPages;
+
+static SHARED_PAGES: SharedPages = SharedPages;
+
+impl Unmap for SharedPages {
+    fn unmap(&self, va: usize, _mfn: Mfn) {
+        if let Some(hv) = installed() {
+            hv.hal.tables.lock().unmap_shared(va);
+        }
+    }
+}
+
+impl Hal for Machine {
+    type Page = MappedPage;
+    type P2mMemory = DomainMemory;
+    type VcpuContext = VcpuContext;
+
+    #[inline]
+    fn now(&self) -> u64 {
+        timer::now()
+    }
+
+    fn p2m_memory(&self, vttbr: u64) -> DomainMemory {
+        DomainMemory { memory: self.memory, vttbr }
+    }
+
+    fn map_shared(&self, mfn: Mfn) -> Result<MappedPage, Errno> {
+        let hv = installed().ok_or(Errno::NoMem)?;
+        self.tables.lock().map_shared(mfn, &SHARED_PAGES, &mut || alloc_frame(hv)).map_err(|_| Errno::NoMem)
+    }
+
+    fn read_phys(&self, from: HostPhys, buf: &mut [u8]) -> Result<(), Fault> {
+        self.memory.read(from, buf)
+    }
+
+    fn write_phys(&self, to: HostPhys, buf: &[u8]) -> Result<(), Fault> {
+        self.memory.write(to, buf, true)
+    }
+
+    fn zero_frame(&self, mfn: Mfn) {
+        self.memory.zero(mfn);
+    }
+
+    fn flush_frame(&self, mfn: Mfn) {
+        self.memory.flush(mfn);
+    }
+
+    fn console_write(&self, bytes: &[u8]) {
+        crate::console::guest_write(bytes);
+    }
+
+    fn console_read(&self, buf: &mut [u8]) -> usize {
+        crate::console::guest_read(buf)
+    }
+
+    fn has_pending_interrupt(&self) -> bool {
+        sysreg::isr::read() & 0xc0 != 0
+    }
+}
+
+/// Zeroes frames through a window.
+struct Zeroer(PhysMemory);
+
+impl FrameZero for Zeroer {
+    fn zero(&mut self, mfn: Mfn) {
+        self.0.zero(mfn);
+    }
+}
+
+/// What a p2m works with: windows onto tables, the frame table, and the TLB of one VMID.
+pub struct DomainMemory {
+    memory: PhysMemory,
+    vttbr: u64,
+}
+
+impl DomainMemory {
+    fn hv(&self) -> &'static Hv {
+        installed().expect("domains are made after the hypervisor is installed")
+    }
+
+    fn alloc(&self, order: u32, owner: Owner) -> Option<Mfn> {
+        let hv = self.hv();
+        let got = hv.allocator.lock().alloc(&hv.frames, &AllocRequest::new(order, owner)).ok()?;
+        if got.contents == Contents::Dirty {
+            for i in 0..1u32 << order {
+                self.memory.zero(Mfn::new(got.mfn.raw() + i));
+            }
+        }
+        Some(got.mfn)
+    }
+
+    fn free(&self, mfn: Mfn, order: u32) {
+        let hv = self.hv();
+        if hv.allocator.lock().free(&hv.frames, mfn, order, Contents::Dirty).is_err() {
+            log::error!("frame {mfn:#x} could not be freed: it is still in use");
+        }
+    }
+}
+
+impl TableMemory for DomainMemory {
+    fn alloc_table(&mut self) -> Option<Mfn> {
+        self.alloc(0, Owner::Xen)
+    }
+    fn free_table(&mut self, table: Mfn) {
+        self.free(table, 0);
+    }
+    fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
+        self.alloc(u32::from(order), Owner::Xen)
+    }
+    fn free_root(&mut self, root: Mfn, order: u8) {
+        self.free(root, u32::from(order));
+    }
+    fn with_table<R>(&self, table: Mfn, body: impl FnOnce(&Table) -> R) -> R {
+        self.memory.with_table(table, body)
+    }
+    fn publish(&self, _entries: &[AtomicU64]) {
+        // The walkers of Cortex-A7 and A15 read through the data cache.
+        sysreg::dsb_ish();
+    }
+    fn flush(&mut self) {
+        if self.vttbr != 0 {
+            setup::flush_guest_tlb_of(self.vttbr);
+        }
+    }
+}
+
+impl P2mMemory for DomainMemory {
+    type Storage = &'static [AtomicU64];
+
+    fn frames(&self) -> &FrameTable<Self::Storage> {
+        &self.hv().frames
+    }
+    fn alloc_ram(&mut self, order: u32, owner: DomId) -> Option<Mfn> {
+        self.alloc(order, Owner::Domain(owner))
+    }
+    fn free_frame(&mut self, mfn: Mfn) {
+        self.free(mfn, 0);
+    }
+    fn undo_alloc_ram(&mut self, mfn: Mfn, order: u32) {
+        let hv = self.hv();
+        if hv.allocator.lock().undo(&hv.frames, mfn, order, Contents::Clean).is_err() {
+            log::error!("frame {mfn:#x} could not be given back: it is in use");
+        }
+    }
+    fn free_other(&mut self, mfn: Mfn, owner: DomId) {
+        self.free(mfn, 0);
+        if let Some(domain) = self.hv().domains.get(owner) {
+            domain.p2m.lock().account().sub(1);
+        }
+    }
+}
+
+/// Scrubs a few free frames while nothing runs; false when none needs it.
+pub fn scrub_step(hv: &Hv) -> bool {
+    let Some(chunk) = hv.allocator.lock().take_dirty(&hv.frames, 4) else { return false };
+    let mut zero = Zeroer(hv.hal.memory);
+    for mfn in chunk.frames() {
+        zero.zero(mfn);
+    }
+    hv.allocator.lock().finish_scrub(&hv.frames, chunk);
+    true
+}
+
+/// Scrubs all free memory now (`bootscrub=on`).
+pub fn scrub_all(hv: &Hv) {
+    hv.allocator.lock().scrub_all(&hv.frames, &mut Zeroer(hv.hal.memory));
+}
