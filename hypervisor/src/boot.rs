@@ -489,9 +489,13 @@ fn xenith_main(boot: Boot) -> ! {
     if let Err(reason) = dom0 {
         stop(&reason);
     }
-    crate::dom0::release_modules(hv, &modules, tree_range);
+    let (timer_ppi, maintenance_ppi) = (host.timer.hyp.intid, gic.maintenance.intid);
+    let module_ranges = modules.ranges();
+    // Everything that borrows from the tree ends here.
+    hv.hal.tables.lock().unmap_blocks(FDT_BASE, 2);
+    crate::dom0::release_modules(hv, module_ranges.into_iter().chain([tree_range]));
     console::end_boot();
     let (total, used) = crate::HEAP.usage();
     log::debug!("heap: {} of {} KiB used", used / 1024, total / 1024);
-    Pcpu::new(hv, features, gicc, gich, host.timer.hyp.intid, gic.maintenance.intid).run()
+    Pcpu::new(hv, features, gicc, gich, timer_ppi, maintenance_ppi).run()
 }

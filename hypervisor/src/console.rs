@@ -259,15 +259,16 @@ pub fn guest_read(buf: &mut [u8]) -> usize {
 
 /// Takes everything the UART received (called for its interrupt).
 pub fn receive(hv: &'static Hv) {
+    // Before reading: a byte that comes after the last read must find the interrupt armed again.
+    if let Some(uart) = &mut CONSOLE.lock().uart {
+        uart.clear_interrupt();
+    }
     // Bounded: a UART that is never empty is broken.
     for _ in 0..64 {
         let received = {
             let mut console = CONSOLE.lock();
             let Some(uart) = &mut console.uart else { return };
-            let Some(byte) = uart.get() else {
-                uart.clear_interrupt();
-                return;
-            };
+            let Some(byte) = uart.get() else { return };
             console.input.receive(byte)
         };
         match received {

@@ -390,9 +390,9 @@ fn read_msi_typer(hv: &'static Hv, frame: HostPhys) -> Option<u32> {
 }
 
 /// Frees what the boot loader brought: modules and device tree, scrubbed before anybody gets them (XSA-372).
-pub fn release_modules(hv: &'static Hv, modules: &BootModules<'_>, tree: PhysRange) {
+pub fn release_modules(hv: &'static Hv, ranges: impl Iterator<Item = PhysRange>) {
     let mut pages = 0;
-    for range in modules.ranges().into_iter().chain([tree]) {
+    for range in ranges {
         let whole = range.shrink_to(PAGE_SIZE as u64);
         let Some(start) = whole.base().frame() else { continue };
         let count = (whole.size() / PAGE_SIZE as u64) as u32;

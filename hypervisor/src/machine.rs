@@ -254,9 +254,9 @@ impl P2mMemory for DomainMemory {
     }
 }
 
-/// Scrubs a few free frames while nothing runs; false when none needs it.
+/// Scrubs a free frame while nothing runs; false when none needs it. One at a time: an interrupt may be waiting.
 pub fn scrub_step(hv: &Hv) -> bool {
-    let Some(chunk) = hv.allocator.lock().take_dirty(&hv.frames, 4) else { return false };
+    let Some(chunk) = hv.allocator.lock().take_dirty(&hv.frames, 0) else { return false };
     let mut zero = Zeroer(hv.hal.memory);
     for mfn in chunk.frames() {
         zero.zero(mfn);

@@ -13,6 +13,7 @@ use xenith_arch::{ExitKind, enter_guest, setup, sysreg};
 use xenith_core::addr::{IntId, VcpuId};
 use xenith_core::domain::{Domain, RunState, Vcpu};
 use xenith_core::emulate::coproc::CpuFeatures;
+use xenith_core::emulate::vtimer::PhysicalTimer;
 use xenith_core::machine::{PhysIrq, Trigger};
 use xenith_core::sched::{RoundRobin, Turn};
 use xenith_core::sync::SpinLock;
@@ -187,7 +188,7 @@ impl Pcpu {
         }
         context.virtual_timer.restore(domain.virtual_offset);
         {
-            let mut host = self.vgic_host(domain, vcpu, context);
+            let mut host = self.vgic_host(domain, vcpu, &context.physical_timer);
             domain.vgic.lock().restore(vcpu.id, &mut host);
         }
         self.change_runstate(domain, vcpu, RunState::Running);
@@ -197,7 +198,7 @@ impl Pcpu {
         let state = self.loop_vcpu(domain, vcpu, context);
         self.change_runstate(domain, vcpu, state);
         {
-            let mut host = self.vgic_host(domain, vcpu, context);
+            let mut host = self.vgic_host(domain, vcpu, &context.physical_timer);
             let set = domain.vgic.lock().save(vcpu.id, &mut host);
             kick(domain, set.without(vcpu.id));
         }
@@ -285,37 +286,61 @@ impl Pcpu {
         self.take_interrupts(loaded);
     }
 
-    fn vgic_host<'a>(
-        &'a mut self,
-        domain: &Domain<Machine>,
-        vcpu: &Vcpu<Machine>,
-        context: &VcpuContext,
-    ) -> VgicHost<'a> {
-        let upcall = domain.events.lock().upcall_pending(vcpu.id);
+    /// The machine for vGIC operations that ask no line of the hypervisor's own.
+    #[inline]
+    fn quiet_host<'a>(&'a mut self, domain: &Domain<Machine>) -> VgicHost<'a> {
         VgicHost {
             gich: &mut self.gich,
             distributor: &self.hv.hal.distributor,
             virtual_timer: domain.facts.virtual_timer_ppi,
+            upcall: None,
+            physical_timer: None,
+        }
+    }
+
+    /// The machine for vGIC operations that ask lines. The event channels are looked at here, before the vGIC is locked.
+    #[inline]
+    fn vgic_host<'a>(
+        &'a mut self,
+        domain: &Domain<Machine>,
+        vcpu: &Vcpu<Machine>,
+        physical_timer: &PhysicalTimer,
+    ) -> VgicHost<'a> {
+        let upcall = domain.events.lock().upcall_pending(vcpu.id);
+        let physical_timer = physical_timer.is_armed() && physical_timer.line(timer::now());
+        VgicHost {
             upcall: upcall.then_some(domain.facts.upcall_ppi),
-            physical_timer: context.physical_timer.line(timer::now()).then_some(domain.facts.physical_timer_ppi),
+            physical_timer: physical_timer.then_some(domain.facts.physical_timer_ppi),
+            ..self.quiet_host(domain)
         }
     }
 
     fn flush(&mut self, domain: &Domain<Machine>, vcpu: &Vcpu<Machine>, context: &VcpuContext) {
-        let mut host = self.vgic_host(domain, vcpu, context);
+        let mut host = self.vgic_host(domain, vcpu, &context.physical_timer);
         let set = domain.vgic.lock().flush(vcpu.id, &mut host);
         kick(domain, set.without(vcpu.id));
     }
 
-    /// Runs `f` on the vGIC of the loaded vCPU.
+    /// Runs `f` on the vGIC of the loaded vCPU, with its lines.
     pub fn with_vgic<R>(
         &mut self,
         domain: &Domain<Machine>,
         vcpu: &Vcpu<Machine>,
-        context: &VcpuContext,
+        physical_timer: &PhysicalTimer,
         f: impl FnOnce(&mut xenith_core::vgic::Vgic, &mut VgicHost<'_>) -> R,
     ) -> R {
-        let mut host = self.vgic_host(domain, vcpu, context);
+        let mut host = self.vgic_host(domain, vcpu, physical_timer);
+        f(&mut domain.vgic.lock(), &mut host)
+    }
+
+    /// Runs `f` on the vGIC of the loaded vCPU, for what asks no line.
+    #[inline]
+    pub fn with_quiet_vgic<R>(
+        &mut self,
+        domain: &Domain<Machine>,
+        f: impl FnOnce(&mut xenith_core::vgic::Vgic, &mut VgicHost<'_>) -> R,
+    ) -> R {
+        let mut host = self.quiet_host(domain);
         f(&mut domain.vgic.lock(), &mut host)
     }
 
@@ -357,13 +382,7 @@ impl Pcpu {
         } else if irq == self.maintenance_ppi {
             if let Some((domain, vcpu)) = loaded {
                 // The lines are asked at the flush that follows.
-                let mut host = VgicHost {
-                    gich: &mut self.gich,
-                    distributor: &self.hv.hal.distributor,
-                    virtual_timer: domain.facts.virtual_timer_ppi,
-                    upcall: None,
-                    physical_timer: None,
-                };
+                let mut host = self.quiet_host(domain);
                 let set = domain.vgic.lock().sync(vcpu.id, &mut host);
                 kick(domain, set);
             }

@@ -16,6 +16,7 @@ use xenith_core::emulate::decode;
 use xenith_core::emulate::execute::{self, FaultLocation, MmioAccess, SyndromeAccess};
 use xenith_core::emulate::inject::{FaultCause, GuestException};
 use xenith_core::emulate::psci::{self, Answer, CpuOn, Workarounds};
+use xenith_core::emulate::vtimer::PhysicalTimer;
 use xenith_core::emulate::syndrome::{Cp32, Cp64, DataAbort, Exit, Syndrome, advance_pc};
 use xenith_core::hypercall::{self, Cx, Effects, Outcome};
 use xenith_core::machine::Fault;
@@ -28,6 +29,10 @@ use crate::vcpu::{LiveRegs, VcpuContext, inject};
 
 /// HVC immediate of a Xen hypercall.
 const XEN_HYPERCALL_TAG: u16 = 0xea1;
+/// GICD_ISPENDR0.
+const GICD_ISPENDR: u32 = 0x200;
+/// GICD_ISACTIVER0.
+const GICD_ISACTIVER: u32 = 0x300;
 /// SCTLR.C: data cache on.
 const SCTLR_C: u32 = 1 << 2;
 
@@ -136,11 +141,7 @@ fn after_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, effects: Effec
     }
     if effects.block {
         cpu.deadline_changed = true;
-        // An event that came between the caller's check and now has cleared the flag again.
-        if domain.events.lock().upcall_pending(vcpu.id) {
-            domain.wake(vcpu.id);
-        }
-        return Next::Wait;
+        return wait_unless_pending(cpu, domain, vcpu);
     }
     if effects.reschedule { Next::Yield } else { Next::Resume }
 }
@@ -175,7 +176,7 @@ fn firmware_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &m
         Answer::Workaround | Answer::StoreBypassSwitch { .. } => {}
         Answer::Suspend => {
             r[0] = 0;
-            return block_unless_pending(cpu, domain, vcpu, context);
+            return block_unless_pending(cpu, domain, vcpu);
         }
         Answer::CpuOff => {
             domain.power.set_off(vcpu.id);
@@ -183,7 +184,7 @@ fn firmware_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &m
             return Next::Leave;
         }
         Answer::CpuOn(request) => {
-            context.frame.r[0] = match cpu_on(cpu, domain, vcpu, context, &request) {
+            context.frame.r[0] = match cpu_on(cpu, domain, &request) {
                 Ok(()) => 0,
                 Err(error) => request.interface.error_value(error),
             };
@@ -198,15 +199,13 @@ fn firmware_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &m
 fn cpu_on(
     cpu: &mut Pcpu,
     domain: &Dom,
-    vcpu: &Vcpu<Machine>,
-    context: &VcpuContext,
     request: &CpuOn,
 ) -> Result<(), psci::PsciError> {
     let id = domain.power.cpu_on(request.target)?;
     let Some(target) = domain.vcpu(id) else { return Err(psci::PsciError::InvalidParameters) };
     // Off means saved: nobody else holds the lock for long.
     target.context.lock().reset(request.start());
-    let set = cpu.with_vgic(domain, vcpu, context, |vgic, host| vgic.reset_vcpu(id, host));
+    let set = cpu.with_quiet_vgic(domain, |vgic, host| vgic.reset_vcpu(id, host));
     kick(domain, set);
     target.is_blocked.store(false, Ordering::Release);
     target.is_offline.store(false, Ordering::Release);
@@ -224,13 +223,18 @@ fn wait(
     wide: bool,
 ) -> Next {
     advance_pc(&mut LiveRegs(&mut context.frame), wide);
-    if event { Next::Yield } else { block_unless_pending(cpu, domain, vcpu, context) }
+    if event { Next::Yield } else { block_unless_pending(cpu, domain, vcpu) }
 }
 
-fn block_unless_pending(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &mut VcpuContext) -> Next {
+fn block_unless_pending(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>) -> Next {
     vcpu.is_blocked.store(true, Ordering::Release);
+    wait_unless_pending(cpu, domain, vcpu)
+}
+
+/// The vCPU is marked as blocked: it waits, unless an interrupt is pending for it already.
+fn wait_unless_pending(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>) -> Next {
     let mask = cpu.priority_mask();
-    let pending = cpu.with_vgic(domain, vcpu, context, |vgic, host| vgic.has_deliverable_loaded(vcpu.id, mask, host));
+    let pending = cpu.with_quiet_vgic(domain, |vgic, host| vgic.has_deliverable_loaded(vcpu.id, mask, host));
     if pending {
         vcpu.is_blocked.store(false, Ordering::Release);
         return Next::Resume;
@@ -251,7 +255,7 @@ fn access_device(
     cpu: &mut Pcpu,
     domain: &Dom,
     vcpu: &Vcpu<Machine>,
-    context: &VcpuContext,
+    physical_timer: &PhysicalTimer,
     access: MmioAccess,
 ) -> Result<u32, Fault> {
     let base = domain.facts.gicd.raw();
@@ -264,8 +268,12 @@ fn access_device(
             Ok(0)
         }
         None => {
-            let (value, set) =
-                cpu.with_vgic(domain, vcpu, context, |vgic, host| vgic.mmio_read(vcpu.id, offset, width, host))?;
+            // Only pending state depends on lines.
+            let (value, set) = if (GICD_ISPENDR..GICD_ISACTIVER).contains(&offset) {
+                cpu.with_vgic(domain, vcpu, physical_timer, |vgic, host| vgic.mmio_read(vcpu.id, offset, width, host))
+            } else {
+                cpu.with_quiet_vgic(domain, |vgic, host| vgic.mmio_read(vcpu.id, offset, width, host))
+            }?;
             kick(domain, set);
             Ok(value)
         }
@@ -285,11 +293,10 @@ fn data_abort(
     if abort.status().is_translation() && !abort.is_stage1_walk() && !abort.is_cache_maintenance() {
         let page = u64::from(sysreg::hpfar::read() >> 4) << 12;
         let phys = GuestPhys::new(page | u64::from(virt & 0xfff));
-        // Nothing below touches the frame while the registers are borrowed for the transfer.
-        let mut frame = context.frame.clone();
+        let (frame, physical_timer) = (&mut context.frame, &context.physical_timer);
         let done = match SyndromeAccess::from_syndrome(abort) {
             Some(access) => access
-                .execute(&mut LiveRegs(&mut frame), phys, wide, |access| access_device(cpu, domain, vcpu, context, access))
+                .execute(&mut LiveRegs(frame), phys, wide, |access| access_device(cpu, domain, vcpu, physical_timer, access))
                 .is_ok(),
             None if phys.raw() & !0xfff == domain.facts.gicd.raw() => {
                 let memory = guest_space(cpu.hv, domain);
@@ -302,8 +309,8 @@ fn data_abort(
                     }
                     Ok(Ok(instruction)) => {
                         let fault = FaultLocation { virt, phys, is_write: abort.is_write() };
-                        execute::execute(&instruction, &mut LiveRegs(&mut frame), fault, |access| {
-                            access_device(cpu, domain, vcpu, context, access)
+                        execute::execute(&instruction, &mut LiveRegs(frame), fault, |access| {
+                            access_device(cpu, domain, vcpu, physical_timer, access)
                         })
                         .is_ok()
                     }
@@ -312,7 +319,6 @@ fn data_abort(
             None => false,
         };
         if done {
-            context.frame = frame;
             return Next::Resume;
         }
     }

@@ -82,6 +82,12 @@ impl PhysicalTimer {
         self.compare = value;
     }
 
+    /// Returns true while the timer could raise its line, now or later.
+    #[inline]
+    pub const fn is_armed(&self) -> bool {
+        self.control & (ENABLE | IMASK) == ENABLE
+    }
+
     /// Returns the level of the interrupt output: enabled, not masked, condition met.
     #[inline]
     pub const fn line(&self, now: u64) -> bool {
