@@ -239,9 +239,8 @@ impl Pcpu {
                     Next::Resume
                 }
                 ExitKind::AsyncAbort => {
-                    // XSA-201: what a guest provokes is the guest's.
-                    let _ = traps::async_abort(self.hv, domain, vcpu);
-                    Next::Leave
+                    traps::async_abort(domain, vcpu);
+                    Next::Resume
                 }
             };
             match next {
