@@ -109,6 +109,9 @@ impl PhysIrq for VgicHost<'_> {
     fn set_pending(&mut self, irq: IntId, pending: bool) {
         self.distributor.lock().set_pending(irq, pending);
     }
+    fn is_pending(&self, irq: IntId) -> bool {
+        self.distributor.lock().is_pending(irq)
+    }
     fn deactivate(&mut self, irq: IntId) {
         self.distributor.lock().deactivate(irq);
     }
