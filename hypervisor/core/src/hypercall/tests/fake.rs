@@ -341,6 +341,9 @@ impl PhysIrq for NoDevices {
     fn set_trigger(&mut self, _irq: IntId, _trigger: Trigger) {}
     fn set_pending(&mut self, _irq: IntId, _pending: bool) {}
     fn deactivate(&mut self, _irq: IntId) {}
+    fn is_pending(&self, _irq: IntId) -> bool {
+        false
+    }
 }
 
 impl LineLevels for NoDevices {

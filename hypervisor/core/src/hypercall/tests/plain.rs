@@ -486,6 +486,11 @@ fn poll_waits_for_a_port_or_a_time() {
     let called = poll(&[], 0, 0, u64::MAX);
     assert!(called.result == 0 && called.effects.block);
     vcpu.is_blocked.store(false, Ordering::SeqCst);
+    // An upcall that is pending already ends it before it begins.
+    dom1.domain.shared_info.words()[0].store(1, Ordering::SeqCst);
+    let called = poll(&[], 0, 0, 0);
+    assert!(called.result == 0 && !called.effects.block);
+    dom1.domain.shared_info.words()[0].store(0, Ordering::SeqCst);
     assert_eq!(poll(&[5000], 1, LIST, 0).result, EINVAL);
     assert_eq!(poll(&[a], 129, LIST, 0).result, EINVAL);
     assert_eq!(poll(&[a], u32::MAX, LIST, 0).result, EINVAL);
