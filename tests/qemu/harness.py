@@ -134,6 +134,9 @@ class Machine:
                 return found
             now = time.monotonic()
             if ended:
+                killed = re.search(r"qemu-system-arm: terminating on signal \d+ from .*", rest)
+                if killed:
+                    raise Failure(f"somebody else ended this QEMU ({killed.group(0)})")
                 raise Failure(f"QEMU ended (status {self.qemu.wait()}) before {pattern!r} came")
             if ABORT.is_set():
                 raise Failure("given up")
