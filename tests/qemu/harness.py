@@ -7,13 +7,16 @@ the line has been silent too long. What was on the line is kept in a log file.
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import select
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -71,9 +74,13 @@ class Machine:
         self.pos = 0  # what expect() has not consumed starts here
         self.checked = 0  # lines before this were looked at for forbidden words
         self.pending = b""
+        self.lenient = False  # when a failure is being looked at
         self.started = self.heard = time.monotonic()
+        # For post_mortem(); in a short path, as sockets need.
+        self.sockets = tempfile.TemporaryDirectory(prefix="xenith-")
+        qmp = ["-qmp", f"unix:{self.sockets.name}/qmp,server=on,wait=off"]
         self.qemu = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command + qmp, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             bufsize=0, start_new_session=True, preexec_fn=_die_with_parent)
 
     # --- reading ---------------------------------------------------------------
@@ -104,7 +111,7 @@ class Machine:
     def _check(self):
         end = self.text.rfind("\n") + 1
         for line in self.text[self.checked:end].splitlines():
-            if self.forbidden.search(line) and not any(a.search(line) for a in self.allow):
+            if self.forbidden.search(line) and not self.lenient and not any(a.search(line) for a in self.allow):
                 self.checked = end
                 raise Failure(f"forbidden message: {line.strip()[:200]}")
         self.checked = max(self.checked, end)
@@ -127,6 +134,9 @@ class Machine:
                 return found
             now = time.monotonic()
             if ended:
+                killed = re.search(r"qemu-system-arm: terminating on signal \d+ from .*", rest)
+                if killed:
+                    raise Failure(f"somebody else ended this QEMU ({killed.group(0)})")
                 raise Failure(f"QEMU ended (status {self.qemu.wait()}) before {pattern!r} came")
             if ABORT.is_set():
                 raise Failure("given up")
@@ -216,14 +226,46 @@ class Machine:
         self.wait_exit(30)
 
     # --- the end -----------------------------------------------------------------
+    def post_mortem(self):
+        """Adds to the log what QEMU and the hypervisor say of a machine that hangs:
+        the registers of all processors twice, then debug keys."""
+        self.lenient = True
+        if self.qemu.poll() is not None:
+            return
+        with contextlib.suppress(OSError, ValueError, Failure):
+            line = socket.socket(socket.AF_UNIX)
+            line.settimeout(5)
+            line.connect(self.sockets.name + "/qmp")
+            answers = line.makefile("r")
+
+            def ask(command, **arguments):
+                line.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+                while "return" not in (answer := json.loads(answers.readline())):
+                    if "error" in answer:
+                        return str(answer)
+                return answer["return"]
+
+            answers.readline()
+            ask("qmp_capabilities")
+            for n in (1, 2):
+                text = ask("human-monitor-command", **{"command-line": "info registers -a"})
+                text = re.sub(r"(?m)^(s\d\d=.*|FPSCR.*)\s*\n", "", text.replace("\r", ""))
+                self.log.write(f"\n# --- registers, look {n} ---\n{text}".encode())
+                time.sleep(0.2)
+            line.close()
+            self.log.write(b"\n# --- debug keys d, q, r ---\n")
+            self.send("\x01\x01\x01dqr")
+            until = time.monotonic() + 2
+            while time.monotonic() < until and self._read(0.2):
+                pass
+
     def tail(self, lines=30):
         """The last lines of the serial line, with what still comes: a backtrace, say."""
+        self.lenient = True
         until = time.monotonic() + 1
         with contextlib.suppress(Failure, OSError, ValueError):
-            while time.monotonic() < until:
-                self.checked = len(self.text)
-                if not self._read(0.2):
-                    break
+            while time.monotonic() < until and self._read(0.2):
+                pass
         return "\n".join(self.text.splitlines()[-lines:])
 
     def close(self):
@@ -234,15 +276,16 @@ class Machine:
         self.qemu.stdin.close()
         self.qemu.stdout.close()
         self.log.close()
+        self.sockets.cleanup()
 
 
 class Context:
     """What a test gets: makes machines, files, and cleans up after it."""
 
-    def __init__(self, test, options):
+    def __init__(self, test, options, turn=1):
         self.test, self.options = test, options
         self.machines = []
-        self.dir = LOGS / test.name.replace("/", ".")
+        self.dir = LOGS / (test.name.replace("/", ".") + (f".{turn}" if turn > 1 else ""))
         shutil.rmtree(self.dir, ignore_errors=True)
         self.dir.mkdir(parents=True)
 

@@ -26,8 +26,9 @@ def raw(t):
     up_and_down(raw_machine(t, tree, loads=loads))
 
 
-# Unaligned to 2 MiB; below, at and beyond the first 128 MiB; the end of RAM.
-for _at in (RAM + 0x1000, RAM + 0x20FF000, RAM + 0x0A001000, RAM + 0x3F001000):
+# Unaligned to 2 MiB; below, at and beyond the first 128 MiB; the end of RAM. (QEMU
+# leaves its own tree in the first MiB.)
+for _at in (RAM + 0x201000, RAM + 0x20FF000, RAM + 0x0A001000, RAM + 0x3F001000):
     def _load(t, at=_at):
         tree = Tree(t)
         tree.chosen("console=dtuart dom0_mem=256M")
