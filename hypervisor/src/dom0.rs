@@ -391,8 +391,7 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
     connect_interrupts(&plan, &mut vgic, &tree.spis, upcall_ppi)?;
 
     let shared_info = hv
-        .hal
-        .alloc_shared(DomId::DOM0)
+        .alloc_shared_page(DomId::DOM0)
         .ok_or("no memory for the shared info page")?;
     let grants = GrantTable::new(
         DomId::DOM0,
@@ -400,7 +399,7 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
             max_frames: grant_frames,
             ..Limits::default()
         },
-        &mut || hv.hal.alloc_shared(DomId::DOM0),
+        &mut || hv.alloc_shared_page(DomId::DOM0),
     )
     .map_err(|error| format!("no memory for the grant table: {error:?}"))?;
     let maptrack = Maptrack::new(

@@ -11,7 +11,7 @@ use xenith_arch::{HypTables, setup, sysreg, timer};
 use xenith_core::addr::{DomId, HostPhys, IntId, Mfn};
 use xenith_core::domain::Domain;
 use xenith_core::errno::Errno;
-use xenith_core::frames::{AllocRequest, Contents, FrameTable, FrameZero, Owner, Put};
+use xenith_core::frames::{AllocRequest, Contents, FrameTable, FrameZero, Owner};
 use xenith_core::hal::Hal;
 use xenith_core::hypervisor::Hypervisor;
 use xenith_core::machine::Fault;
@@ -114,21 +114,7 @@ impl Unmap for SharedPages {
     fn unmap(&self, va: usize, mfn: Mfn) {
         let Some(hv) = installed() else { return };
         hv.hal.tables.lock().unmap_shared(va);
-        drop_reference(hv, mfn);
-    }
-}
-
-/// Drops a reference that came with a shared page; frees the frame if it was the last. May be called under the locks of
-/// event channels and grant tables, so only the frame table is locked here.
-fn drop_reference(hv: &Hv, mfn: Mfn) {
-    if let Put::Last { .. } = hv.frames.put(mfn)
-        && hv
-            .allocator
-            .lock()
-            .free(&hv.frames, mfn, 0, Contents::Dirty)
-            .is_err()
-    {
-        log::error!("frame {mfn:#x} could not be freed: it is still in use");
+        hv.put_frame(mfn);
     }
 }
 
@@ -155,24 +141,7 @@ impl Hal for Machine {
             .tables
             .lock()
             .map_shared(mfn, &SHARED_PAGES, &mut || alloc_frame(hv));
-        mapped.map_err(|_| {
-            drop_reference(hv, mfn);
-            Errno::NoMem
-        })
-    }
-
-    fn alloc_shared(&self, with: DomId) -> Option<MappedPage> {
-        let hv = installed()?;
-        let got = hv
-            .allocator
-            .lock()
-            .alloc(&hv.frames, &AllocRequest::new(0, Owner::Xen))
-            .ok()?;
-        if got.contents == Contents::Dirty {
-            self.memory.zero(got.mfn);
-        }
-        hv.frames.share(got.mfn, with).ok()?;
-        self.map_shared(got.mfn).ok()
+        mapped.map_err(|_| Errno::NoMem)
     }
 
     fn read_phys(&self, from: HostPhys, buf: &mut [u8]) -> Result<(), Fault> {
@@ -305,7 +274,7 @@ impl P2mMemory for DomainMemory {
     fn free_other(&mut self, mfn: Mfn, owner: DomId) {
         self.free(mfn, 0);
         if let Some(domain) = self.hv().domains.get(owner) {
-            domain.p2m.lock().account().sub(1);
+            domain.account.sub(1);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::errno::Errno;
 use crate::evtchn::{EventChannels, Notify};
 use crate::gnttab::{GrantTable, Maptrack};
 use crate::hal::Hal;
-use crate::p2m::P2m;
+use crate::p2m::{P2m, PageAccount};
 use crate::sync::SpinLock;
 use crate::vgic::{Vgic, WorkFlags};
 
@@ -76,6 +76,8 @@ pub struct Domain<H: Hal> {
     pub facts: DomainFacts,
     /// Guest-physical memory.
     pub p2m: SpinLock<P2m>,
+    /// Its memory account, for whoever drops the last reference to a page: needs no lock.
+    pub account: Arc<PageAccount>,
     /// VTTBR of the domain: root table and VMID.
     pub vttbr: u64,
     /// Grants given.
@@ -106,8 +108,11 @@ pub struct Domain<H: Hal> {
     pub time_offset: AtomicU64,
     /// Where flushing the domain's RAM (for a set/way operation) goes on.
     pub flush_next: AtomicU32,
+    /// The toolstack's name for the domain (XENVER_guest_handle).
+    pub handle: SpinLock<[u8; 16]>,
     shutdown: AtomicU8,
-    shutdown_code: AtomicU8,
+    /// What a shutdown will be called, whoever causes it (SCHEDOP_shutdown_code).
+    announced: AtomicU8,
 }
 
 const NOT_SHUT_DOWN: u8 = u8::MAX;
@@ -138,6 +143,7 @@ impl<H: Hal> Domain<H> {
             .collect();
         Arc::new(Self {
             facts,
+            account: p2m.account().clone(),
             p2m: SpinLock::new(p2m),
             vttbr,
             grants: SpinLock::new(grants),
@@ -154,8 +160,9 @@ impl<H: Hal> Domain<H> {
             vm_assist: AtomicU32::new(0),
             time_offset: AtomicU64::new(0),
             flush_next: AtomicU32::new(0),
+            handle: SpinLock::new([0; 16]),
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),
-            shutdown_code: AtomicU8::new(NOT_SHUT_DOWN),
+            announced: AtomicU8::new(NOT_SHUT_DOWN),
         })
     }
 
@@ -201,26 +208,35 @@ impl<H: Hal> Domain<H> {
     /// Ends a vCPU's SCHEDOP_poll: an event came, or its time is over.
     pub fn end_poll(&self, id: VcpuId) {
         if let Some(vcpu) = self.vcpu(id) {
-            vcpu.poll_deadline.store(u64::MAX, Ordering::Release);
+            vcpu.poll_deadline.store(NOT_POLLING, Ordering::Release);
             self.wake(id);
         }
     }
 
-    /// Says with which reason the domain will shut down (SCHEDOP_shutdown_code), whatever it says then.
-    pub fn set_shutdown_code(&self, reason: ShutdownReason) {
-        self.shutdown_code.store(reason as u8, Ordering::Release);
-    }
-
     /// Marks the domain shut down. The first reason stays.
     pub fn set_shutdown(&self, reason: ShutdownReason) {
-        let code = self.shutdown_code.load(Ordering::Acquire);
-        let reason = ShutdownReason::from_code(u32::from(code)).unwrap_or(reason);
         let _ = self.shutdown.compare_exchange(
             NOT_SHUT_DOWN,
             reason as u8,
             Ordering::AcqRel,
             Ordering::Acquire,
         );
+    }
+
+    /// Says what the domain's shutdown is to be called when it comes. The first word stays.
+    pub fn announce_shutdown(&self, reason: ShutdownReason) {
+        let _ = self.announced.compare_exchange(
+            NOT_SHUT_DOWN,
+            reason as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
+    /// Returns what a shutdown for `reason` is to be called: what was announced, if anything was.
+    pub fn announced_shutdown(&self, reason: ShutdownReason) -> ShutdownReason {
+        ShutdownReason::from_code(u32::from(self.announced.load(Ordering::Acquire)))
+            .unwrap_or(reason)
     }
 
     /// Returns why the domain shut down, or `None` while it lives.
@@ -243,6 +259,11 @@ pub enum RunState {
     Offline = 3,
 }
 
+/// [`Vcpu::poll_deadline`] of a vCPU that is not in SCHEDOP_poll.
+pub const NOT_POLLING: u64 = u64::MAX;
+/// [`Vcpu::poll_deadline`] of a vCPU that polls without a timeout.
+pub const POLL_FOREVER: u64 = u64::MAX - 1;
+
 /// A vCPU: what others may touch at any time is atomic; the context belongs to the pCPU that runs the vCPU, which holds
 /// its lock for that long.
 pub struct Vcpu<H: Hal> {
@@ -254,7 +275,7 @@ pub struct Vcpu<H: Hal> {
     pub is_offline: AtomicBool,
     /// In WFI, SCHEDOP_block or SCHEDOP_poll.
     pub is_blocked: AtomicBool,
-    /// When SCHEDOP_poll ends, in ticks; `u64::MAX` for never.
+    /// When SCHEDOP_poll ends, in ticks; [`NOT_POLLING`] outside of it, [`POLL_FOREVER`] without a timeout.
     pub poll_deadline: AtomicU64,
     /// Times in each run state.
     pub runstate: SpinLock<RunstateClock>,
@@ -269,7 +290,7 @@ impl<H: Hal> Vcpu<H> {
             context: SpinLock::new(context),
             is_offline: AtomicBool::new(true),
             is_blocked: AtomicBool::new(false),
-            poll_deadline: AtomicU64::new(u64::MAX),
+            poll_deadline: AtomicU64::new(NOT_POLLING),
             runstate: SpinLock::new(RunstateClock::default()),
             runstate_area: AtomicU64::new(0),
         }

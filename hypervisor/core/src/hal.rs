@@ -1,7 +1,7 @@
 //! The bundle of what the glue (domains, hypercalls, the run loop) needs from a machine. Event channels, grant tables,
 //! the vGIC and the p2m do not see it: they have their own small traits.
 
-use crate::addr::{DomId, HostPhys, Mfn};
+use crate::addr::{HostPhys, Mfn};
 use crate::errno::Errno;
 use crate::machine::{Fault, SharedPage};
 use crate::p2m::P2mMemory;
@@ -19,13 +19,12 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn now(&self) -> u64;
     /// Returns what the p2m of the address space `vttbr` works with (0: one that was never live).
     fn p2m_memory(&self, vttbr: u64) -> Self::P2mMemory;
-    /// Maps a frame; the caller's reference goes with the handle, or is dropped on an error.
+    /// Maps a frame that the caller holds a reference to. The handle takes the reference over: when the last clone is
+    /// dropped, the page is unmapped and [`crate::hypervisor::Hypervisor::put_frame`] called.
     ///
     /// # Errors
-    /// `ENOMEM` when no address or table is left.
+    /// `ENOMEM` when no address or table is left; the reference stays the caller's.
     fn map_shared(&self, mfn: Mfn) -> Result<Self::Page, Errno>;
-    /// Allocates a zeroed page of the hypervisor that `with` may map, mapped here; it is freed with the last handle.
-    fn alloc_shared(&self, with: DomId) -> Option<Self::Page>;
     /// Copies bytes from physical memory that the caller owns.
     ///
     /// # Errors

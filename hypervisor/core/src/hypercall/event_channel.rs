@@ -1,11 +1,11 @@
-//! event_channel_op (32): copying in and out, other domains, and telling vCPUs (xen-arm.md 3.4).
+//! `event_channel_op` (public/event_channel.h; xen-arm.md 3.4).
 
-use alloc::sync::Arc;
+use core::mem::offset_of;
 
-use xen_abi::event_channel::{self as abi};
+use xen_abi::event_channel as abi;
 
-use super::{CallResult, Cx, HypercallRegs, OK};
-use crate::addr::{DomId, Gfn};
+use super::{Args, CallResult, Cx, may_communicate};
+use crate::addr::{DomId, Gfn, GuestVirt};
 use crate::domain::Domain;
 use crate::errno::Errno;
 use crate::evtchn::{Closed, EventChannels, Notify, Port, PortState, Reset, ResetCall, Sent};
@@ -13,240 +13,268 @@ use crate::hal::Hal;
 use crate::machine::GuestMemory;
 use crate::p2m::Access;
 
-/// Ports closed by a reset before it looks at the interrupts.
-const RESET_STEP: u32 = 64;
+/// Ports that a reset closes between two looks for interrupts.
+const RESET_BUDGET: u32 = 64;
+/// How often closing is tried anew when the other end changes hands meanwhile.
+const CLOSE_ATTEMPTS: u32 = 8;
 
-pub(super) fn call<H: Hal, M: GuestMemory, R: HypercallRegs>(
-    cx: &mut Cx<'_, H, M>,
-    command: u32,
-    pointer: u64,
-    regs: &mut R,
-) -> CallResult {
-    let domain = cx.domain;
-    match command {
-        abi::EVTCHNOP_SEND => {
-            let op: abi::EvtchnSend = cx.read(pointer)?;
-            let sent = domain.events.lock().send(Port::new(op.port))?;
-            match sent {
-                Sent::Local(notify) => domain.deliver(notify),
-                Sent::Remote { domain: to, port } => send_remote(cx, to, port, Port::new(op.port)),
-            }
+impl<H: Hal, M: GuestMemory> Cx<'_, H, M> {
+    /// Maps a page of the caller's own RAM, which it must be able to write, into the hypervisor. The handle holds a
+    /// reference.
+    ///
+    /// # Errors
+    /// `EINVAL` when it is anything else, `ENOMEM`.
+    pub(super) fn map_own_page(&self, gfn: Gfn) -> Result<H::Page, Errno> {
+        let memory = self.hv.hal.p2m_memory(self.domain.vttbr);
+        let mfn = self
+            .domain
+            .p2m
+            .lock()
+            .get_page(&memory, gfn, Access::ReadWrite)?;
+        let mapped = self.hv.hal.map_shared(mfn);
+        if mapped.is_err() {
+            self.hv.put_frame(mfn);
         }
-        abi::EVTCHNOP_UNMASK => {
-            let op: abi::EvtchnUnmask = cx.read(pointer)?;
-            let notify = domain.events.lock().unmask(Port::new(op.port))?;
-            domain.deliver(notify);
-        }
-        abi::EVTCHNOP_ALLOC_UNBOUND => {
-            let mut op: abi::EvtchnAllocUnbound = cx.read(pointer)?;
-            let owner = cx.domain_by_id(op.dom)?;
-            let remote = if op.remote_dom == xen_abi::hypercall::DOMID_SELF {
-                domain.facts.id
-            } else {
-                DomId::new(op.remote_dom)
-            };
-            op.port = owner.events.lock().alloc_unbound(remote)?.raw();
-            cx.write(pointer, &op)?;
-        }
-        abi::EVTCHNOP_BIND_INTERDOMAIN => {
-            let mut op: abi::EvtchnBindInterdomain = cx.read(pointer)?;
-            op.local_port = bind_interdomain(cx, op.remote_dom, Port::new(op.remote_port))?.raw();
-            cx.write(pointer, &op)?;
-        }
-        abi::EVTCHNOP_BIND_VIRQ => {
-            let mut op: abi::EvtchnBindVirq = cx.read(pointer)?;
-            op.port = domain.events.lock().bind_virq(op.virq, op.vcpu)?.raw();
-            cx.write(pointer, &op)?;
-        }
-        abi::EVTCHNOP_BIND_IPI => {
-            let mut op: abi::EvtchnBindIpi = cx.read(pointer)?;
-            op.port = domain.events.lock().bind_ipi(op.vcpu)?.raw();
-            cx.write(pointer, &op)?;
-        }
-        abi::EVTCHNOP_BIND_VCPU => {
-            let op: abi::EvtchnBindVcpu = cx.read(pointer)?;
-            domain
-                .events
-                .lock()
-                .bind_vcpu(Port::new(op.port), op.vcpu)?;
-        }
-        abi::EVTCHNOP_CLOSE => {
-            let op: abi::EvtchnClose = cx.read(pointer)?;
-            close(cx, Port::new(op.port))?;
-        }
-        abi::EVTCHNOP_STATUS => {
-            let mut op: abi::EvtchnStatus = cx.read(pointer)?;
-            let status = cx
-                .domain_by_id(op.dom)?
-                .events
-                .lock()
-                .status(Port::new(op.port))?;
-            op.status = status.state.number();
-            op.vcpu = u32::from(status.vcpu.raw());
-            match status.state {
-                PortState::Unbound { domain } => op.u0 = u32::from(domain.raw()),
-                PortState::Interdomain { domain, port } => {
-                    op.u0 = u32::from(domain.raw());
-                    op.u1 = port.raw();
-                }
-                PortState::Virq(virq) => op.u0 = u32::from(virq.raw()),
-                PortState::Closed | PortState::Ipi => {}
-            }
-            cx.write(pointer, &op)?;
-        }
-        abi::EVTCHNOP_RESET | abi::EVTCHNOP_RESET_CONT => {
-            let op: abi::EvtchnReset = cx.read(pointer)?;
-            let target = cx.domain_by_id(op.dom)?;
-            let begin = if command == abi::EVTCHNOP_RESET {
-                ResetCall::Begin
-            } else {
-                ResetCall::Continue
-            };
-            return reset(cx, &target, begin, regs);
-        }
-        abi::EVTCHNOP_INIT_CONTROL => {
-            let mut op: abi::EvtchnInitControl = cx.read(pointer)?;
-            domain
-                .events
-                .lock()
-                .check_init_control(op.vcpu, op.offset)?;
-            let page = guest_page(cx, op.control_gfn)?;
-            domain
-                .events
-                .lock()
-                .init_control(op.vcpu, page, op.offset)?;
-            op.link_bits = EventChannels::<H::Page>::LINK_BITS;
-            cx.write(pointer, &op)?;
-        }
-        abi::EVTCHNOP_EXPAND_ARRAY => {
-            let op: abi::EvtchnExpandArray = cx.read(pointer)?;
-            domain.events.lock().check_expand_array()?;
-            let page = guest_page(cx, op.array_gfn)?;
-            let kicked = domain.events.lock().expand_array(page)?;
-            for vcpu in kicked {
-                domain.raise(vcpu, domain.facts.upcall_ppi);
-            }
-            domain.deliver(Notify::Pollers(None));
-        }
-        abi::EVTCHNOP_SET_PRIORITY => {
-            let op: abi::EvtchnSetPriority = cx.read(pointer)?;
-            domain
-                .events
-                .lock()
-                .set_priority(Port::new(op.port), op.priority)?;
-        }
-        _ => return Err(Errno::NoSys),
+        mapped
     }
-    OK
 }
 
-/// Maps a page of the caller's RAM for as long as it is shared; its reference goes with the handle.
-pub(super) fn guest_page<H: Hal, M: GuestMemory>(
-    cx: &Cx<'_, H, M>,
-    gfn: u64,
-) -> Result<H::Page, Errno> {
-    let gfn = Gfn::try_from(gfn).map_err(|_| Errno::Inval)?;
-    let memory = cx.hv.hal.p2m_memory(cx.domain.vttbr);
-    let mfn = cx
-        .domain
-        .p2m
-        .lock()
-        .get_page(&memory, gfn, Access::ReadWrite)?;
-    cx.hv.hal.map_shared(mfn)
+/// EVTCHNOP_send.
+#[inline]
+pub(super) fn send<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, at: GuestVirt) -> CallResult {
+    let op: abi::EvtchnSend = cx.read(at)?;
+    let port = Port::new(op.port);
+    let sent = cx.domain.events.lock().send(port)?;
+    match sent {
+        Sent::Local(notify) => cx.domain.deliver(notify),
+        Sent::Remote { domain, port: peer } => send_remote(cx, domain, peer, port),
+    }
+    Ok(0)
 }
 
-fn send_remote<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, to: DomId, port: Port, from: Port) {
-    // A domain that went away meanwhile needs no event.
-    if let Some(target) = cx.hv.domains.get(to) {
-        let notify = target
+fn send_remote<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, domain: DomId, peer: Port, port: Port) {
+    if let Some(remote) = cx.hv.domains.get(domain) {
+        let notify = remote
             .events
             .lock()
-            .set_pending_from(port, cx.domain.facts.id, from);
-        target.deliver(notify);
+            .set_pending_from(peer, cx.domain.facts.id, port);
+        remote.deliver(notify);
     }
 }
 
-/// Runs `action` on the event channels of two different domains, locked by ascending number.
-fn with_both<H: Hal, R>(
+/// Runs `action` with the event channels of two different domains locked, lower number first.
+fn with_pair<H: Hal, R>(
     local: &Domain<H>,
     remote: &Domain<H>,
     action: impl FnOnce(&mut EventChannels<H::Page>, &mut EventChannels<H::Page>) -> R,
 ) -> R {
     if local.facts.id < remote.facts.id {
-        let mut ours = local.events.lock();
-        let mut theirs = remote.events.lock();
-        action(&mut ours, &mut theirs)
+        let mut a = local.events.lock();
+        let mut b = remote.events.lock();
+        action(&mut a, &mut b)
     } else {
-        let mut theirs = remote.events.lock();
-        let mut ours = local.events.lock();
-        action(&mut ours, &mut theirs)
+        let mut b = remote.events.lock();
+        let mut a = local.events.lock();
+        action(&mut a, &mut b)
     }
 }
 
-fn bind_interdomain<H: Hal, M: GuestMemory>(
-    cx: &Cx<'_, H, M>,
-    remote: u16,
-    port: Port,
-) -> Result<Port, Errno> {
-    let domain = cx.domain;
-    let (local, notify) = if cx.is_self(remote) {
-        domain.events.lock().bind_interdomain_self(port)?
-    } else {
-        let other: Arc<Domain<H>> = cx.hv.domains.get(DomId::new(remote)).ok_or(Errno::Srch)?;
-        // SILO: two domains talk only if one of them is dom0.
-        if !domain.facts.is_privileged && !other.facts.is_privileged {
-            return Err(Errno::Perm);
+/// Arguments: command, structure.
+pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
+    let at = GuestVirt::new(args[1]);
+    match args[0] as u32 {
+        abi::EVTCHNOP_SEND => send(cx, at),
+        abi::EVTCHNOP_ALLOC_UNBOUND => alloc_unbound(cx, at),
+        abi::EVTCHNOP_BIND_INTERDOMAIN => bind_interdomain(cx, at),
+        abi::EVTCHNOP_BIND_VIRQ => {
+            let op: abi::EvtchnBindVirq = cx.read(at)?;
+            let port = cx.domain.events.lock().bind_virq(op.virq, op.vcpu)?;
+            cx.write_field(at, offset_of!(abi::EvtchnBindVirq, port), &port.raw())?;
+            Ok(0)
         }
-        with_both(domain, &other, |ours, theirs| {
-            EventChannels::bind_interdomain(ours, theirs, port)
-        })?
-    };
-    domain.deliver(notify);
-    Ok(local)
+        // There are no physical interrupts to bind on Arm.
+        abi::EVTCHNOP_BIND_PIRQ => {
+            let _: abi::EvtchnBindPirq = cx.read(at)?;
+            Err(Errno::Inval)
+        }
+        abi::EVTCHNOP_BIND_IPI => {
+            let op: abi::EvtchnBindIpi = cx.read(at)?;
+            let port = cx.domain.events.lock().bind_ipi(op.vcpu)?;
+            cx.write_field(at, offset_of!(abi::EvtchnBindIpi, port), &port.raw())?;
+            Ok(0)
+        }
+        abi::EVTCHNOP_CLOSE => {
+            let op: abi::EvtchnClose = cx.read(at)?;
+            close(cx, Port::new(op.port))
+        }
+        abi::EVTCHNOP_STATUS => status(cx, at),
+        abi::EVTCHNOP_BIND_VCPU => {
+            let op: abi::EvtchnBindVcpu = cx.read(at)?;
+            let mut events = cx.domain.events.lock();
+            events.bind_vcpu(Port::new(op.port), op.vcpu)?;
+            Ok(0)
+        }
+        abi::EVTCHNOP_UNMASK => {
+            let op: abi::EvtchnUnmask = cx.read(at)?;
+            let notify = cx.domain.events.lock().unmask(Port::new(op.port))?;
+            cx.domain.deliver(notify);
+            Ok(0)
+        }
+        abi::EVTCHNOP_RESET => reset(cx, args, ResetCall::Begin),
+        abi::EVTCHNOP_RESET_CONT => reset(cx, args, ResetCall::Continue),
+        abi::EVTCHNOP_INIT_CONTROL => init_control(cx, at),
+        abi::EVTCHNOP_EXPAND_ARRAY => expand_array(cx, at),
+        abi::EVTCHNOP_SET_PRIORITY => {
+            let op: abi::EvtchnSetPriority = cx.read(at)?;
+            let mut events = cx.domain.events.lock();
+            events.set_priority(Port::new(op.port), op.priority)?;
+            Ok(0)
+        }
+        _ => Err(Errno::NoSys),
+    }
 }
 
-fn close<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, port: Port) -> Result<(), Errno> {
-    let domain = cx.domain;
-    let mut closed = domain.events.lock().close(port)?;
-    // The peer can change only by closing its end, so this ends at once in practice.
-    for _ in 0..4 {
+fn alloc_unbound<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
+    let op: abi::EvtchnAllocUnbound = cx.read(at)?;
+    let owner = cx.find_controlled(op.dom)?;
+    let remote = cx.resolve(op.remote_dom);
+    // Under SILO not even the waiting port may exist; a remote that is still to come is allowed.
+    if let Some(remote) = cx.hv.domains.get(remote)
+        && !may_communicate(&owner, &remote)
+    {
+        return Err(Errno::Perm);
+    }
+    let port = owner.events.lock().alloc_unbound(remote)?;
+    cx.write_field(at, offset_of!(abi::EvtchnAllocUnbound, port), &port.raw())?;
+    Ok(0)
+}
+
+fn bind_interdomain<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
+    let op: abi::EvtchnBindInterdomain = cx.read(at)?;
+    let remote = cx.find_any(op.remote_dom)?;
+    let remote_port = Port::new(op.remote_port);
+    if !may_communicate(cx.domain, &remote) {
+        return Err(Errno::Perm);
+    }
+    let (port, notify) = if remote.is_own() {
+        cx.domain.events.lock().bind_interdomain_self(remote_port)?
+    } else {
+        with_pair(cx.domain, &remote, |local, remote| {
+            EventChannels::bind_interdomain(local, remote, remote_port)
+        })?
+    };
+    cx.domain.deliver(notify);
+    cx.write_field(
+        at,
+        offset_of!(abi::EvtchnBindInterdomain, local_port),
+        &port.raw(),
+    )?;
+    Ok(0)
+}
+
+fn close<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, port: Port) -> CallResult {
+    let mut closed = cx.domain.events.lock().close(port)?;
+    for _ in 0..CLOSE_ATTEMPTS {
         let Closed::NeedsPeer(peer) = closed else {
-            return Ok(());
+            return Ok(0);
         };
-        closed = match cx.hv.domains.get(peer) {
-            Some(other) => with_both(domain, &other, |ours, theirs| {
-                EventChannels::close_pair(ours, theirs, port)
-            })?,
-            None => domain.events.lock().close(port)?,
-        };
+        closed = close_with(cx.domain, cx, peer, port)?;
     }
     Err(Errno::Again)
 }
 
-fn reset<H: Hal, M: GuestMemory, R: HypercallRegs>(
+/// Closes a port of `domain` whose other end is in `peer`.
+fn close_with<H: Hal, M: GuestMemory>(
+    domain: &Domain<H>,
     cx: &Cx<'_, H, M>,
-    target: &Domain<H>,
-    mut begin: ResetCall,
-    regs: &mut R,
+    peer: DomId,
+    port: Port,
+) -> Result<Closed, Errno> {
+    let remote = cx.hv.domains.get(peer).ok_or(Errno::Srch)?;
+    with_pair(domain, &remote, |local, remote| {
+        EventChannels::close_pair(local, remote, port)
+    })
+}
+
+fn status<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
+    let mut op: abi::EvtchnStatus = cx.read(at)?;
+    let target = cx.find_controlled(op.dom)?;
+    let status = target.events.lock().status(Port::new(op.port))?;
+    op.status = status.state.number();
+    op.vcpu = u32::from(status.vcpu.raw());
+    match status.state {
+        PortState::Unbound { domain } => op.u0 = u32::from(domain.raw()),
+        PortState::Interdomain { domain, port } => {
+            op.u0 = u32::from(domain.raw());
+            op.u1 = port.raw();
+        }
+        PortState::Virq(virq) => op.u0 = u32::from(virq.raw()),
+        PortState::Closed | PortState::Ipi => {}
+    }
+    cx.write(at, &op)?;
+    Ok(0)
+}
+
+fn reset<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    args: &mut Args,
+    mut call: ResetCall,
 ) -> CallResult {
+    let op: abi::EvtchnReset = cx.read(GuestVirt::new(args[1]))?;
+    let target = cx.find_controlled(op.dom)?;
     loop {
-        let progress = target.events.lock().reset(begin, RESET_STEP)?;
-        begin = ResetCall::Continue;
-        match progress {
-            Reset::Done => return OK,
-            Reset::More => {
-                if cx.should_yield() {
-                    regs.set_argument(0, u64::from(abi::EVTCHNOP_RESET_CONT));
-                    return Err(Errno::Restart);
-                }
-            }
+        let reset = target.events.lock().reset(call, RESET_BUDGET)?;
+        match reset {
+            Reset::Done => return Ok(0),
             Reset::NeedsPeer(peer, port) => {
-                if let Some(other) = cx.hv.domains.get(peer) {
-                    let _ = with_both(target, &other, |ours, theirs| {
-                        EventChannels::close_pair(ours, theirs, port)
-                    })?;
+                // Whatever becomes of it, the next round looks at this port again; if it cannot be closed because its
+                // peer is gone, that round must not run into it for ever.
+                match close_with(&target, cx, peer, port) {
+                    Ok(_) | Err(Errno::Inval) => {}
+                    Err(error) => return Err(error),
                 }
             }
+            Reset::More => {}
+        }
+        call = ResetCall::Continue;
+        if cx.must_yield() {
+            args[0] = u64::from(abi::EVTCHNOP_RESET_CONT);
+            return Err(Errno::Restart);
         }
     }
+}
+
+fn init_control<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
+    let op: abi::EvtchnInitControl = cx.read(at)?;
+    cx.domain
+        .events
+        .lock()
+        .check_init_control(op.vcpu, op.offset)?;
+    let gfn = Gfn::try_from(op.control_gfn).map_err(|_| Errno::Inval)?;
+    let page = cx.map_own_page(gfn)?;
+    let result = cx
+        .domain
+        .events
+        .lock()
+        .init_control(op.vcpu, page, op.offset);
+    result?;
+    cx.write_field(
+        at,
+        offset_of!(abi::EvtchnInitControl, link_bits),
+        &EventChannels::<H::Page>::LINK_BITS,
+    )?;
+    Ok(0)
+}
+
+fn expand_array<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
+    let op: abi::EvtchnExpandArray = cx.read(at)?;
+    cx.domain.events.lock().check_expand_array()?;
+    let gfn = Gfn::try_from(op.array_gfn).map_err(|_| Errno::Inval)?;
+    let page = cx.map_own_page(gfn)?;
+    let kicked = cx.domain.events.lock().expand_array(page)?;
+    for vcpu in kicked {
+        cx.domain.deliver(Notify::Kick(vcpu));
+    }
+    cx.domain.deliver(Notify::Pollers(None));
+    Ok(0)
 }

@@ -1,92 +1,109 @@
-//! multicall (13): several calls in one trap (xen-arm.md 3.14).
+//! `multicall` (public/xen.h; xen-arm.md 3.14): several calls in one trap.
 
-use xen_abi::hypercall::{HYPERVISOR_MULTICALL, MulticallEntry};
+use core::mem::offset_of;
 
-use super::{CallResult, Cx, HypercallRegs, OK, single};
+use xen_abi::hypercall as abi;
+use xen_abi::hypercall::MulticallEntry;
+
+use super::guest::element;
+use super::{Args, CallResult, Cx, execute};
+use crate::addr::GuestVirt;
 use crate::domain::ShutdownReason;
 use crate::errno::Errno;
 use crate::hal::Hal;
 use crate::machine::GuestMemory;
 
-/// Bytes of an entry, and where its result is.
-const ENTRY: u64 = 64;
-const RESULT: u64 = 8;
-/// Where its arguments are.
-const ARGUMENTS: u64 = 16;
-
-/// One entry as the registers of a call.
-struct EntryRegs {
-    number: u32,
-    arguments: [u64; 6],
+/// How many arguments a call takes: those of an entry that must be clean.
+fn argument_count(number: u64) -> usize {
+    match u32::try_from(number).unwrap_or(abi::NR_HYPERCALLS) {
+        abi::HYPERVISOR_PLATFORM_OP
+        | abi::HYPERVISOR_XSM_OP
+        | abi::HYPERVISOR_SYSCTL
+        | abi::HYPERVISOR_DOMCTL => 1,
+        abi::HYPERVISOR_MEMORY_OP
+        | abi::HYPERVISOR_MULTICALL
+        | abi::HYPERVISOR_XEN_VERSION
+        | abi::HYPERVISOR_VM_ASSIST
+        | abi::HYPERVISOR_SCHED_OP
+        | abi::HYPERVISOR_EVENT_CHANNEL_OP
+        | abi::HYPERVISOR_PHYSDEV_OP
+        | abi::HYPERVISOR_HVM_OP => 2,
+        abi::HYPERVISOR_CONSOLE_IO
+        | abi::HYPERVISOR_GRANT_TABLE_OP
+        | abi::HYPERVISOR_VCPU_OP
+        | abi::HYPERVISOR_DM_OP => 3,
+        abi::HYPERVISOR_ARGO_OP | abi::HYPERVISOR_HYPFS_OP => 5,
+        _ => 0,
+    }
 }
 
-impl HypercallRegs for EntryRegs {
-    fn number(&self) -> u32 {
-        self.number
-    }
-    fn argument(&self, n: usize) -> u64 {
-        self.arguments.get(n).copied().unwrap_or(0)
-    }
-    fn set_argument(&mut self, n: usize, value: u64) {
-        if let Some(argument) = self.arguments.get_mut(n) {
-            *argument = value;
+/// Returns whether a 32-bit guest could have made this call by registers.
+fn is_clean(entry: &MulticallEntry) -> bool {
+    let count = argument_count(entry.op);
+    entry.op <= u64::from(u32::MAX)
+        && entry
+            .args
+            .iter()
+            .take(count)
+            .all(|&value| value <= u64::from(u32::MAX))
+}
+
+/// Arguments: list, count. Between two entries, and inside one that stops itself, it can be preempted.
+pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
+    let mut left = args[1] as u32;
+    let mut at = GuestVirt::new(args[0]);
+    let mut is_first = true;
+    while left != 0 {
+        if !is_first && cx.must_yield() {
+            return preempt(args, at, left);
         }
-    }
-    fn set_result(&mut self, _: i64) {}
-}
-
-pub(super) fn call<H: Hal, M: GuestMemory, R: HypercallRegs>(
-    cx: &mut Cx<'_, H, M>,
-    regs: &mut R,
-) -> CallResult {
-    let mut at = regs.argument(0);
-    let mut left = regs.argument(1) as u32;
-    while left > 0 {
-        let entry: MulticallEntry = cx.read(at)?;
-        // A 32-bit guest has no business with the upper halves.
-        if entry.op > u64::from(u32::MAX)
-            || entry
-                .args
-                .iter()
-                .any(|&argument| argument > u64::from(u32::MAX))
-        {
+        is_first = false;
+        let mut entry: MulticallEntry = cx.read(at)?;
+        if !is_clean(&entry) {
+            log::warn!(
+                "{}: a multicall's entry does not fit 32 bits, the domain crashes",
+                cx.domain.facts.id
+            );
             cx.effects.shutdown = Some(ShutdownReason::Crash);
-            return Err(Errno::Inval);
+            return Ok(0);
         }
-        let mut inner = EntryRegs {
-            number: entry.op as u32,
-            arguments: entry.args,
+        let [a, b, c, d, e, _] = entry.args;
+        let mut inner = [a, b, c, d, e];
+        let result = match entry.op as u32 {
+            // A list in a list could go on for ever.
+            abi::HYPERVISOR_MULTICALL => Err(Errno::Inval),
+            number => execute(cx, number, &mut inner),
         };
-        let result = match inner.number {
-            HYPERVISOR_MULTICALL => Err(Errno::Inval),
-            _ => single(cx, &mut inner),
+        let value = match result {
+            Ok(value) => value,
+            Err(Errno::Restart) => {
+                for (to, from) in entry.args.iter_mut().zip(inner) {
+                    *to = from;
+                }
+                cx.write_field(at, offset_of!(MulticallEntry, args), &entry.args)?;
+                return preempt(args, at, left);
+            }
+            Err(error) => i64::from(error.to_return()),
         };
-        if result == Err(Errno::Restart) {
-            // The entry's own arguments hold its progress, ours the entries'.
-            cx.write(
-                at.checked_add(ARGUMENTS).ok_or(Errno::Fault)?,
-                &inner.arguments,
-            )?;
-            regs.set_argument(0, at);
-            regs.set_argument(1, u64::from(left));
-            return Err(Errno::Restart);
-        }
-        let value = result.unwrap_or_else(|error| i64::from(error.to_return()));
-        // As a 32-bit guest reads it: the low word, zero above.
-        cx.write(
-            at.checked_add(RESULT).ok_or(Errno::Fault)?,
+        // A register's worth.
+        cx.write_field(
+            at,
+            offset_of!(MulticallEntry, result),
             &u64::from(value as u32),
         )?;
-        at = at.checked_add(ENTRY).ok_or(Errno::Fault)?;
         left -= 1;
         if cx.effects.shutdown.is_some() {
             break;
         }
-        if left > 0 && cx.should_yield() {
-            regs.set_argument(0, at);
-            regs.set_argument(1, u64::from(left));
-            return Err(Errno::Restart);
+        if left != 0 {
+            at = element::<MulticallEntry>(at, 1)?;
         }
     }
-    OK
+    Ok(0)
+}
+
+fn preempt(args: &mut Args, at: GuestVirt, left: u32) -> CallResult {
+    args[0] = at.raw();
+    args[1] = u64::from(left);
+    Err(Errno::Restart)
 }

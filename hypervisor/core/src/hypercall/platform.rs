@@ -1,70 +1,87 @@
-//! platform_op (7): dom0 sets the time of day (xen-arm.md 3.10).
+//! `platform_op` (public/platform.h; xen-arm.md 3.10): dom0 sets the wall clock.
 
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::Ordering;
 
-use xen_abi::platform::{XENPF_INTERFACE_VERSION, XENPF_SETTIME64, XenpfSettime64};
+use xen_abi::platform as abi;
 use xen_abi::shared_info::{
     SHARED_INFO_WC_NSEC, SHARED_INFO_WC_SEC, SHARED_INFO_WC_SEC_HI, SHARED_INFO_WC_VERSION,
 };
+use zerocopy::FromBytes;
 
-use super::{CallResult, Cx, OK};
+use super::{CallResult, Cx};
+use crate::addr::GuestVirt;
 use crate::domain::Domain;
 use crate::errno::Errno;
 use crate::hal::Hal;
 use crate::machine::{GuestMemory, SharedPage};
 
-/// Nanoseconds in a second.
-const NS: u64 = 1_000_000_000;
+const NS_PER_SECOND: u64 = 1_000_000_000;
 
-pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, pointer: u64) -> CallResult {
+pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, at: GuestVirt) -> CallResult {
+    let op: abi::PlatformOp = cx.read(at)?;
+    if op.interface_version != abi::XENPF_INTERFACE_VERSION {
+        return Err(Errno::Access);
+    }
     if !cx.domain.facts.is_privileged {
         return Err(Errno::Perm);
     }
-    let header: [u32; 2] = cx.read(pointer)?;
-    let [command, version] = header;
-    if version != XENPF_INTERFACE_VERSION {
-        return Err(Errno::Access);
+    match op.cmd {
+        abi::XENPF_SETTIME64 => {
+            let (time, _) =
+                abi::XenpfSettime64::read_from_prefix(&op.u).map_err(|_| Errno::Inval)?;
+            set_time(cx, &time)
+        }
+        _ => Err(Errno::NoSys),
     }
-    if command != XENPF_SETTIME64 {
-        return Err(Errno::NoSys);
-    }
-    let op: XenpfSettime64 = cx.read(pointer.checked_add(8).ok_or(Errno::Fault)?)?;
-    if op.mbz != 0 {
-        return Err(Errno::Inval);
-    }
-    // The time of day at system time 0.
-    let now = u128::from(op.secs) * u128::from(NS) + u128::from(op.nsecs);
-    let start = now
-        .checked_sub(u128::from(op.system_time))
-        .ok_or(Errno::Inval)?;
-    let seconds = u64::try_from(start / u128::from(NS)).map_err(|_| Errno::Inval)?;
-    let nanoseconds = (start % u128::from(NS)) as u32;
-    *cx.hv.wallclock.lock() = (seconds, nanoseconds);
-    for domain in cx.hv.domains.all() {
-        publish(&domain, seconds, nanoseconds);
-    }
-    OK
 }
 
-/// Writes the time of day at system time 0 where the domain reads it: an odd version marks the change.
-pub fn publish<H: Hal>(domain: &Domain<H>, seconds: u64, nanoseconds: u32) {
-    let offset = domain.time_offset.load(Ordering::Relaxed);
-    let seconds = seconds.wrapping_add(offset);
+fn set_time<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, time: &abi::XenpfSettime64) -> CallResult {
+    if time.mbz != 0 {
+        return Err(Errno::Inval);
+    }
+    // A clock before 1970 or after 2554 is nonsense that only makes clocks wrong.
+    let now = time
+        .secs
+        .wrapping_mul(NS_PER_SECOND)
+        .wrapping_add(u64::from(time.nsecs));
+    let at_boot = now.wrapping_sub(time.system_time);
+    let clock = (
+        at_boot / NS_PER_SECOND,
+        // Below a thousand million.
+        (at_boot % NS_PER_SECOND) as u32,
+    );
+    // Held while it is published, so that two writers do not mix.
+    let mut wallclock = cx.hv.wallclock.lock();
+    *wallclock = clock;
+    for domain in cx.hv.domains.all() {
+        publish_wallclock(&domain, *wallclock);
+    }
+    Ok(0)
+}
+
+/// Shows a domain the wall clock (seconds and nanoseconds at system time 0) in its shared info. The caller holds the
+/// lock of [`crate::hypervisor::Hypervisor::wallclock`].
+pub fn publish_wallclock<H: Hal>(domain: &Domain<H>, clock: (u64, u32)) {
     let words = domain.shared_info.words();
-    let word = |offset: usize| -> Option<&AtomicU32> { words.get(offset / 4) };
     let (Some(version), Some(low), Some(ns), Some(high)) = (
-        word(SHARED_INFO_WC_VERSION),
-        word(SHARED_INFO_WC_SEC),
-        word(SHARED_INFO_WC_NSEC),
-        word(SHARED_INFO_WC_SEC_HI),
+        words.get(SHARED_INFO_WC_VERSION / 4),
+        words.get(SHARED_INFO_WC_SEC / 4),
+        words.get(SHARED_INFO_WC_NSEC / 4),
+        words.get(SHARED_INFO_WC_SEC_HI / 4),
     ) else {
         return;
     };
-    let odd = version.load(Ordering::Relaxed) | 1;
-    version.store(odd, Ordering::Relaxed);
-    fence(Ordering::Release);
-    low.store(seconds as u32, Ordering::Relaxed);
-    ns.store(nanoseconds, Ordering::Relaxed);
-    high.store((seconds >> 32) as u32, Ordering::Relaxed);
-    version.store(odd.wrapping_add(1), Ordering::Release);
+    let seconds = clock
+        .0
+        .wrapping_add(domain.time_offset.load(Ordering::Relaxed));
+    // Odd while the fields change. Whatever the guest wrote there, it sees two changes.
+    let before = version.load(Ordering::Relaxed);
+    version.store(before.wrapping_add(1) | 1, Ordering::SeqCst);
+    low.store(seconds as u32, Ordering::SeqCst);
+    high.store((seconds >> 32) as u32, Ordering::SeqCst);
+    ns.store(clock.1, Ordering::SeqCst);
+    version.store(
+        (before.wrapping_add(1) | 1).wrapping_add(1),
+        Ordering::SeqCst,
+    );
 }

@@ -1,85 +1,88 @@
-//! vcpu_op (24) and vm_assist (21) (xen-arm.md 3.7, 3.12).
+//! `vcpu_op` (public/vcpu.h; xen-arm.md 3.7). vCPUs are switched on and off by PSCI.
 
 use core::sync::atomic::Ordering;
 
-use xen_abi::misc::{VMASST_CMD_DISABLE, VMASST_CMD_ENABLE};
-use xen_abi::vcpu::{self as abi};
+use xen_abi::vcpu as abi;
 
-use super::event_channel::guest_page;
-use super::{CallResult, Cx, OK};
-use crate::addr::VcpuId;
+use super::{CallResult, Cx};
+use crate::addr::{Gfn, GuestVirt, VcpuId};
+use crate::domain::Vcpu;
 use crate::errno::Errno;
-use crate::evtchn::RegisterError;
+use crate::evtchn::{EventChannels, RegisterError};
 use crate::hal::Hal;
 use crate::machine::GuestMemory;
-use crate::runstate::{self, VMASST_RUNSTATE_UPDATE_FLAG};
+use crate::runstate;
 
 pub(super) fn call<H: Hal, M: GuestMemory>(
     cx: &mut Cx<'_, H, M>,
     command: u32,
-    vcpu: u32,
-    pointer: u64,
+    id: u32,
+    at: GuestVirt,
 ) -> CallResult {
-    let id = u16::try_from(vcpu)
-        .map(VcpuId::new)
-        .map_err(|_| Errno::NoEnt)?;
-    let target = cx.domain.vcpu(id).ok_or(Errno::NoEnt)?;
-    match command {
-        abi::VCPUOP_REGISTER_VCPU_INFO => {
-            let op: abi::VcpuRegisterVcpuInfo = cx.read(pointer)?;
-            // Another vCPU's may be moved only while that one is off.
-            if id != cx.vcpu.id && !target.is_offline.load(Ordering::Acquire) {
-                return Err(Errno::Inval);
-            }
-            let page = guest_page(cx, op.mfn)?;
-            let registered = cx
-                .domain
-                .events
-                .lock()
-                .register_vcpu_info(id, page, op.offset);
-            let notify = registered.map_err(|error| match error {
-                RegisterError::NoVcpu => Errno::NoEnt,
-                RegisterError::Misplaced => Errno::Nxio,
-                RegisterError::Registered => Errno::Inval,
-            })?;
-            cx.domain.deliver(notify);
-        }
-        abi::VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
-            // A 32-bit guest's pointer is the low word of the union.
-            let op: abi::VcpuRegisterRunstate32 = cx.read(pointer)?;
-            target
-                .runstate_area
-                .store(u64::from(op.addr), Ordering::Release);
-            if id == cx.vcpu.id {
-                let clock = *target.runstate.lock();
-                runstate::publish(
-                    cx.domain,
-                    target,
-                    &clock,
-                    &cx.hv.scale,
-                    cx.hv.boot_ticks,
-                    cx.memory,
-                );
-            }
-        }
-        _ => return Err(Errno::Inval),
-    }
-    OK
-}
-
-pub(super) fn vm_assist<H: Hal, M: GuestMemory>(
-    cx: &mut Cx<'_, H, M>,
-    command: u32,
-    kind: u32,
-) -> CallResult {
-    if kind != VMASST_RUNSTATE_UPDATE_FLAG {
+    if !matches!(
+        command,
+        abi::VCPUOP_REGISTER_VCPU_INFO | abi::VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA
+    ) {
         return Err(Errno::Inval);
     }
-    let bit = 1 << kind;
-    match command {
-        VMASST_CMD_ENABLE => cx.domain.vm_assist.fetch_or(bit, Ordering::AcqRel),
-        VMASST_CMD_DISABLE => cx.domain.vm_assist.fetch_and(!bit, Ordering::AcqRel),
-        _ => return Err(Errno::NoSys),
-    };
-    OK
+    let vcpu = u16::try_from(id)
+        .ok()
+        .and_then(|id| cx.domain.vcpu(VcpuId::new(id)))
+        .ok_or(Errno::NoEnt)?;
+    if command == abi::VCPUOP_REGISTER_VCPU_INFO {
+        register_vcpu_info(cx, vcpu, at)
+    } else {
+        register_runstate(cx, vcpu, at)
+    }
+}
+
+fn register_vcpu_info<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    vcpu: &Vcpu<H>,
+    at: GuestVirt,
+) -> CallResult {
+    let op: abi::VcpuRegisterVcpuInfo = cx.read(at)?;
+    if !EventChannels::<H::Page>::is_vcpu_info_offset(op.offset) {
+        return Err(Errno::Nxio);
+    }
+    if vcpu.id != cx.vcpu.id && !vcpu.is_offline.load(Ordering::Acquire) {
+        return Err(Errno::Inval);
+    }
+    let gfn = Gfn::try_from(op.mfn).map_err(|_| Errno::Inval)?;
+    let page = cx.map_own_page(gfn)?;
+    let registered = cx
+        .domain
+        .events
+        .lock()
+        .register_vcpu_info(vcpu.id, page, op.offset);
+    match registered {
+        Ok(notify) => {
+            cx.domain.deliver(notify);
+            Ok(0)
+        }
+        Err(RegisterError::NoVcpu) => Err(Errno::NoEnt),
+        Err(RegisterError::Misplaced) => Err(Errno::Nxio),
+        Err(RegisterError::Registered) => Err(Errno::Inval),
+    }
+}
+
+fn register_runstate<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    vcpu: &Vcpu<H>,
+    at: GuestVirt,
+) -> CallResult {
+    // A 32-bit guest fills only the pointer: the rest of the union is whatever was on its stack.
+    let area: abi::VcpuRegisterRunstate32 = cx.read(at)?;
+    vcpu.runstate_area
+        .store(u64::from(area.addr), Ordering::Release);
+    let clock = *vcpu.runstate.lock();
+    runstate::publish(
+        cx.domain,
+        vcpu,
+        &clock,
+        &cx.hv.scale,
+        cx.hv.boot_ticks,
+        cx.memory,
+    );
+    Ok(0)
 }

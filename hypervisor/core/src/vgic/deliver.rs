@@ -10,20 +10,30 @@
 //! GICv2 wants the virtual ids in the LRs to be unique, so of an SGI with several senders one is in a LR at a time,
 //! with EOI maintenance asked for.
 
-use super::irq::{FROM_ARRIVED, FROM_HINT, FROM_LATCHED, Place};
+use super::irq::{Node, Place, State};
 use super::lr::{Lr, MAX_LRS};
-use super::{KickSet, Vgic, VgicHost};
-use crate::addr::{IntId, VcpuId};
+use super::{KickSet, MAX_VCPUS, Vgic, VgicHost};
+use crate::addr::VcpuId;
 use crate::machine::PhysIrq;
 
 /// What a LR holds.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(super) struct Entry {
     pub index: u16,
-    /// Which state in memory its pending bit came from.
-    pub from: u8,
+    /// Which of [`State::PENDING`] its pending bit came from.
+    pub from: State,
     /// The value last read or written.
     pub lr: Lr,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            index: 0,
+            from: State::empty(),
+            lr: Lr::default(),
+        }
+    }
 }
 
 /// The virtual CPU interface of one vCPU.
@@ -46,8 +56,22 @@ impl CpuInterface {
     pub fn lr<H: VgicHost + ?Sized>(&self, n: usize, host: Option<&H>) -> Lr {
         match host {
             Some(host) if self.loaded => Lr(host.read_lr(n)),
-            _ => self.entries[n].lr,
+            _ => self.entry(n).lr,
         }
+    }
+
+    #[inline]
+    pub fn entry(&self, n: usize) -> &Entry {
+        &self.entries[n & (MAX_LRS - 1)]
+    }
+
+    /// Books LR `n` and notes what is in it.
+    #[inline]
+    fn put(&mut self, n: usize, entry: Entry) {
+        let one = 1 << (n & 31);
+        self.used |= one;
+        self.eoi = self.eoi & !one | if entry.lr.has_eoi() { one } else { 0 };
+        self.entries[n & (MAX_LRS - 1)] = entry;
     }
 }
 
@@ -59,28 +83,46 @@ pub(super) fn for_each_bit(mut bits: u32, mut f: impl FnMut(usize)) {
     }
 }
 
+/// Returns true if a candidate is really pending; asks its line if that decides.
+#[inline]
+fn is_pending<H: VgicHost + ?Sized>(node: &Node, cpu: usize, host: &H) -> bool {
+    node.state.is_sure() || host.is_asserted(VcpuId::new(cpu as u16), node.int_id)
+}
+
 impl Vgic {
     /// Fills the list registers before the guest is entered. Cheap when [`Vgic::needs_flush`] is false.
     ///
     /// `vcpu` is the current, restored vCPU. Returns the other vCPUs that have something to do now.
     #[inline]
     pub fn flush<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
-        let cpu = vcpu.index();
-        if !self.irqs.work.is_set(cpu)
-            || !self.cpus.get(cpu).is_some_and(|interface| interface.loaded)
-        {
-            return KickSet::NONE;
+        match self.loaded(vcpu) {
+            Some(cpu) if self.irqs.work.is_set(cpu) => self.flush_work(cpu, host).without(vcpu),
+            _ => KickSet::NONE,
         }
-        self.flush_work(cpu, host).without(vcpu)
+    }
+
+    /// Returns the vCPU's index if its state is in the hardware.
+    #[inline]
+    pub(super) fn loaded(&self, vcpu: VcpuId) -> Option<usize> {
+        let cpu = vcpu.index();
+        (cpu < MAX_VCPUS && self.cpus[cpu].loaded).then_some(cpu)
     }
 
     fn flush_work<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
         let mut kicks = KickSet::NONE;
-        let mut revisit = core::mem::take(&mut self.irqs.revisit[cpu]) & self.cpus[cpu].used;
+        let cpu = cpu & (MAX_VCPUS - 1);
+        let used = self.cpus[cpu].used;
+        let waiting = &mut self.irqs.waiting[cpu];
+        let mut revisit = core::mem::take(&mut waiting.revisit) & used;
+        // Those that wait for a LR since the last flush come before those that would take theirs again.
+        let may_renew = self.irqs.forwarding && (waiting.levels == 0 || used != self.lrs);
         while revisit != 0 {
             let n = revisit.trailing_zeros() as usize;
             revisit &= revisit - 1;
-            kicks |= self.reconcile(cpu, n, host);
+            let lr = Lr(host.read_lr(n));
+            if !(may_renew && lr.is_empty() && self.renew(cpu, n, host)) {
+                kicks |= self.reconcile(cpu, n, lr, host);
+            }
         }
         let mut overflow = false;
         if self.irqs.forwarding && self.irqs.waiting_levels(cpu) != 0 {
@@ -92,7 +134,7 @@ impl Vgic {
         }
         self.irqs.work.assign(cpu, overflow);
         // With a single LR the underflow condition is always true; there every LR has EOI maintenance instead.
-        let underflow = overflow && self.lr_count > 1;
+        let underflow = overflow && self.lrs != 1;
         if underflow != self.cpus[cpu].underflow {
             self.cpus[cpu].underflow = underflow;
             host.set_underflow(underflow);
@@ -102,11 +144,10 @@ impl Vgic {
 
     /// Reads back which list registers the guest has finished: for the maintenance interrupt. Flush after it.
     pub fn sync<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
-        let cpu = vcpu.index();
-        if cpu >= self.cpus.len() || !self.cpus[cpu].loaded {
-            return KickSet::NONE;
+        match self.loaded(vcpu) {
+            Some(cpu) => self.reclaim(cpu, host).without(vcpu),
+            None => KickSet::NONE,
         }
-        self.reclaim(cpu, host).without(vcpu)
     }
 
     /// Returns which interrupts of a bank are pending and active in LRs.
@@ -117,25 +158,22 @@ impl Vgic {
         host: &H,
     ) -> (u32, u32) {
         let (mut pending, mut active) = (0, 0);
-        let private = bank < self.cpus.len();
-        for (cpu, interface) in self.cpus.iter().enumerate() {
+        let private = bank < self.irqs.vcpus;
+        for (cpu, interface) in self.cpus[..self.irqs.vcpus].iter().enumerate() {
             if private && cpu != bank {
                 continue;
             }
             for_each_bit(interface.used, |n| {
-                let index = usize::from(interface.entries[n].index);
+                let index = usize::from(interface.entry(n).index);
                 if index / 32 == bank {
                     let lr = interface.lr(n, (cpu == current).then_some(host));
-                    pending |= u32::from(lr.is_pending()) << (index % 32);
-                    active |= u32::from(lr.is_active()) << (index % 32);
+                    let (is_pending, is_active) = self.irqs.nodes[index].state_in_lr(lr);
+                    pending |= u32::from(is_pending) << (index % 32);
+                    active |= u32::from(is_active) << (index % 32);
                 }
             });
         }
-        let bank = &self.irqs.banks[bank];
-        (
-            pending & !bank.drop_pending,
-            (active & !bank.drop_active) | bank.make_active,
-        )
+        (pending, active)
     }
 
     /// Has the other vCPUs that run look at their LRs that hold interrupts of an SPI bank.
@@ -145,8 +183,7 @@ impl Vgic {
             if cpu != current && interface.loaded {
                 for_each_bit(interface.used, |n| {
                     if usize::from(interface.entries[n].index) / 32 == bank {
-                        self.irqs.revisit[cpu] |= 1 << n;
-                        kicks |= self.irqs.notify(cpu);
+                        kicks |= self.irqs.revisit(cpu, n as u8);
                     }
                 });
             }
@@ -160,46 +197,13 @@ impl Vgic {
         index: usize,
         host: Option<&H>,
     ) -> Option<(u8, bool)> {
-        let node = self.irqs.nodes.get(index)?;
+        let node = &self.irqs.nodes[index];
         let Place::Lr(n) = node.place else {
             return None;
         };
-        let lr = self.cpus[usize::from(node.home)].lr(usize::from(n), host);
-        let is_dropped = self.irqs.banks[index / 32].drop_pending & (1 << (index % 32)) != 0;
-        Some((
-            self.cpus[usize::from(node.home)].entries[usize::from(n)]
-                .lr
-                .source(),
-            lr.is_pending() && !is_dropped,
-        ))
-    }
-
-    /// Deactivates the physical interrupt if the virtual one no longer stands for it.
-    pub(super) fn settle_physical<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
-        let bank = &mut self.irqs.banks[index / 32];
-        let bit = 1 << (index % 32);
-        let node = &self.irqs.nodes[index];
-        if bank.phys_active & !bank.arrived & bit != 0 && !matches!(node.place, Place::Lr(_)) {
-            bank.phys_active &= !bit;
-            phys.deactivate(IntId::new(node.hw));
-        }
-    }
-
-    /// A linked SPI that is masked gives its physical interrupt back: an edge stays pending in memory, a level speaks
-    /// for itself when the guest unmasks it. (PPIs stay active: the hypervisor does not mask them on the pCPU.)
-    pub(super) fn give_back_masked<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
-        let is_private = self.irqs.is_private(index);
-        let bank = &mut self.irqs.banks[index / 32];
-        let bit = 1 << (index % 32);
-        if is_private
-            || bank.arrived & !bank.enabled & bit == 0
-            || matches!(self.irqs.nodes[index].place, Place::Lr(_))
-        {
-            return;
-        }
-        bank.arrived &= !bit;
-        bank.latched |= bank.edge & bit;
-        self.settle_physical(index, phys);
+        let interface = &self.cpus[usize::from(node.home)];
+        let (is_pending, _) = node.state_in_lr(interface.lr(usize::from(n), host));
+        Some((interface.entry(usize::from(n)).lr.source(), is_pending))
     }
 
     pub(super) fn write_lr<H: VgicHost + ?Sized>(
@@ -221,25 +225,18 @@ impl Vgic {
 
     /// The interrupt is no longer in a LR and not active.
     pub(super) fn leave_lr<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
-        let bit = 1 << (index % 32);
-        self.irqs.nodes[index].place = Place::Idle;
-        let bank = &mut self.irqs.banks[index / 32];
-        bank.active &= !bit;
-        bank.drop_pending &= !bit;
-        bank.drop_active &= !bit;
-        if bank.soft_active & bit != 0 {
-            self.irqs.set_soft_active(index / 32, bit, false);
-        }
-        self.settle_physical(index, phys);
-        let bank = &mut self.irqs.banks[index / 32];
-        if bank.make_active & bit != 0 {
-            bank.make_active &= !bit;
-            bank.active |= bit;
-            self.irqs.set_soft_active(index / 32, bit, true);
-        }
+        let node = &mut self.irqs.nodes[index];
+        let make_active = node.state.contains(State::MAKE_ACTIVE);
+        node.place = Place::Idle;
+        node.state
+            .remove(State::DROP_PENDING | State::DROP_ACTIVE | State::MAKE_ACTIVE);
+        node.state.set(State::ACTIVE, make_active);
+        node.settle_physical(phys);
+        self.irqs.set_soft_active(index, make_active);
     }
 
     /// The guest has finished the interrupt in LR `n`, which the hardware shows as empty.
+    #[inline]
     pub(super) fn finish<H: VgicHost + ?Sized>(
         &mut self,
         cpu: usize,
@@ -247,22 +244,37 @@ impl Vgic {
         host: &mut H,
     ) -> KickSet {
         let interface = &mut self.cpus[cpu];
-        let lr = interface.entries[n].lr;
-        let index = usize::from(interface.entries[n].index);
-        interface.used &= !(1 << n);
-        if interface.eoi & (1 << n) != 0 {
+        let one = 1 << (n & 31);
+        interface.used &= !one;
+        let &Entry { index, lr, .. } = interface.entry(n);
+        let index = usize::from(index);
+        if interface.eoi & one != 0 {
             // Ends the maintenance condition.
             self.write_lr(cpu, n, Lr::default(), host);
         }
-        let bank = &mut self.irqs.banks[index / 32];
-        let bit = 1 << (index % 32);
-        if lr.is_hw() {
+        let node = &mut self.irqs.nodes[index];
+        let mut state = node.state;
+        if lr.is_hw() && !state.contains(State::ARRIVED) {
             // The hardware has deactivated it; if it arrived again since, it is active anew.
-            bank.phys_active &= !bit | bank.arrived;
+            state.remove(State::PHYS_ACTIVE);
         }
-        bank.hint |= bank.resample & bank.asks & bit;
-        self.leave_lr(index, host);
-        self.give_back_masked(index, host);
+        if state.contains(State::RESAMPLE | State::ASKS) {
+            state.insert(State::HINT);
+        }
+        state.remove(State::ACTIVE);
+        node.state = state;
+        node.place = Place::Idle;
+        if state.is_candidate() || state.intersects(State::PHYS_ACTIVE | State::DEFERRED) {
+            return self.finish_more(index, host);
+        }
+        KickSet::NONE
+    }
+
+    /// The guest has finished an interrupt, and there is more to do about it.
+    #[inline(never)]
+    fn finish_more<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) -> KickSet {
+        self.leave_lr(index, phys);
+        self.irqs.nodes[index].give_back_masked(phys);
         self.irqs.evaluate(index)
     }
 
@@ -288,22 +300,17 @@ impl Vgic {
 
     /// Moves the pending state that a LR held back to memory.
     fn restore_pending(&mut self, index: usize, entry: Entry) {
-        let bit = 1 << (index % 32);
-        let is_sgi = self.irqs.is_sgi(index);
-        let bank = &mut self.irqs.banks[index / 32];
-        let is_dropped = bank.drop_pending & bit != 0;
-        if entry.from & FROM_LATCHED != 0 && !is_dropped {
-            bank.latched |= bit;
-            if is_sgi {
-                self.irqs.sources[index / 32][index % 32] |= 1 << entry.lr.source();
+        let node = &mut self.irqs.nodes[index];
+        let mut from = entry.from;
+        if node.state.contains(State::DROP_PENDING) {
+            from.remove(State::LATCHED);
+            if node.state.contains(State::EDGE) {
+                from.remove(State::ARRIVED);
             }
         }
-        let bank = &mut self.irqs.banks[index / 32];
-        if entry.from & FROM_ARRIVED != 0 && !(is_dropped && bank.edge & bit != 0) {
-            bank.arrived |= bit;
-        }
-        if entry.from & FROM_HINT != 0 {
-            bank.hint |= bit;
+        node.state.insert(from);
+        if node.is_sgi() && from.contains(State::LATCHED) {
+            node.sources |= 1 << entry.lr.source();
         }
     }
 
@@ -319,17 +326,16 @@ impl Vgic {
     ) -> bool {
         let mut entry = self.cpus[cpu].entries[n];
         let index = usize::from(entry.index);
-        let bit = 1 << (index % 32);
         entry.lr = lr;
         if lr.is_pending() {
             self.restore_pending(index, entry);
         }
-        self.cpus[cpu].entries[n].from = 0;
-        let bank = &mut self.irqs.banks[index / 32];
-        bank.drop_pending &= !bit;
-        if lr.is_active() && bank.drop_active & bit == 0 {
-            bank.active |= bit;
-            bank.make_active &= !bit;
+        self.cpus[cpu].entries[n].from = State::empty();
+        let state = &mut self.irqs.nodes[index].state;
+        state.remove(State::DROP_PENDING);
+        if lr.is_active() && !state.contains(State::DROP_ACTIVE) {
+            state.insert(State::ACTIVE);
+            state.remove(State::MAKE_ACTIVE);
             if lr.is_pending() {
                 self.write_lr(cpu, n, lr.without_pending(), host);
             } else {
@@ -343,18 +349,21 @@ impl Vgic {
         true
     }
 
-    /// Brings LR `n` in line with a change of its interrupt's state.
-    fn reconcile<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> KickSet {
-        let lr = Lr(host.read_lr(n));
+    /// Brings LR `n`, which says `lr`, in line with a change of its interrupt's state.
+    #[inline(never)]
+    fn reconcile<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        n: usize,
+        lr: Lr,
+        host: &mut H,
+    ) -> KickSet {
         if lr.is_empty() {
-            if self.renew(cpu, n, host) {
-                return KickSet::NONE;
-            }
             return self.finish(cpu, n, host);
         }
         let index = usize::from(self.cpus[cpu].entries[n].index);
         if self.extract(cpu, n, lr, host) {
-            self.give_back_masked(index, host);
+            self.irqs.nodes[index].give_back_masked(host);
             self.irqs.evaluate(index)
         } else {
             self.pend_active(cpu, n, index, host);
@@ -370,45 +379,40 @@ impl Vgic {
         index: usize,
         host: &mut H,
     ) {
-        let bit = 1 << (index % 32);
-        let is_sgi = self.irqs.is_sgi(index);
-        let bank = &mut self.irqs.banks[index / 32];
-        if bank.candidates() & bank.enabled & bit == 0 {
+        let node = &mut self.irqs.nodes[index];
+        if !node.state.is_candidate() || !node.state.contains(State::ENABLED) {
             return;
         }
-        let node = &self.irqs.nodes[index];
-        let can_pend =
-            self.irqs.forwarding && usize::from(node.targets.trailing_zeros() as u8) == cpu;
-        let mut lr = self.cpus[cpu].entries[n].lr;
-        let is_level_arrival = bank.arrived & !bank.edge & bit != 0;
-        if is_level_arrival && bank.latched & bit == 0 && self.lr_count > 1 {
+        let entry = &mut self.cpus[cpu].entries[n];
+        let mut lr = entry.lr;
+        let is_level_arrival = node.state.is(State::ARRIVED, State::EDGE | State::LATCHED);
+        if is_level_arrival && self.lrs != 1 {
             // Acknowledged without its physical interrupt, which has come since. After the guest's EOI the line
             // speaks for itself.
-            bank.arrived &= !bit;
-            bank.hint &= !bit;
+            node.state.remove(State::ARRIVED | State::HINT);
             lr = lr.with_hw(node.hw);
         } else {
-            if can_pend && bank.latched & !bank.phys_active & bit != 0 {
+            let can_pend = self.irqs.forwarding && node.target() == cpu;
+            if can_pend && node.state.is(State::LATCHED, State::PHYS_ACTIVE) {
                 let source = 1u8 << lr.source();
-                if !is_sgi {
-                    bank.latched &= !bit;
+                if !node.is_sgi() {
+                    node.state.remove(State::LATCHED);
                     lr = lr.with_pending();
-                } else if self.irqs.sources[cpu][index % 32] & source != 0 {
-                    self.irqs.sources[cpu][index % 32] &= !source;
-                    if self.irqs.sources[cpu][index % 32] == 0 {
-                        bank.latched &= !bit;
-                    }
+                } else if node.sources & source != 0 {
+                    node.sources &= !source;
+                    node.state.set(State::LATCHED, node.sources != 0);
                     lr = lr.with_pending();
                 }
                 if lr.is_pending() {
-                    self.cpus[cpu].entries[n].from = FROM_LATCHED;
+                    entry.from = State::LATCHED;
                 }
             }
             // A linked level line needs nothing: the physical interrupt fires again if it is still asserted.
-            let rest = bank.latched
-                | (bank.arrived & bank.edge)
-                | if lr.is_hw() { 0 } else { bank.candidates() };
-            if rest & bit != 0 {
+            let state = node.state;
+            if state.contains(State::LATCHED)
+                || state.contains(State::ARRIVED | State::EDGE)
+                || (state.is_candidate() && !lr.is_hw())
+            {
                 lr = lr.without_hw().with_eoi();
             }
         }
@@ -418,21 +422,22 @@ impl Vgic {
     }
 
     /// Moves waiting interrupts into LRs, most urgent first.
+    #[inline(never)]
     fn fill<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
         let mut kicks = KickSet::NONE;
         let mut reclaimed = false;
         // Each LR is filled at most once, so this ends.
         let mut filled = 0u32;
         while let Some(index) = self.irqs.first(cpu) {
-            if !self.is_pending(index, cpu, host) {
-                let bit = 1 << (index % 32);
-                self.irqs.banks[index / 32].hint &= !bit;
-                self.irqs.banks[index / 32].arrived &= !bit;
+            let node = &mut self.irqs.nodes[index];
+            if !is_pending(node, cpu, host) {
+                node.state.remove(State::HINT | State::ARRIVED);
                 self.irqs.unlink(index);
-                self.settle_physical(index, host);
+                self.irqs.nodes[index].settle_physical(host);
                 continue;
             }
-            let free = !self.cpus[cpu].used & ((1 << self.lr_count) - 1);
+            let level = node.priority >> 3;
+            let free = self.lrs & !self.cpus[cpu].used;
             let n = if free != 0 {
                 free.trailing_zeros() as usize
             } else if !reclaimed {
@@ -440,9 +445,7 @@ impl Vgic {
                 reclaimed = true;
                 kicks |= self.reclaim(cpu, host);
                 continue;
-            } else if let Some(n) =
-                self.displace(cpu, filled, self.irqs.nodes[index].priority >> 3, host)
-            {
+            } else if let Some(n) = self.displace(cpu, filled, level, host) {
                 n
             } else {
                 break;
@@ -454,81 +457,30 @@ impl Vgic {
         kicks
     }
 
-    /// Returns true if a queued interrupt is really pending; asks its line if that decides.
-    fn is_pending<H: VgicHost + ?Sized>(&self, index: usize, cpu: usize, host: &H) -> bool {
-        let bank = &self.irqs.banks[index / 32];
-        bank.sure() & (1 << (index % 32)) != 0
-            || host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(index))
-    }
-
-    /// The usual case, made short: the guest has finished the interrupt in LR `n`, it is pending again and nothing
-    /// else waits, so it takes the same LR. Returns false if the case is another one.
+    /// The usual case, made short: the guest has finished the interrupt in LR `n`, and it is pending again, so it takes
+    /// the same LR. Returns false, and has changed nothing, if the case is another one.
+    #[inline]
     fn renew<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> bool {
-        if !self.irqs.forwarding || self.irqs.waiting_levels(cpu) != 0 {
-            return false;
-        }
-        let entry = &self.cpus[cpu].entries[n];
-        let index = usize::from(entry.index);
-        let bit = 1 << (index % 32);
-        let node = &self.irqs.nodes[index];
-        let bank = &mut self.irqs.banks[index / 32];
-        if entry.lr.is_hw() {
+        let interface = &mut self.cpus[cpu & (MAX_VCPUS - 1)];
+        let &Entry { index, lr, .. } = interface.entry(n);
+        let node = &mut self.irqs.nodes[usize::from(index)];
+        let mut state = node.state;
+        if lr.is_hw() && !state.contains(State::ARRIVED) {
             // The hardware has deactivated it; if it arrived again since, it is active anew.
-            bank.phys_active &= !bit | bank.arrived;
+            state.remove(State::PHYS_ACTIVE);
         }
-        let odd = bank.drop_pending
-            | bank.drop_active
-            | bank.make_active
-            | bank.soft_active
-            | (bank.phys_active & !bank.arrived);
-        let is_here = node.targets.trailing_zeros() as usize == cpu;
-        if bank.candidates() & bank.enabled & !odd & bit == 0 || !is_here {
-            return false;
-        }
-        if bank.sure() & bit == 0
-            && !host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(index))
+        if !state.is(State::ENABLED, State::DEFERRED)
+            || state.is(State::PHYS_ACTIVE, State::ARRIVED)
+            || !state.is_candidate()
+            || node.target() != cpu
+            || !is_pending(node, cpu, host)
         {
             return false;
         }
-        let source = if self.irqs.is_private(index) && index % 32 < 16 {
-            self.irqs.sources[cpu][index % 32]
-        } else {
-            0
-        };
-        let bank = &mut self.irqs.banks[index / 32];
-        bank.active &= !bit;
-        let arrived = bank.arrived & bit;
-        let is_plain = !entry.lr.has_eoi()
-            && entry.lr.level() == self.irqs.nodes[index].priority >> 3
-            && source.wrapping_sub(1) & source == 0
-            && entry.lr.is_hw() == (arrived != 0)
-            && (arrived == 0 || (bank.latched | bank.hint) & bit == 0);
-        if !is_plain {
-            self.occupy(cpu, n, index, host);
-            return true;
-        }
-        // The same value serves again.
-        let entry = &mut self.cpus[cpu].entries[n];
-        let mut lr = entry.lr.without_state().with_pending();
-        if arrived != 0 {
-            bank.arrived &= !bit;
-            entry.from = FROM_ARRIVED;
-        } else {
-            let latched = if bank.latched & bit != 0 {
-                FROM_LATCHED
-            } else {
-                0
-            };
-            let hint = if bank.hint & bit != 0 { FROM_HINT } else { 0 };
-            entry.from = latched | hint;
-            bank.latched &= !bit;
-            bank.hint &= !bit;
-            if source != 0 {
-                lr = lr.with_other_sender(source.trailing_zeros() as u8);
-                self.irqs.sources[cpu][index % 32] = 0;
-            }
-        }
-        entry.lr = lr;
+        state.remove(State::ACTIVE);
+        node.state = state;
+        let (lr, from) = node.take_pending(self.lrs == 1);
+        interface.put(n, Entry { index, from, lr });
         host.write_lr(n, lr.0);
         true
     }
@@ -536,57 +488,17 @@ impl Vgic {
     /// Puts a pending interrupt into the free LR `n`.
     #[inline]
     fn occupy<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, index: usize, host: &mut H) {
-        let bit = 1 << (index % 32);
-        let int_id = self.irqs.int_id(index);
-        let is_sgi = self.irqs.is_sgi(index);
         let node = &mut self.irqs.nodes[index];
         node.place = Place::Lr(n as u8);
         node.home = cpu as u8;
-        let bank = &mut self.irqs.banks[index / 32];
-        let mut lr = Lr::new(int_id, node.priority >> 3).with_pending();
-        let mut wants_eoi = self.lr_count == 1;
-        let from;
-        if is_sgi {
-            let sources = &mut self.irqs.sources[cpu][index % 32];
-            lr = lr.with_source(sources.trailing_zeros() as u8);
-            *sources &= sources.wrapping_sub(1);
-            from = FROM_LATCHED;
-            if *sources == 0 {
-                bank.latched &= !bit;
-            } else {
-                wants_eoi = true;
-            }
-        } else {
-            let at = index % 32;
-            // FROM_LATCHED, FROM_ARRIVED, FROM_HINT.
-            from = (bank.latched >> at & 1
-                | (bank.arrived >> at & 1) << 1
-                | (bank.hint >> at & 1) << 2) as u8;
-            bank.latched &= !bit;
-            bank.arrived &= !bit;
-            bank.hint &= !bit;
-            if bank.phys_active & bit != 0 && self.lr_count > 1 {
-                lr = lr.with_hw(node.hw);
-            } else {
-                wants_eoi |= bank.resample & !bank.edge & bit != 0;
-            }
-        }
-        if wants_eoi {
-            lr = lr.with_eoi();
-        }
-        let interface = &mut self.cpus[cpu];
-        let one = 1 << (n & 31);
-        interface.used |= one;
-        interface.eoi = interface.eoi & !one | if lr.has_eoi() { one } else { 0 };
-        interface.entries[n] = Entry {
-            index: index as u16,
-            from,
-            lr,
-        };
+        let (lr, from) = node.take_pending(self.lrs == 1);
+        let index = index as u16;
+        self.cpus[cpu & (MAX_VCPUS - 1)].put(n, Entry { index, from, lr });
         host.write_lr(n, lr.0);
     }
 
     /// Frees a LR whose interrupt is pending only and less urgent than `level`, the least urgent first; none of `tried`.
+    #[inline(never)]
     fn displace<H: VgicHost + ?Sized>(
         &mut self,
         cpu: usize,
@@ -594,14 +506,18 @@ impl Vgic {
         level: u8,
         host: &mut H,
     ) -> Option<usize> {
-        for _ in 0..self.lr_count {
+        for _ in 0..MAX_LRS {
             let interface = &self.cpus[cpu];
             let mut worst: Option<(u8, usize)> = None;
             for_each_bit(interface.used & !tried, |n| {
                 let entry = &interface.entries[n];
                 let index = usize::from(entry.index);
-                let is_soft = self.irqs.banks[index / 32].soft_active & (1 << (index % 32)) != 0;
-                let rank = if is_soft { 32 } else { entry.lr.level() };
+                let state = self.irqs.nodes[index].state;
+                let rank = if state.contains(State::SOFT_ACTIVE) {
+                    32
+                } else {
+                    entry.lr.level()
+                };
                 if rank > level && worst.is_none_or(|(best, _)| rank > best) {
                     worst = Some((rank, n));
                 }
@@ -610,14 +526,13 @@ impl Vgic {
             tried |= 1 << n;
             let lr = Lr(host.read_lr(n));
             let index = usize::from(interface.entries[n].index);
-            let bit = 1 << (index % 32);
             if !lr.is_active() && !lr.is_empty() {
                 self.extract(cpu, n, lr, host);
                 let _own = self.irqs.evaluate(index);
                 self.irqs.move_to_front(index);
                 return Some(n);
             }
-            if lr.is_active() && self.irqs.banks[index / 32].soft_active & bit != 0 {
+            if lr.is_active() && self.irqs.nodes[index].state.contains(State::SOFT_ACTIVE) {
                 self.park(cpu, n, index, host);
                 return Some(n);
             }
@@ -631,38 +546,42 @@ impl Vgic {
         self.extract(cpu, n, lr, host);
         self.write_lr(cpu, n, Lr::default(), host);
         self.cpus[cpu].used &= !(1 << n);
-        self.irqs.nodes[index].place = Place::Idle;
-        self.settle_physical(index, host);
+        let node = &mut self.irqs.nodes[index];
+        node.place = Place::Idle;
+        node.settle_physical(host);
         let _own = self.irqs.evaluate(index);
     }
 
     /// Gives spare LRs to interrupts that the guest made active, so that its deactivation finds them.
+    #[inline(never)]
     fn fill_active<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) {
-        let vcpus = self.cpus.len();
+        let vcpus = self.irqs.vcpus;
         for bank in core::iter::once(cpu).chain(vcpus..self.irqs.banks.len()) {
-            let mut bits = self.irqs.banks[bank].soft_active & self.irqs.banks[bank].active;
+            let mut bits = self.irqs.banks[bank].soft_active;
             while bits != 0 {
                 let index = bank * 32 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
-                let node = &self.irqs.nodes[index];
-                let free = !self.cpus[cpu].used & ((1 << self.lr_count) - 1);
+                let node = &mut self.irqs.nodes[index];
+                let free = self.lrs & !self.cpus[cpu].used;
                 if free == 0 {
                     return;
                 }
-                if node.place != Place::Idle || node.targets.trailing_zeros() as usize != cpu {
+                if node.place != Place::Idle
+                    || !node.state.contains(State::ACTIVE)
+                    || node.target() != cpu
+                {
                     continue;
                 }
                 let n = free.trailing_zeros() as usize;
-                let lr = Lr::new(self.irqs.int_id(index), node.priority >> 3)
+                let lr = Lr::new(node.int_id, node.priority >> 3)
                     .with_active()
                     .with_eoi();
-                let node = &mut self.irqs.nodes[index];
                 node.place = Place::Lr(n as u8);
                 node.home = cpu as u8;
                 let interface = &mut self.cpus[cpu];
                 interface.used |= 1 << n;
                 interface.entries[n].index = index as u16;
-                interface.entries[n].from = 0;
+                interface.entries[n].from = State::empty();
                 self.write_lr(cpu, n, lr, host);
             }
         }

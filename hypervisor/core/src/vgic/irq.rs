@@ -1,76 +1,100 @@
 //! The interrupt state machine: what is enabled, pending, active, where it is, and which vCPU it waits for.
 //!
-//! Interrupts lie in banks of 32: bank `v` holds the SGIs and PPIs of vCPU `v`, the SPI banks follow. One-bit state is
-//! a word for each bank, so that a guest's register access is a word operation. An *index* is `bank * 32 + bit`.
+//! Interrupts lie in banks of 32: bank `v` holds the SGIs and PPIs of vCPU `v`, the SPI banks follow. An *index* is
+//! `bank * 32 + bit`. All one-bit state of an interrupt is in one word, [`State`], because delivery looks at most of it;
+//! banks repeat only what is needed for 32 interrupts at once.
 //!
 //! An interrupt is in one [`Place`]: idle, in the queue of one vCPU, or in a list register (LR) of one vCPU. Queues
 //! are lists for each of the 32 priority levels a list register can hold, so queueing and choosing are O(1).
 //!
-//! Pending is what memory says (`latched`, `arrived`, `hint`, `line`) or what the LR says. Bits move into the LR when
+//! Pending is what memory says ([`State::PENDING`] and `LINE`) or what the LR says. Bits move into the LR when
 //! it is filled and back when the interrupt is taken out. A change to an interrupt in a LR only marks that register in
 //! `revisit`; the vCPU itself reconciles it at its next flush, because only its pCPU can touch the register.
 //!
 //! Invariants: queued => enabled, candidate, not active; a queue that is not empty while the distributor forwards =>
-//! the vCPU's work flag is set; `phys_active` => `arrived`, or in a LR.
+//! the vCPU's work flag is set; `PHYS_ACTIVE` => `ARRIVED`, or in a LR.
 
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use bitflags::bitflags;
+
+use super::lr::Lr;
 use super::{KickSet, MAX_VCPUS, WorkFlags};
 use crate::addr::IntId;
+use crate::machine::PhysIrq;
 
-/// No physical interrupt.
-pub(super) const NO_HW: u16 = u16::MAX;
 const NO_NODE: u16 = u16::MAX;
 
-/// Sources of a pending state, as remembered for an interrupt in a LR.
-pub(super) const FROM_LATCHED: u8 = 1;
-pub(super) const FROM_ARRIVED: u8 = 2;
-pub(super) const FROM_HINT: u8 = 4;
+bitflags! {
+    /// The one-bit state of an interrupt.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct State: u32 {
+        /// Pended by an edge, by software, or by an SGI; ends with the acknowledge.
+        const LATCHED = 1 << 0;
+        /// The linked physical interrupt was taken and has not been given to the guest yet.
+        const ARRIVED = 1 << 1;
+        /// The line must be asked at the next flush.
+        const HINT = 1 << 2;
+        /// What moves into a LR with the interrupt.
+        const PENDING = Self::LATCHED.bits() | Self::ARRIVED.bits() | Self::HINT.bits();
 
-/// One-bit state of 32 interrupts.
+        /// Level of a line that is kept here.
+        const LINE = 1 << 3;
+        /// Edge-triggered; else level-sensitive.
+        const EDGE = 1 << 4;
+        const ENABLED = 1 << 5;
+        /// Active; for an interrupt in a LR the LR speaks.
+        const ACTIVE = 1 << 6;
+        /// A physical interrupt is linked.
+        const LINKED = 1 << 7;
+        /// The physical interrupt is active: nobody has deactivated it yet.
+        const PHYS_ACTIVE = 1 << 8;
+        /// The line is asked from the caller, not kept.
+        const ASKS = 1 << 9;
+        /// The line is sampled again after every EOI.
+        const RESAMPLE = 1 << 10;
+
+        /// To do when the LR is reconciled: forget its pending state, its active state, make it active.
+        const DROP_PENDING = 1 << 11;
+        const DROP_ACTIVE = 1 << 12;
+        const MAKE_ACTIVE = 1 << 13;
+        /// Made active by the guest's write to GICD_ISACTIVER, not by an acknowledge. Set by `set_soft_active` only.
+        const SOFT_ACTIVE = 1 << 14;
+        /// What makes an interrupt in a LR an unusual case.
+        const DEFERRED = Self::DROP_PENDING.bits() | Self::DROP_ACTIVE.bits() | Self::MAKE_ACTIVE.bits()
+            | Self::SOFT_ACTIVE.bits();
+    }
+}
+
+impl State {
+    /// Returns true if all of `on` and none of `off` is set.
+    #[inline]
+    pub const fn is(self, on: Self, off: Self) -> bool {
+        self.bits() & (on.bits() | off.bits()) == on.bits()
+    }
+
+    /// Returns true if the interrupt is pending, or may be when its line is asked.
+    #[inline]
+    pub const fn is_candidate(self) -> bool {
+        self.intersects(Self::PENDING) || self.is(Self::LINE, Self::EDGE)
+    }
+
+    /// Returns true if the interrupt is pending without doubt.
+    #[inline]
+    pub const fn is_sure(self) -> bool {
+        self.intersects(Self::LATCHED)
+            || self.is(Self::LINE, Self::EDGE)
+            || self.contains(Self::ARRIVED.union(Self::EDGE))
+    }
+}
+
+/// What is kept for 32 interrupts at once; each repeats the bit in [`State`].
 #[derive(Clone, Default)]
 pub(super) struct Bank {
     pub enabled: u32,
-    /// Edge-triggered; else level-sensitive.
-    pub edge: u32,
-    /// Pended by an edge, by software, or by an SGI; ends with the acknowledge.
-    pub latched: u32,
-    /// The linked physical interrupt was taken and has not been given to the guest yet.
-    pub arrived: u32,
-    /// The line must be asked at the next flush.
-    pub hint: u32,
-    /// Level of a line that is kept here.
-    pub line: u32,
-    /// Active; for an interrupt in a LR the LR speaks.
-    pub active: u32,
-    /// Made active by the guest's write to GICD_ISACTIVER, not by an acknowledge.
     pub soft_active: u32,
-    /// The line is asked from the caller, not kept.
-    pub asks: u32,
-    /// The line is sampled again after every EOI.
-    pub resample: u32,
-    /// A physical interrupt is linked.
-    pub linked: u32,
-    /// The physical interrupt is active: nobody has deactivated it yet.
-    pub phys_active: u32,
-    /// To do when the LR is reconciled: forget its pending state, its active state, make it active.
-    pub drop_pending: u32,
-    pub drop_active: u32,
-    pub make_active: u32,
-}
-
-impl Bank {
-    /// Interrupts that are pending, or may be when their line is asked.
-    pub fn candidates(&self) -> u32 {
-        self.latched | self.arrived | self.hint | (self.line & !self.edge)
-    }
-
-    /// Interrupts that are pending without doubt.
-    pub fn sure(&self) -> u32 {
-        self.latched | (self.line & !self.edge) | (self.arrived & self.edge)
-    }
 }
 
 /// Where an interrupt is.
@@ -81,121 +105,195 @@ pub(super) enum Place {
     Lr(u8),
 }
 
-/// The rest of one interrupt's state.
+/// One interrupt.
 #[derive(Clone)]
 pub(super) struct Node {
+    pub state: State,
+    /// The number that the guest knows it by.
+    pub int_id: IntId,
+    /// The linked physical interrupt.
+    pub hw: IntId,
+    prev: u16,
+    next: u16,
     /// GICD_IPRIORITYR, five bits implemented.
     pub priority: u8,
     /// GICD_ITARGETSR.
     pub targets: u8,
+    /// Of an SGI: the senders pending in memory; `LATCHED` says whether any.
+    pub sources: u8,
     /// The vCPU in whose queue or LR it is.
     pub home: u8,
     /// The queue's level.
     level: u8,
     pub place: Place,
-    prev: u16,
-    next: u16,
-    /// The linked physical interrupt.
-    pub hw: u16,
 }
 
-/// What waits for one vCPU: a circular list for each priority level.
-#[derive(Clone)]
-struct Queue {
+impl Node {
+    /// As after reset.
+    fn new(int_id: IntId, targets: u8) -> Self {
+        let is_sgi = int_id.raw() < 16;
+        Self {
+            state: if is_sgi {
+                State::ENABLED | State::EDGE
+            } else {
+                State::empty()
+            },
+            int_id,
+            hw: int_id,
+            prev: NO_NODE,
+            next: NO_NODE,
+            priority: 0,
+            targets,
+            sources: 0,
+            home: 0,
+            level: 0,
+            place: Place::Idle,
+        }
+    }
+
+    #[inline]
+    pub fn is_sgi(&self) -> bool {
+        self.int_id.raw() < 16
+    }
+
+    /// Returns true for an SGI or PPI.
+    #[inline]
+    pub fn is_private(&self) -> bool {
+        self.int_id.raw() < 32
+    }
+
+    #[inline]
+    pub fn is_in_lr(&self) -> bool {
+        matches!(self.place, Place::Lr(_))
+    }
+
+    /// Returns whether the interrupt is pending and active in its LR, which says `lr`, with what is to do about it done.
+    pub fn state_in_lr(&self, lr: Lr) -> (bool, bool) {
+        (
+            lr.is_pending() && !self.state.contains(State::DROP_PENDING),
+            (lr.is_active() && !self.state.contains(State::DROP_ACTIVE))
+                || self.state.contains(State::MAKE_ACTIVE),
+        )
+    }
+
+    /// Deactivates the physical interrupt if the virtual one no longer stands for it.
+    pub fn settle_physical<P: PhysIrq + ?Sized>(&mut self, phys: &mut P) {
+        if self.state.is(State::PHYS_ACTIVE, State::ARRIVED) && !self.is_in_lr() {
+            self.state.remove(State::PHYS_ACTIVE);
+            phys.deactivate(self.hw);
+        }
+    }
+
+    /// A linked SPI that is masked gives its physical interrupt back: an edge stays pending in memory, a level speaks
+    /// for itself when the guest unmasks it. (PPIs stay active: the hypervisor does not mask them on the pCPU.)
+    pub fn give_back_masked<P: PhysIrq + ?Sized>(&mut self, phys: &mut P) {
+        if self.state.is(State::ARRIVED, State::ENABLED) && !self.is_private() && !self.is_in_lr() {
+            self.state.remove(State::ARRIVED);
+            if self.state.contains(State::EDGE) {
+                self.state.insert(State::LATCHED);
+            }
+            self.settle_physical(phys);
+        }
+    }
+
+    /// Takes what is pending, really or perhaps, out of memory. Returns the value for a LR that holds it, and what it
+    /// consists of. `always_eoi`: the LR has EOI maintenance whatever the interrupt is.
+    #[inline]
+    pub fn take_pending(&mut self, always_eoi: bool) -> (Lr, State) {
+        let lr = Lr::new(self.int_id, self.priority >> 3).with_pending();
+        let from = self.state & State::PENDING;
+        if self.is_sgi() {
+            let lr = lr.with_source(self.sources.trailing_zeros() as u8);
+            self.sources &= self.sources.wrapping_sub(1);
+            if self.sources != 0 {
+                return (lr.with_eoi(), from);
+            }
+            self.state.remove(State::LATCHED);
+            return (if always_eoi { lr.with_eoi() } else { lr }, from);
+        }
+        self.state.remove(State::PENDING);
+        if self.state.contains(State::PHYS_ACTIVE) && !always_eoi {
+            (lr.with_hw(self.hw), from)
+        } else if always_eoi || self.state.is(State::RESAMPLE, State::EDGE) {
+            (lr.with_eoi(), from)
+        } else {
+            (lr, from)
+        }
+    }
+
+    /// Returns the vCPU that the interrupt is for; 8 for none.
+    #[inline]
+    pub fn target(&self) -> usize {
+        self.targets.trailing_zeros() as usize
+    }
+}
+
+/// What waits for one vCPU.
+#[derive(Clone, Copy)]
+pub(super) struct Waiting {
+    /// The first of a circular list for each priority level.
     heads: [u16; 32],
+    /// The levels whose list is not empty, as a mask.
+    pub levels: u32,
+    /// The LRs to reconcile.
+    pub revisit: u32,
 }
 
 pub(super) struct Interrupts {
-    pub banks: Vec<Bank>,
     pub nodes: Vec<Node>,
-    /// For each vCPU and SGI the senders pending in memory; `latched` says whether any.
-    pub sources: Vec<[u8; 16]>,
-    queues: Vec<Queue>,
-    /// For each vCPU the levels of its queue that are not empty, as a mask.
-    levels: [u32; MAX_VCPUS],
-    /// For each vCPU the LRs to reconcile.
-    pub revisit: [u32; MAX_VCPUS],
+    pub banks: Vec<Bank>,
+    pub waiting: [Waiting; MAX_VCPUS],
     pub work: Arc<WorkFlags>,
     /// GICD_CTLR.Enable.
     pub forwarding: bool,
     /// Number of `soft_active` bits.
     pub soft_active_count: u32,
+    /// The PPIs that have physical interrupts, as a mask.
+    pub linked_ppis: u32,
     pub vcpus: usize,
+    /// Difference between the index of an SPI and its number.
+    spi_offset: usize,
 }
 
 impl Interrupts {
     pub fn new(vcpus: usize, spi_banks: usize) -> Self {
-        let banks = vcpus + spi_banks;
-        let mut interrupts = Self {
-            banks: vec![Bank::default(); banks],
-            nodes: vec![
-                Node {
-                    priority: 0,
-                    targets: 1,
-                    home: 0,
-                    level: 0,
-                    place: Place::Idle,
-                    prev: NO_NODE,
-                    next: NO_NODE,
-                    hw: NO_HW
-                };
-                banks * 32
-            ],
-            sources: vec![[0; 16]; vcpus],
-            queues: vec![
-                Queue {
-                    heads: [NO_NODE; 32]
-                };
-                vcpus
-            ],
-            levels: [0; MAX_VCPUS],
-            revisit: [0; MAX_VCPUS],
+        let private = (0..vcpus)
+            .flat_map(|vcpu| (0..32).map(move |raw| Node::new(IntId::new(raw), 1 << vcpu)));
+        let spis = (32..32 + spi_banks as u16 * 32).map(|raw| Node::new(IntId::new(raw), 1));
+        let mut banks = vec![Bank::default(); vcpus + spi_banks];
+        for bank in &mut banks[..vcpus] {
+            bank.enabled = 0xffff;
+        }
+        Self {
+            nodes: private.chain(spis).collect(),
+            banks,
+            waiting: [Waiting {
+                heads: [NO_NODE; 32],
+                levels: 0,
+                revisit: 0,
+            }; MAX_VCPUS],
             work: Arc::new(WorkFlags::default()),
             forwarding: false,
             soft_active_count: 0,
+            linked_ppis: 0,
             vcpus,
-        };
-        for vcpu in 0..vcpus {
-            interrupts.banks[vcpu].enabled = 0xffff;
-            interrupts.banks[vcpu].edge = 0xffff;
-            for node in &mut interrupts.nodes[vcpu * 32..vcpu * 32 + 32] {
-                node.targets = 1 << vcpu;
-            }
+            spi_offset: (vcpus - 1) * 32,
         }
-        interrupts
     }
 
     /// Returns the index of an interrupt as `vcpu` names it, or `None` if there is none.
+    #[inline]
     pub fn index(&self, vcpu: usize, irq: IntId) -> Option<usize> {
         let raw = irq.index();
         if vcpu >= self.vcpus {
-            None
-        } else if raw < 32 {
-            Some(vcpu * 32 + raw)
-        } else {
-            let index = (self.vcpus - 1) * 32 + raw;
-            (index < self.nodes.len()).then_some(index)
+            return None;
         }
-    }
-
-    /// Returns the interrupt's number.
-    pub fn int_id(&self, index: usize) -> IntId {
-        let raw = if self.is_private(index) {
-            index % 32
+        let index = if raw < 32 {
+            vcpu << 5 | raw
         } else {
-            index - (self.vcpus - 1) * 32
+            self.spi_offset + raw
         };
-        IntId::new(raw as u16)
-    }
-
-    /// Returns true for an SGI or PPI.
-    pub fn is_private(&self, index: usize) -> bool {
-        index < self.vcpus * 32
-    }
-
-    /// Returns true for an SGI.
-    pub fn is_sgi(&self, index: usize) -> bool {
-        self.is_private(index) && index % 32 < 16
+        (index < self.nodes.len()).then_some(index)
     }
 
     /// Brings the interrupt to the place its state asks for. Returns the vCPU that has something to do now.
@@ -203,67 +301,73 @@ impl Interrupts {
     pub fn evaluate(&mut self, index: usize) -> KickSet {
         let node = &self.nodes[index];
         if let Place::Lr(n) = node.place {
-            let home = usize::from(node.home);
-            self.revisit[home & (MAX_VCPUS - 1)] |= 1 << (n & 31);
-            return self.notify(home);
+            return self.revisit(usize::from(node.home), n);
         }
         self.evaluate_in_memory(index)
     }
 
+    /// Has the vCPU look at its LR `n`.
+    #[inline]
+    pub fn revisit(&mut self, vcpu: usize, n: u8) -> KickSet {
+        self.waiting[vcpu & (MAX_VCPUS - 1)].revisit |= 1 << (n & 31);
+        self.notify(vcpu)
+    }
+
     /// The same for an interrupt that is not in a LR.
+    #[inline(never)]
     fn evaluate_in_memory(&mut self, index: usize) -> KickSet {
-        let bank = &self.banks[index / 32];
         let node = &self.nodes[index];
-        let wanted = bank.candidates() & bank.enabled & !bank.active & (1 << (index % 32)) != 0;
+        let wanted = node.state.is_candidate() && node.state.is(State::ENABLED, State::ACTIVE);
+        let home = node.target();
+        let level = node.priority >> 3;
         let is_queued = node.place == Place::Queued;
-        if !wanted || node.targets == 0 {
+        if !wanted || home >= MAX_VCPUS {
             if is_queued {
                 self.unlink(index);
             }
             return KickSet::NONE;
         }
-        let home = node.targets.trailing_zeros() as u8;
-        let level = node.priority >> 3;
         if is_queued {
-            if node.home == home && node.level == level {
+            if usize::from(node.home) == home && node.level == level {
                 return KickSet::NONE;
             }
             self.unlink(index);
         }
         self.enqueue(index, home, level);
         if self.forwarding {
-            self.notify(usize::from(home))
+            self.notify(home)
         } else {
             KickSet::NONE
         }
     }
 
     /// Tells the vCPU to flush.
+    #[inline]
     pub fn notify(&self, vcpu: usize) -> KickSet {
         self.work.set(vcpu);
         KickSet::one(vcpu)
     }
 
     /// Puts an idle interrupt behind those of its level.
-    fn enqueue(&mut self, index: usize, home: u8, level: u8) {
-        let queue = &mut self.queues[usize::from(home)];
-        let level = level & 31;
-        let head = queue.heads[usize::from(level)];
+    #[inline]
+    fn enqueue(&mut self, index: usize, home: usize, level: u8) {
+        let waiting = &mut self.waiting[home & (MAX_VCPUS - 1)];
+        let head = &mut waiting.heads[usize::from(level & 31)];
         let id = index as u16;
-        let (prev, next) = if head == NO_NODE {
-            queue.heads[usize::from(level)] = id;
-            self.levels[usize::from(home) & (MAX_VCPUS - 1)] |= 1 << level;
+        let (prev, next) = if *head == NO_NODE {
+            *head = id;
+            waiting.levels |= 1 << (level & 31);
             (id, id)
         } else {
-            let tail = self.nodes[usize::from(head)].prev;
-            self.nodes[usize::from(head)].prev = id;
+            let head = *head;
+            let tail = core::mem::replace(&mut self.nodes[usize::from(head)].prev, id);
             self.nodes[usize::from(tail)].next = id;
             (tail, head)
         };
         let node = &mut self.nodes[index];
         node.prev = prev;
         node.next = next;
-        node.home = home;
+        node.home = home as u8;
         node.level = level;
         node.place = Place::Queued;
     }
@@ -272,22 +376,25 @@ impl Interrupts {
     pub fn move_to_front(&mut self, index: usize) {
         let node = &self.nodes[index];
         if node.place == Place::Queued {
-            self.queues[usize::from(node.home)].heads[usize::from(node.level & 31)] = index as u16;
+            let (home, level) = (usize::from(node.home), usize::from(node.level & 31));
+            self.waiting[home & (MAX_VCPUS - 1)].heads[level] = index as u16;
         }
     }
 
     /// Takes a queued interrupt out.
+    #[inline]
     pub fn unlink(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         node.place = Place::Idle;
         let (prev, next, level, home) = (node.prev, node.next, node.level & 31, node.home);
-        let queue = &mut self.queues[usize::from(home)];
+        let waiting = &mut self.waiting[usize::from(home) & (MAX_VCPUS - 1)];
+        let head = &mut waiting.heads[usize::from(level)];
         if usize::from(next) == index {
-            queue.heads[usize::from(level)] = NO_NODE;
-            self.levels[usize::from(home) & (MAX_VCPUS - 1)] &= !(1 << level);
+            *head = NO_NODE;
+            waiting.levels &= !(1 << level);
         } else {
-            if usize::from(queue.heads[usize::from(level)]) == index {
-                queue.heads[usize::from(level)] = next;
+            if usize::from(*head) == index {
+                *head = next;
             }
             self.nodes[usize::from(prev)].next = next;
             self.nodes[usize::from(next)].prev = prev;
@@ -295,41 +402,41 @@ impl Interrupts {
     }
 
     /// Returns the interrupt that is next for the vCPU.
+    #[inline]
     pub fn first(&self, vcpu: usize) -> Option<usize> {
-        let levels = self.waiting_levels(vcpu);
-        if levels == 0 {
-            return None;
-        }
-        Some(usize::from(
-            self.queues[vcpu].heads[levels.trailing_zeros() as usize & 31],
-        ))
+        let waiting = &self.waiting[vcpu & (MAX_VCPUS - 1)];
+        (waiting.levels != 0)
+            .then(|| usize::from(waiting.heads[waiting.levels.trailing_zeros() as usize & 31]))
     }
 
     /// Returns the priority levels that have waiting interrupts, as a mask.
     #[inline]
     pub fn waiting_levels(&self, vcpu: usize) -> u32 {
-        self.levels[vcpu & (MAX_VCPUS - 1)]
+        self.waiting[vcpu & (MAX_VCPUS - 1)].levels
     }
 
-    /// Notes how many interrupts of a bank the guest made active.
-    pub fn set_soft_active(&mut self, bank: usize, bits: u32, on: bool) {
-        let bank = &mut self.banks[bank];
-        let before = bank.soft_active.count_ones();
-        if on {
-            bank.soft_active |= bits;
-        } else {
-            bank.soft_active &= !bits;
+    /// Notes whether the guest made the interrupt active.
+    pub fn set_soft_active(&mut self, index: usize, on: bool) {
+        let node = &mut self.nodes[index];
+        if node.state.contains(State::SOFT_ACTIVE) == on {
+            return;
         }
-        self.soft_active_count = self.soft_active_count + bank.soft_active.count_ones() - before;
+        node.state.toggle(State::SOFT_ACTIVE);
+        self.banks[index / 32].soft_active ^= 1 << (index % 32);
+        if on {
+            self.soft_active_count += 1;
+        } else {
+            self.soft_active_count -= 1;
+        }
     }
 
     /// The levels that have waiting interrupts, with the first of each.
     #[cfg(test)]
     pub fn lists(&self, vcpu: usize) -> impl Iterator<Item = (u8, usize)> {
-        let queue = &self.queues[vcpu];
+        let waiting = &self.waiting[vcpu];
         (0..32u8)
-            .filter(move |level| self.levels[vcpu] & (1 << level) != 0)
-            .map(|l| (l, usize::from(queue.heads[usize::from(l)])))
+            .filter(move |level| waiting.levels & (1 << level) != 0)
+            .map(|l| (l, usize::from(waiting.heads[usize::from(l)])))
     }
 
     #[cfg(test)]

@@ -1,10 +1,10 @@
 //! What happens to a vCPU as a whole: context switch, sleep and wake, reset.
 
 use super::deliver::for_each_bit;
-use super::irq::Place;
+use super::irq::{Place, State};
 use super::lr::{Lr, MAX_LRS};
 use super::{KickSet, Vgic, VgicHost};
-use crate::addr::{IntId, VcpuId};
+use crate::addr::VcpuId;
 
 impl Vgic {
     /// Takes the vCPU's state out of the hardware, which is left empty.
@@ -13,16 +13,17 @@ impl Vgic {
     /// Physical PPIs belong to the pCPU, so those that are active for this vCPU are deactivated; their lines are asked
     /// again later.
     pub fn save<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
-        let cpu = vcpu.index();
-        if cpu >= self.cpus.len() || !self.cpus[cpu].loaded {
+        let Some(cpu) = self.loaded(vcpu) else {
             return KickSet::NONE;
-        }
+        };
         let mut kicks = self.reclaim(cpu, host);
-        let mut ppis = self.irqs.banks[cpu].phys_active;
+        let mut ppis = self.irqs.linked_ppis;
         while ppis != 0 {
-            let index = cpu * 32 + ppis.trailing_zeros() as usize;
+            let index = cpu << 5 | ppis.trailing_zeros() as usize;
             ppis &= ppis - 1;
-            kicks |= self.leave_physical(cpu, index, host);
+            if self.irqs.nodes[index].state.contains(State::PHYS_ACTIVE) {
+                kicks |= self.leave_physical(cpu, index, host);
+            }
         }
         let mut used = self.cpus[cpu].used;
         while used != 0 {
@@ -31,11 +32,11 @@ impl Vgic {
             let index = usize::from(self.cpus[cpu].entries[n].index);
             let lr = Lr(host.read_lr(n));
             if self.extract(cpu, n, lr, host) {
-                self.give_back_masked(index, host);
+                self.irqs.nodes[index].give_back_masked(host);
                 kicks |= self.irqs.evaluate(index);
             } else {
-                if self.irqs.banks[index / 32].candidates() & (1 << (index % 32)) != 0 {
-                    self.irqs.revisit[cpu] |= 1 << n;
+                if self.irqs.nodes[index].state.is_candidate() {
+                    self.irqs.waiting[cpu].revisit |= 1 << n;
                 }
                 host.write_lr(n, 0);
             }
@@ -53,22 +54,18 @@ impl Vgic {
     /// Puts the vCPU's state into the hardware of this pCPU, whose list registers are all empty. Flush after it.
     pub fn restore<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) {
         let cpu = vcpu.index();
-        let Some(interface) = self.cpus.get_mut(cpu) else {
-            return;
-        };
-        if interface.loaded {
+        if cpu >= self.irqs.vcpus || self.cpus[cpu].loaded {
             return;
         }
+        let interface = &mut self.cpus[cpu];
         for_each_bit(interface.used, |n| {
-            host.write_lr(n, interface.entries[n].lr.0)
+            host.write_lr(n, interface.entry(n).lr.0)
         });
         host.set_vmcr(interface.vmcr);
         host.set_apr(interface.apr);
         interface.loaded = true;
-        if self.irqs.revisit[cpu] != 0
-            || self.irqs.waiting_levels(cpu) != 0
-            || self.irqs.soft_active_count != 0
-        {
+        let waiting = &self.irqs.waiting[cpu];
+        if waiting.revisit != 0 || waiting.levels != 0 || self.irqs.soft_active_count != 0 {
             self.irqs.work.set(cpu);
         }
     }
@@ -98,7 +95,7 @@ impl Vgic {
         host: Option<&H>,
     ) -> bool {
         let cpu = vcpu.index();
-        if cpu >= self.cpus.len() || !self.irqs.forwarding {
+        if cpu >= self.irqs.vcpus || !self.irqs.forwarding {
             return false;
         }
         let below = priority_mask >> 3;
@@ -107,29 +104,23 @@ impl Vgic {
             return true;
         }
         let interface = &self.cpus[cpu];
-        let empty = match host {
-            Some(host) if interface.loaded && interface.used != 0 => host.empty_lrs(),
-            _ => 0,
-        };
+        let mut look = interface.used;
+        if look != 0
+            && interface.loaded
+            && let Some(host) = host
+        {
+            // A finished one is not pending again unless it is marked, or its line is to be asked after the EOI.
+            look &= !host.empty_lrs() | self.irqs.waiting[cpu].revisit | interface.eoi;
+        }
         let mut found = false;
-        for_each_bit(interface.used, |n| {
-            let index = usize::from(interface.entries[n].index);
-            let bank = &self.irqs.banks[index / 32];
-            let bit = 1 << (index % 32);
-            let lr = if empty & (1 << n) != 0 {
-                Lr::default()
-            } else {
-                interface.lr(n, host)
-            };
-            let in_lr = lr.is_pending() && bank.drop_pending & bit == 0;
-            let is_active =
-                (lr.is_active() && bank.drop_active & bit == 0) || bank.make_active & bit != 0;
-            let is_enabled = bank.enabled & bit != 0;
-            let is_pending = in_lr || bank.candidates() & bit != 0;
-            found |= is_pending
-                && is_enabled
+        for_each_bit(look, |n| {
+            let index = usize::from(interface.entry(n).index);
+            let node = &self.irqs.nodes[index];
+            let (is_pending, is_active) = node.state_in_lr(interface.lr(n, host));
+            found |= (is_pending || node.state.is_candidate())
+                && node.state.contains(State::ENABLED)
                 && !is_active
-                && self.irqs.nodes[index].priority >> 3 < below;
+                && node.priority >> 3 < below;
         });
         found
     }
@@ -139,7 +130,7 @@ impl Vgic {
     /// SGIs and PPIs lose their state; SPIs that were pending for it stay pending, active ones become inactive.
     pub fn reset_vcpu<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
         let cpu = vcpu.index();
-        if cpu >= self.cpus.len() {
+        if cpu >= self.irqs.vcpus {
             return KickSet::NONE;
         }
         let was_loaded = self.cpus[cpu].loaded;
@@ -158,25 +149,22 @@ impl Vgic {
         self.cpus[cpu].eoi = 0;
         self.cpus[cpu].vmcr = 0;
         self.cpus[cpu].apr = 0;
-        self.irqs.revisit[cpu] = 0;
-        let private = u32::MAX;
-        self.irqs.set_soft_active(cpu, private, false);
-        let bank = &mut self.irqs.banks[cpu];
-        bank.enabled = 0xffff;
-        bank.latched = 0;
-        bank.arrived = 0;
-        bank.hint = 0;
-        bank.active = 0;
-        self.irqs.sources[cpu] = [0; 16];
+        self.irqs.waiting[cpu].revisit = 0;
+        self.irqs.banks[cpu].enabled = 0xffff;
         for bit in 0..32 {
-            let index = cpu * 32 + bit;
-            self.irqs.nodes[index].priority = 0;
-            self.settle_physical(index, host);
+            let index = cpu << 5 | bit;
+            self.irqs.set_soft_active(index, false);
+            let node = &mut self.irqs.nodes[index];
+            node.priority = 0;
+            node.sources = 0;
+            node.state.remove(State::PENDING | State::ACTIVE);
+            node.state.set(State::ENABLED, node.is_sgi());
+            node.settle_physical(host);
             let _nobody = self.irqs.evaluate(index);
         }
         for &index in &spis[..count] {
             let index = usize::from(index);
-            self.give_back_masked(index, host);
+            self.irqs.nodes[index].give_back_masked(host);
             kicks |= self.irqs.evaluate(index);
         }
         if was_loaded {
@@ -204,7 +192,6 @@ impl Vgic {
         index: usize,
         host: &mut H,
     ) -> KickSet {
-        let bit = 1 << (index % 32);
         if let Place::Lr(n) = self.irqs.nodes[index].place {
             let n = usize::from(n);
             let lr = Lr(host.read_lr(n));
@@ -215,18 +202,16 @@ impl Vgic {
                 self.write_lr(cpu, n, lr, host);
             }
         }
-        let bank = &mut self.irqs.banks[index / 32];
-        if bank.arrived & bit != 0 {
-            bank.arrived &= !bit;
-            if bank.edge & bit != 0 {
-                bank.latched |= bit;
-            } else {
-                bank.hint |= bit;
-            }
+        let node = &mut self.irqs.nodes[index];
+        if node.state.contains(State::ARRIVED) {
+            let is_edge = node.state.contains(State::EDGE);
+            node.state.remove(State::ARRIVED);
+            node.state
+                .insert(if is_edge { State::LATCHED } else { State::HINT });
         }
-        if bank.phys_active & bit != 0 {
-            bank.phys_active &= !bit;
-            host.deactivate(IntId::new(self.irqs.nodes[index].hw));
+        if node.state.contains(State::PHYS_ACTIVE) {
+            node.state.remove(State::PHYS_ACTIVE);
+            host.deactivate(node.hw);
         }
         self.irqs.evaluate(index)
     }

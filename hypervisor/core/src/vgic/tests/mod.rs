@@ -6,6 +6,7 @@ mod fuzz;
 mod model;
 mod registers;
 
+use super::irq::State;
 use super::{Vgic, VgicConfig, Width};
 use crate::addr::{IntId, VcpuId};
 use fake::FakeHost;
@@ -209,25 +210,31 @@ impl super::irq::Interrupts {
         let mut soft = 0;
         for (index, node) in self.nodes.iter().enumerate() {
             let bank = &self.banks[index / 32];
+            let state = node.state;
             let bit = 1 << (index % 32);
             soft += u32::from(bank.soft_active & bit != 0);
+            assert_eq!(
+                (bank.enabled & bit != 0, bank.soft_active & bit != 0),
+                (
+                    state.contains(State::ENABLED),
+                    state.contains(State::SOFT_ACTIVE)
+                )
+            );
             assert_eq!(
                 queued[index].is_some(),
                 node.place == super::irq::Place::Queued,
                 "place of {index}"
             );
-            let wanted =
-                bank.candidates() & bank.enabled & !bank.active & bit != 0 && node.targets != 0;
+            let wanted = state.is_candidate()
+                && state.is(State::ENABLED, State::ACTIVE)
+                && node.targets != 0;
             if let Some((cpu, level)) = queued[index] {
                 assert!(wanted, "{index} waits without reason");
-                assert_eq!(
-                    (node.targets.trailing_zeros() as usize, node.priority >> 3),
-                    (cpu, level)
-                );
+                assert_eq!((node.target(), node.priority >> 3), (cpu, level));
             } else if node.place == super::irq::Place::Idle {
                 assert!(!wanted, "{index} is lost");
                 assert!(
-                    bank.phys_active & !bank.arrived & bit == 0,
+                    !state.is(State::PHYS_ACTIVE, State::ARRIVED),
                     "{index} physically active for nobody"
                 );
             }
