@@ -172,7 +172,7 @@ pub fn run() {
         let real = || unsafe { raw::<true>(nr::HYPERVISOR_CONSOLE_IO, write) };
         // SAFETY: nothing happens.
         let dummy = || unsafe { raw::<false>(nr::HYPERVISOR_CONSOLE_IO, write) };
-        let cost = loop_cost(4, real, dummy);
+        let cost = loop_cost(16, real, dummy);
         println!();
         report_mean(name, cost);
     }

@@ -24,6 +24,13 @@ fn bench(start: &Start) {
     );
     println!("bench: instructions-per-tick: {tick}");
     memory::reservation();
+    if start.platform.bootargs == "wait" {
+        // For questions to the hypervisor by its console keys.
+        println!("bench: waiting");
+        loop {
+            cpu::wfi();
+        }
+    }
     // First, because afterwards interrupts are in use, as in any kernel: what looks for pending ones then costs more.
     interrupts::run(&start.platform);
     cases::run();
