@@ -301,6 +301,7 @@ impl Vgic {
                     (value >> (byte * 8)) as u8,
                 )
             {
+                self.forget_lr(first + byte);
                 kicks |= self.irqs.evaluate(first + byte);
             }
         }
