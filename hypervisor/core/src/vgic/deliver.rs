@@ -10,7 +10,7 @@
 //! GICv2 wants the virtual ids in the LRs to be unique, so of an SGI with several senders one is in a LR at a time,
 //! with EOI maintenance asked for.
 
-use super::irq::{Node, Place, State};
+use super::irq::{Place, State};
 use super::lr::{Lr, MAX_LRS};
 use super::{KickSet, MAX_VCPUS, Vgic, VgicHost};
 use crate::addr::VcpuId;
@@ -63,7 +63,7 @@ pub(super) struct CpuInterface {
     pub entries: [Entry; MAX_LRS],
     /// LRs that hold an interrupt, finished or not.
     pub used: u32,
-    /// LRs written with EOI maintenance.
+    /// LRs written with EOI maintenance; all of them are used.
     pub eoi: u32,
     /// The registers are in a pCPU's hardware; else `entries` and the two below hold them.
     pub loaded: bool,
@@ -93,14 +93,6 @@ pub(super) fn for_each_bit(mut bits: u32, mut f: impl FnMut(usize)) {
         f(bits.trailing_zeros() as usize);
         bits &= bits - 1;
     }
-}
-
-/// Returns true if the interrupt is really pending; asks its line if that decides.
-#[inline]
-fn is_pending<H: VgicHost + ?Sized>(node: &Node, cpu: usize, host: &H) -> bool {
-    node.state.is_sure()
-        || node.state.intersects(State::ARRIVED | State::HINT)
-            && host.is_asserted(VcpuId::new(cpu as u16), node.int_id)
 }
 
 impl Vgic {
@@ -459,7 +451,8 @@ impl Vgic {
         let mut filled = 0u32;
         while let Some(index) = self.irqs.first(cpu) {
             let node = &mut self.irqs.nodes[index];
-            if !is_pending(node, cpu, host) {
+            let must_ask = !node.state.is_sure();
+            if must_ask && !host.is_asserted(VcpuId::new(cpu as u16), node.int_id) {
                 node.state.remove(State::HINT | State::ARRIVED);
                 self.irqs.unlink(index);
                 self.irqs.nodes[index].settle_physical(host);
@@ -481,7 +474,7 @@ impl Vgic {
             };
             filled |= 1 << (n & 31);
             self.irqs.unlink(index);
-            self.occupy(cpu, n, index, host);
+            self.occupy(cpu, n, index, must_ask, host);
         }
         kicks
     }
@@ -514,27 +507,40 @@ impl Vgic {
 
     /// Puts a pending interrupt into the free LR `n`.
     #[inline]
-    fn occupy<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, index: usize, host: &mut H) {
+    fn occupy<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        n: usize,
+        index: usize,
+        was_asked: bool,
+        host: &mut H,
+    ) {
         let node = &mut self.irqs.nodes[index];
         node.place = Place::Lr(n as u8);
         node.home = cpu as u8;
         let (state, sources) = (node.state, node.sources);
-        let (mut lr, from) = node.take_pending();
-        let has_more = node.sources != 0;
+        let mut lr = node.take_pending();
+        let made_from = if node.sources == 0 {
+            state
+        } else {
+            Entry::CHANGED
+        };
         if self.lrs == 1 {
-            lr = lr.without_hw().with_eoi();
+            lr = lr.for_single_register();
         }
         let interface = &mut self.cpus[cpu & (MAX_VCPUS - 1)];
         let one = 1 << (n & 31);
         interface.used |= one;
-        interface.eoi = interface.eoi & !one | if lr.has_eoi() { one } else { 0 };
+        if lr.has_eoi() {
+            interface.eoi |= one;
+        }
         interface.entries[n & (MAX_LRS - 1)] = Entry {
             index: index as u16,
             sources,
-            was_asked: !state.is_sure(),
-            from,
+            was_asked,
+            from: state & State::PENDING,
             lr,
-            made_from: if has_more { Entry::CHANGED } else { state },
+            made_from,
         };
         host.write_lr(n, lr.0);
     }

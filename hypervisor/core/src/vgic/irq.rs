@@ -198,28 +198,26 @@ impl Node {
         }
     }
 
-    /// Takes what is pending, really or perhaps, out of memory. Returns the value for a LR that holds it, and what it
-    /// consists of.
+    /// Takes what is pending, really or perhaps, out of memory; of an SGI, one sender. Returns the value for a LR.
     #[inline]
-    pub fn take_pending(&mut self) -> (Lr, State) {
+    pub fn take_pending(&mut self) -> Lr {
         let lr = Lr::new(self.int_id, self.priority >> 3).with_pending();
-        let from = self.state & State::PENDING;
         if self.is_sgi() {
             let lr = lr.with_source(self.sources.trailing_zeros() as u8);
             self.sources &= self.sources.wrapping_sub(1);
             if self.sources != 0 {
-                return (lr.with_eoi(), from);
+                return lr.with_eoi();
             }
             self.state.remove(State::LATCHED);
-            return (lr, from);
+            return lr;
         }
         self.state.remove(State::PENDING);
         if self.state.contains(State::PHYS_ACTIVE) {
-            (lr.with_hw(self.hw), from)
+            lr.with_hw(self.hw)
         } else if self.state.is(State::RESAMPLE, State::EDGE) {
-            (lr.with_eoi(), from)
+            lr.with_eoi()
         } else {
-            (lr, from)
+            lr
         }
     }
 
@@ -319,21 +317,19 @@ impl Interrupts {
     #[inline(never)]
     fn evaluate_in_memory(&mut self, index: usize) -> KickSet {
         let node = &self.nodes[index];
-        let wanted = node.state.is_candidate() && node.state.is(State::ENABLED, State::ACTIVE);
+        let is_wanted = node.state.is(State::ENABLED, State::ACTIVE)
+            && node.state.is_candidate()
+            && node.targets != 0;
         let home = node.target();
         let level = node.priority >> 3;
-        let is_queued = node.place == Place::Queued;
-        if !wanted || home >= MAX_VCPUS {
-            if is_queued {
-                self.unlink(index);
-            }
-            return KickSet::NONE;
-        }
-        if is_queued {
-            if usize::from(node.home) == home && node.level == level {
+        if node.place == Place::Queued {
+            if is_wanted && usize::from(node.home) == home && node.level == level {
                 return KickSet::NONE;
             }
             self.unlink(index);
+        }
+        if !is_wanted {
+            return KickSet::NONE;
         }
         self.enqueue(index, home, level);
         if self.forwarding {

@@ -83,6 +83,11 @@ impl Lr {
     pub fn with_eoi(self) -> Self {
         Self(self.0 | Self::EOI)
     }
+    /// For hardware with a single list register, which asks at every EOI who is next.
+    #[cold]
+    pub fn for_single_register(self) -> Self {
+        self.without_hw().with_eoi()
+    }
     pub fn is_pending(self) -> bool {
         self.0 & Self::PENDING != 0
     }
