@@ -351,7 +351,6 @@ impl Vgic {
             self.restore_pending(index, entry);
         }
         self.cpus[cpu].entries[n].from = State::empty();
-        self.cpus[cpu].entries[n].forget_state();
         let state = &mut self.irqs.nodes[index].state;
         state.remove(State::DROP_PENDING);
         if lr.is_active() && !state.contains(State::DROP_ACTIVE) {
@@ -361,6 +360,7 @@ impl Vgic {
                 self.write_lr(cpu, n, lr.without_pending(), host);
             } else {
                 self.cpus[cpu].entries[n].lr = lr;
+                self.cpus[cpu].entries[n].forget_state();
             }
             return false;
         }

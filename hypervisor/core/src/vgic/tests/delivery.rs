@@ -581,3 +581,42 @@ fn idle_questions_cost_no_register_reads_for_finished_ones() {
         .mmio_write(vcpu(0), 0xf00, super::Width::Word, 2 << 24, &mut m.host);
     assert!(m.vgic.has_deliverable_loaded(vcpu(0), 0xff, &m.host));
 }
+
+#[test]
+fn renewal_does_not_overtake_who_waits() {
+    let mut m = Machine::running(1, 4);
+    for sgi in 0..5 {
+        m.write(0, 0xf00, 2 << 24 | sgi);
+    }
+    let in_lr = |m: &Machine, sgi| m.host.gich[0].lrs.iter().any(|lr| lr & 0x3ff == sgi);
+    assert!(!in_lr(&m, 4));
+    // It comes again before the hypervisor has looked.
+    assert_eq!(m.host.gich[0].ack(), Some((0, 0)));
+    m.host.eoi(0, 0);
+    m.write(0, 0xf00, 2 << 24);
+    assert!(in_lr(&m, 4) && !in_lr(&m, 0));
+}
+
+/// Each way in which the value of a list register changes while its interrupt stays in it.
+#[test]
+fn renewal_after_pending_and_active() {
+    let mut m = Machine::running(1, 4);
+    m.write(0, 0xc08, 2);
+    m.write(0, 0x104, 1);
+    for times in [1, 2, 1, 3] {
+        for _ in 0..times {
+            m.set_pending(0, 32);
+            if m.host.gich[0].running.is_empty() {
+                assert_eq!(m.ack(0), Some((32, 0)));
+            }
+        }
+        m.eoi(0, 32);
+        if times > 1 {
+            assert_eq!(m.ack(0), Some((32, 0)));
+            // Looked at while it is only active.
+            m.write(0, 0x284, 1);
+            m.eoi(0, 32);
+        }
+        assert_eq!(m.ack(0), None);
+    }
+}
