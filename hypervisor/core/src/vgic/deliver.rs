@@ -10,7 +10,7 @@
 //! GICv2 wants the virtual ids in the LRs to be unique, so of an SGI with several senders one is in a LR at a time,
 //! with EOI maintenance asked for.
 
-use super::irq::{Node, Place, State};
+use super::irq::{Place, State};
 use super::lr::{Lr, MAX_LRS};
 use super::{KickSet, MAX_VCPUS, Vgic, VgicHost};
 use crate::addr::VcpuId;
@@ -19,19 +19,40 @@ use crate::machine::PhysIrq;
 /// What a LR holds.
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
+    /// Which interrupt it is.
     pub index: u16,
+    /// Of an SGI: the sender, as a mask.
+    sources: u8,
+    /// The line was asked before the interrupt was given.
+    was_asked: bool,
     /// Which of [`State::PENDING`] its pending bit came from.
     pub from: State,
     /// The value last read or written.
     pub lr: Lr,
+    /// The state that the interrupt had in memory when `lr` was made from it: in this state it would get the same
+    /// value again. [`Self::CHANGED`] once the LR's value or the interrupt's priority or target has changed.
+    made_from: State,
+}
+
+impl Entry {
+    /// Equal to no state without `ACTIVE`.
+    const CHANGED: State = State::ACTIVE;
+
+    /// The value no longer is what the interrupt would get.
+    pub fn forget_state(&mut self) {
+        self.made_from = Self::CHANGED;
+    }
 }
 
 impl Default for Entry {
     fn default() -> Self {
         Self {
             index: 0,
+            sources: 0,
+            was_asked: false,
             from: State::empty(),
             lr: Lr::default(),
+            made_from: Self::CHANGED,
         }
     }
 }
@@ -42,7 +63,7 @@ pub(super) struct CpuInterface {
     pub entries: [Entry; MAX_LRS],
     /// LRs that hold an interrupt, finished or not.
     pub used: u32,
-    /// LRs written with EOI maintenance.
+    /// LRs written with EOI maintenance; all of them are used.
     pub eoi: u32,
     /// The registers are in a pCPU's hardware; else `entries` and the two below hold them.
     pub loaded: bool,
@@ -64,15 +85,6 @@ impl CpuInterface {
     pub fn entry(&self, n: usize) -> &Entry {
         &self.entries[n & (MAX_LRS - 1)]
     }
-
-    /// Books LR `n` and notes what is in it.
-    #[inline]
-    fn put(&mut self, n: usize, entry: Entry) {
-        let one = 1 << (n & 31);
-        self.used |= one;
-        self.eoi = self.eoi & !one | if entry.lr.has_eoi() { one } else { 0 };
-        self.entries[n & (MAX_LRS - 1)] = entry;
-    }
 }
 
 /// Calls `f` for each bit set.
@@ -81,12 +93,6 @@ pub(super) fn for_each_bit(mut bits: u32, mut f: impl FnMut(usize)) {
         f(bits.trailing_zeros() as usize);
         bits &= bits - 1;
     }
-}
-
-/// Returns true if a candidate is really pending; asks its line if that decides.
-#[inline]
-fn is_pending<H: VgicHost + ?Sized>(node: &Node, cpu: usize, host: &H) -> bool {
-    node.state.is_sure() || host.is_asserted(VcpuId::new(cpu as u16), node.int_id)
 }
 
 impl Vgic {
@@ -124,6 +130,19 @@ impl Vgic {
                 kicks |= self.reconcile(cpu, n, lr, host);
             }
         }
+        let waits = self.irqs.waiting_levels(cpu) | self.irqs.soft_active_count;
+        if waits == 0 && !self.cpus[cpu].underflow {
+            self.irqs.work.assign(cpu, false);
+            return kicks;
+        }
+        kicks |= self.flush_waiting(cpu, host);
+        kicks
+    }
+
+    /// Gives LRs to what waits for them, and arranges what happens if there are too few.
+    #[inline(always)]
+    fn flush_waiting<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
+        let mut kicks = KickSet::NONE;
         let mut overflow = false;
         if self.irqs.forwarding && self.irqs.waiting_levels(cpu) != 0 {
             kicks |= self.fill(cpu, host);
@@ -215,6 +234,7 @@ impl Vgic {
     ) {
         let interface = &mut self.cpus[cpu];
         interface.entries[n].lr = lr;
+        interface.entries[n].forget_state();
         if lr.has_eoi() {
             interface.eoi |= 1 << n;
         } else {
@@ -340,6 +360,7 @@ impl Vgic {
                 self.write_lr(cpu, n, lr.without_pending(), host);
             } else {
                 self.cpus[cpu].entries[n].lr = lr;
+                self.cpus[cpu].entries[n].forget_state();
             }
             return false;
         }
@@ -430,7 +451,8 @@ impl Vgic {
         let mut filled = 0u32;
         while let Some(index) = self.irqs.first(cpu) {
             let node = &mut self.irqs.nodes[index];
-            if !is_pending(node, cpu, host) {
+            let must_ask = !node.state.is_sure();
+            if must_ask && !host.is_asserted(VcpuId::new(cpu as u16), node.int_id) {
                 node.state.remove(State::HINT | State::ARRIVED);
                 self.irqs.unlink(index);
                 self.irqs.nodes[index].settle_physical(host);
@@ -452,48 +474,74 @@ impl Vgic {
             };
             filled |= 1 << (n & 31);
             self.irqs.unlink(index);
-            self.occupy(cpu, n, index, host);
+            self.occupy(cpu, n, index, must_ask, host);
         }
         kicks
     }
 
-    /// The usual case, made short: the guest has finished the interrupt in LR `n`, and it is pending again, so it takes
-    /// the same LR. Returns false, and has changed nothing, if the case is another one.
-    #[inline]
+    /// The usual case, made short: the guest has finished the interrupt in LR `n`, and it is pending again as it was
+    /// the last time, so it takes the same LR with the same value. Returns false if the case is another one.
+    #[inline(always)]
     fn renew<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> bool {
-        let interface = &mut self.cpus[cpu & (MAX_VCPUS - 1)];
-        let &Entry { index, lr, .. } = interface.entry(n);
-        let node = &mut self.irqs.nodes[usize::from(index)];
-        let mut state = node.state;
-        if lr.is_hw() && !state.contains(State::ARRIVED) {
-            // The hardware has deactivated it; if it arrived again since, it is active anew.
-            state.remove(State::PHYS_ACTIVE);
-        }
-        if !state.is(State::ENABLED, State::DEFERRED)
-            || state.is(State::PHYS_ACTIVE, State::ARRIVED)
-            || !state.is_candidate()
-            || node.target() != cpu
-            || !is_pending(node, cpu, host)
+        let entry = &mut self.cpus[cpu & (MAX_VCPUS - 1)].entries[n & (MAX_LRS - 1)];
+        let node = &mut self.irqs.nodes[usize::from(entry.index)];
+        if node.state.difference(State::ACTIVE) != entry.made_from
+            || entry.was_asked && !host.is_asserted(VcpuId::new(cpu as u16), node.int_id)
         {
             return false;
         }
-        state.remove(State::ACTIVE);
-        node.state = state;
-        let (lr, from) = node.take_pending(self.lrs == 1);
-        interface.put(n, Entry { index, from, lr });
-        host.write_lr(n, lr.0);
+        if node.sources != entry.sources {
+            if !node.sources.is_power_of_two() {
+                return false;
+            }
+            entry.sources = node.sources;
+            entry.lr = entry
+                .lr
+                .with_other_source(node.sources.trailing_zeros() as u8);
+        }
+        node.sources = 0;
+        node.state.remove(State::PENDING | State::ACTIVE);
+        host.write_lr(n, entry.lr.0);
         true
     }
 
     /// Puts a pending interrupt into the free LR `n`.
     #[inline]
-    fn occupy<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, index: usize, host: &mut H) {
+    fn occupy<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        n: usize,
+        index: usize,
+        was_asked: bool,
+        host: &mut H,
+    ) {
         let node = &mut self.irqs.nodes[index];
         node.place = Place::Lr(n as u8);
         node.home = cpu as u8;
-        let (lr, from) = node.take_pending(self.lrs == 1);
-        let index = index as u16;
-        self.cpus[cpu & (MAX_VCPUS - 1)].put(n, Entry { index, from, lr });
+        let (state, sources) = (node.state, node.sources);
+        let mut lr = node.take_pending();
+        let made_from = if node.sources == 0 {
+            state
+        } else {
+            Entry::CHANGED
+        };
+        if self.lrs == 1 {
+            lr = lr.for_single_register();
+        }
+        let interface = &mut self.cpus[cpu & (MAX_VCPUS - 1)];
+        let one = 1 << (n & 31);
+        interface.used |= one;
+        if lr.has_eoi() {
+            interface.eoi |= one;
+        }
+        interface.entries[n & (MAX_LRS - 1)] = Entry {
+            index: index as u16,
+            sources,
+            was_asked,
+            from: state & State::PENDING,
+            lr,
+            made_from,
+        };
         host.write_lr(n, lr.0);
     }
 
@@ -580,8 +628,10 @@ impl Vgic {
                 node.home = cpu as u8;
                 let interface = &mut self.cpus[cpu];
                 interface.used |= 1 << n;
-                interface.entries[n].index = index as u16;
-                interface.entries[n].from = State::empty();
+                interface.entries[n] = Entry {
+                    index: index as u16,
+                    ..Entry::default()
+                };
                 self.write_lr(cpu, n, lr, host);
             }
         }

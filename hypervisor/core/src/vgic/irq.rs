@@ -29,6 +29,8 @@ const NO_NODE: u16 = u16::MAX;
 
 bitflags! {
     /// The one-bit state of an interrupt.
+    ///
+    /// Bits that are looked at together lie within eight neighbours, which an Arm instruction can name at once.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) struct State: u32 {
         /// Pended by an edge, by software, or by an SGI; ends with the acknowledge.
@@ -38,33 +40,33 @@ bitflags! {
         /// The line must be asked at the next flush.
         const HINT = 1 << 2;
         /// What moves into a LR with the interrupt.
-        const PENDING = Self::LATCHED.bits() | Self::ARRIVED.bits() | Self::HINT.bits();
+        const PENDING = 7;
 
         /// Level of a line that is kept here.
         const LINE = 1 << 3;
         /// Edge-triggered; else level-sensitive.
         const EDGE = 1 << 4;
-        const ENABLED = 1 << 5;
-        /// Active; for an interrupt in a LR the LR speaks.
-        const ACTIVE = 1 << 6;
-        /// A physical interrupt is linked.
-        const LINKED = 1 << 7;
-        /// The physical interrupt is active: nobody has deactivated it yet.
-        const PHYS_ACTIVE = 1 << 8;
-        /// The line is asked from the caller, not kept.
-        const ASKS = 1 << 9;
         /// The line is sampled again after every EOI.
-        const RESAMPLE = 1 << 10;
+        const RESAMPLE = 1 << 5;
+        /// The physical interrupt is active: nobody has deactivated it yet.
+        const PHYS_ACTIVE = 1 << 6;
+        /// Active; for an interrupt in a LR the LR speaks.
+        const ACTIVE = 1 << 7;
 
+        const ENABLED = 1 << 8;
         /// To do when the LR is reconciled: forget its pending state, its active state, make it active.
-        const DROP_PENDING = 1 << 11;
-        const DROP_ACTIVE = 1 << 12;
-        const MAKE_ACTIVE = 1 << 13;
+        const DROP_PENDING = 1 << 9;
+        const DROP_ACTIVE = 1 << 10;
+        const MAKE_ACTIVE = 1 << 11;
         /// Made active by the guest's write to GICD_ISACTIVER, not by an acknowledge. Set by `set_soft_active` only.
-        const SOFT_ACTIVE = 1 << 14;
+        const SOFT_ACTIVE = 1 << 12;
         /// What makes an interrupt in a LR an unusual case.
-        const DEFERRED = Self::DROP_PENDING.bits() | Self::DROP_ACTIVE.bits() | Self::MAKE_ACTIVE.bits()
-            | Self::SOFT_ACTIVE.bits();
+        const DEFERRED = 0xf << 9;
+
+        /// A physical interrupt is linked.
+        const LINKED = 1 << 13;
+        /// The line is asked from the caller, not kept.
+        const ASKS = 1 << 14;
     }
 }
 
@@ -196,28 +198,26 @@ impl Node {
         }
     }
 
-    /// Takes what is pending, really or perhaps, out of memory. Returns the value for a LR that holds it, and what it
-    /// consists of. `always_eoi`: the LR has EOI maintenance whatever the interrupt is.
+    /// Takes what is pending, really or perhaps, out of memory; of an SGI, one sender. Returns the value for a LR.
     #[inline]
-    pub fn take_pending(&mut self, always_eoi: bool) -> (Lr, State) {
+    pub fn take_pending(&mut self) -> Lr {
         let lr = Lr::new(self.int_id, self.priority >> 3).with_pending();
-        let from = self.state & State::PENDING;
         if self.is_sgi() {
             let lr = lr.with_source(self.sources.trailing_zeros() as u8);
             self.sources &= self.sources.wrapping_sub(1);
             if self.sources != 0 {
-                return (lr.with_eoi(), from);
+                return lr.with_eoi();
             }
             self.state.remove(State::LATCHED);
-            return (if always_eoi { lr.with_eoi() } else { lr }, from);
+            return lr;
         }
         self.state.remove(State::PENDING);
-        if self.state.contains(State::PHYS_ACTIVE) && !always_eoi {
-            (lr.with_hw(self.hw), from)
-        } else if always_eoi || self.state.is(State::RESAMPLE, State::EDGE) {
-            (lr.with_eoi(), from)
+        if self.state.contains(State::PHYS_ACTIVE) {
+            lr.with_hw(self.hw)
+        } else if self.state.is(State::RESAMPLE, State::EDGE) {
+            lr.with_eoi()
         } else {
-            (lr, from)
+            lr
         }
     }
 
@@ -317,21 +317,19 @@ impl Interrupts {
     #[inline(never)]
     fn evaluate_in_memory(&mut self, index: usize) -> KickSet {
         let node = &self.nodes[index];
-        let wanted = node.state.is_candidate() && node.state.is(State::ENABLED, State::ACTIVE);
+        let is_wanted = node.state.is(State::ENABLED, State::ACTIVE)
+            && node.state.is_candidate()
+            && node.targets != 0;
         let home = node.target();
         let level = node.priority >> 3;
-        let is_queued = node.place == Place::Queued;
-        if !wanted || home >= MAX_VCPUS {
-            if is_queued {
-                self.unlink(index);
-            }
-            return KickSet::NONE;
-        }
-        if is_queued {
-            if usize::from(node.home) == home && node.level == level {
+        if node.place == Place::Queued {
+            if is_wanted && usize::from(node.home) == home && node.level == level {
                 return KickSet::NONE;
             }
             self.unlink(index);
+        }
+        if !is_wanted {
+            return KickSet::NONE;
         }
         self.enqueue(index, home, level);
         if self.forwarding {

@@ -62,6 +62,10 @@ impl Lr {
     pub fn with_source(self, cpu: u8) -> Self {
         Self(self.0 | (u32::from(cpu & 7) << Self::SECOND_ID_SHIFT))
     }
+    /// Names another CPU as the sender of an SGI.
+    pub fn with_other_source(self, cpu: u8) -> Self {
+        Self(self.0 & !(7 << Self::SECOND_ID_SHIFT)).with_source(cpu)
+    }
     /// Links the physical interrupt: the guest's deactivation deactivates it too. No EOI maintenance is possible then.
     pub fn with_hw(self, phys: IntId) -> Self {
         let second = (u32::from(phys.raw()) & Self::ID_MASK) << Self::SECOND_ID_SHIFT;
@@ -78,6 +82,11 @@ impl Lr {
     /// Asks for a maintenance interrupt at the guest's EOI; only for a value without a hardware link.
     pub fn with_eoi(self) -> Self {
         Self(self.0 | Self::EOI)
+    }
+    /// For hardware with a single list register, which asks at every EOI who is next.
+    #[cold]
+    pub fn for_single_register(self) -> Self {
+        self.without_hw().with_eoi()
     }
     pub fn is_pending(self) -> bool {
         self.0 & Self::PENDING != 0

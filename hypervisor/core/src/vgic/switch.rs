@@ -173,6 +173,14 @@ impl Vgic {
         kicks.without(vcpu)
     }
 
+    /// What the LR of the interrupt was made from, if it is in one, has changed.
+    pub(super) fn forget_lr(&mut self, index: usize) {
+        let node = &self.irqs.nodes[index];
+        if let Place::Lr(n) = node.place {
+            self.cpus[usize::from(node.home)].entries[usize::from(n)].forget_state();
+        }
+    }
+
     /// Forgets the physical interrupt behind a LR that is not in the hardware.
     pub(super) fn unlink_lr(&mut self, index: usize) {
         let node = &self.irqs.nodes[index];

@@ -249,7 +249,7 @@ impl Vgic {
             ),
             16..=23 => {
                 // Banked ones are read-only; with one CPU there is nothing to choose.
-                let existing = (1u32 << self.irqs.vcpus) - 1;
+                let existing = self.existing();
                 if offset & 0x3ff < 32 || existing == 1 {
                     return KickSet::NONE;
                 }
@@ -301,6 +301,7 @@ impl Vgic {
                     (value >> (byte * 8)) as u8,
                 )
             {
+                self.forget_lr(first + byte);
                 kicks |= self.irqs.evaluate(first + byte);
             }
         }
@@ -482,31 +483,38 @@ impl Vgic {
         kicks
     }
 
+    /// The vCPUs that exist, as a mask.
+    fn existing(&self) -> u32 {
+        (1 << (self.irqs.vcpus & 31)) - 1
+    }
+
     /// GICD_SGIR. The reserved filter and CPUs that do not exist are ignored (XSA-117, XSA-225).
     fn send_sgi(&mut self, cpu: usize, value: u32) -> KickSet {
-        let existing = (1u32 << self.irqs.vcpus) - 1;
-        let own = 1u32 << cpu;
-        let targets = existing
-            & match (value >> 24) & 3 {
-                0 => value >> 16,
-                1 => !own,
-                2 => own,
-                _ => 0,
-            };
+        let own = 1u32 << (cpu & 31);
+        let targets = match (value >> 24) & 3 {
+            0 => value >> 16,
+            1 => !own,
+            2 => own,
+            _ => 0,
+        };
         let mut kicks = KickSet::NONE;
-        for_each_bit(targets, |target| {
-            kicks |= self.add_sources(target, value as usize & 15, 1 << cpu)
+        for_each_bit(targets & self.existing(), |target| {
+            kicks |= self.pend_sgi(target, value as usize, own as u8);
         });
         kicks
     }
 
-    /// Pends an SGI of a vCPU from the senders in `sources`.
+    /// GICD_SPENDSGIR: pends an SGI of a vCPU from the senders in `sources`.
     fn add_sources(&mut self, cpu: usize, sgi: usize, sources: u8) -> KickSet {
-        let existing = (1u32 << self.irqs.vcpus) - 1;
-        let sources = sources & existing as u8;
+        let sources = sources & self.existing() as u8;
         if sources == 0 {
             return KickSet::NONE;
         }
+        self.pend_sgi(cpu, sgi, sources)
+    }
+
+    #[inline(always)]
+    fn pend_sgi(&mut self, cpu: usize, sgi: usize, sources: u8) -> KickSet {
         let index = cpu << 5 | sgi & 15;
         let node = &mut self.irqs.nodes[index];
         node.state.insert(State::LATCHED);

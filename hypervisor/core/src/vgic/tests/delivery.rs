@@ -475,3 +475,148 @@ fn priority_changed_together_with_pending() {
         m.eoi(0, 65 - first);
     }
 }
+
+#[test]
+fn masked_linked_line_reads_as_pending() {
+    let mut m = Machine::running(2, 4);
+    for (irq, trigger) in [(40, Trigger::Level), (41, Trigger::Edge)] {
+        m.vgic
+            .link_hw(IntId::new(irq), IntId::new(irq), trigger, &mut m.host)
+            .unwrap();
+        let phys = &mut m.host.spis[usize::from(irq)];
+        (phys.linked, phys.virq, phys.edge) = (true, irq, irq == 41);
+    }
+    assert_eq!(m.read(1, 0x204), 0);
+    m.host.spis[40].line = true;
+    m.host.spis[41].latched = true;
+    m.settle();
+    assert_eq!(m.read(1, 0x204), 3 << 8, "disabled, never taken");
+    m.write(0, 0x104, 3 << 8);
+    assert_eq!(m.read(0, 0x204), 3 << 8, "in list registers");
+    assert_eq!(m.ack(0), Some((40, 0)));
+    assert_eq!(m.read(0, 0x204), 3 << 8, "active, and its line still up");
+    m.host.spis[40].line = false;
+    assert_eq!(m.read(0, 0x204), 2 << 8);
+    m.write(0, 0x284, 2 << 8);
+    assert_eq!(m.read(0, 0x204), 0, "an edge can be taken back");
+}
+
+/// Each change between two occurrences of an interrupt that would take its old list register again.
+#[test]
+fn renewed_interrupts_are_as_the_guest_configured_them() {
+    let mut m = with_timer(2, 4);
+    m.write(0, 0x100, 1 << TIMER);
+    m.write(0, 0x104, 3);
+    let occur = |m: &mut Machine| {
+        timer_line(m, 0, true);
+        let lr = m.host.gich[0]
+            .lrs
+            .iter()
+            .copied()
+            .find(|lr| lr & 0x3ff == u32::from(TIMER));
+        assert_eq!(m.ack(0), Some((TIMER, 0)));
+        timer_line(m, 0, false);
+        m.eoi(0, TIMER);
+        lr.unwrap()
+    };
+    let first = occur(&mut m);
+    let before = m.host.accesses.get();
+    timer_line(&mut m, 0, true);
+    assert_eq!(
+        m.host.accesses.get(),
+        before + 2,
+        "renewed: one read, one write"
+    );
+    assert_eq!(m.ack(0), Some((TIMER, 0)));
+    timer_line(&mut m, 0, false);
+    m.eoi(0, TIMER);
+    m.write_width(0, 0x400 + u32::from(TIMER), super::Width::Byte, 0x88);
+    assert_eq!(occur(&mut m), first | 0x11 << 23, "priority");
+    m.write(0, 0x180, 1 << TIMER);
+    timer_line(&mut m, 0, true);
+    assert_eq!(m.ack(0), None, "masked");
+    m.write(0, 0x100, 1 << TIMER);
+    assert_eq!(m.ack(0), Some((TIMER, 0)));
+    timer_line(&mut m, 0, false);
+    m.eoi(0, TIMER);
+    m.write(0, 0, 0);
+    timer_line(&mut m, 0, true);
+    assert_eq!(m.ack(0), None, "distributor off");
+    m.write(0, 0, 1);
+    assert_eq!(m.ack(0), Some((TIMER, 0)));
+    timer_line(&mut m, 0, false);
+    m.eoi(0, TIMER);
+    // Targets.
+    for target in [1, 2, 1] {
+        m.write_width(0, 0x820, super::Width::Byte, target);
+        m.set_pending(0, 32);
+        let cpu = target as usize - 1;
+        assert_eq!(m.ack(1 - cpu), None);
+        assert_eq!(m.ack(cpu), Some((32, 0)));
+        m.eoi(cpu, 32);
+    }
+    // Senders.
+    for sender in [0, 1, 1, 0] {
+        m.write(sender, 0xf00, 1 << 16 | 5);
+        assert_eq!(m.ack(0), Some((5, sender as u8)));
+        m.eoi(0, 5);
+    }
+}
+
+#[test]
+fn idle_questions_cost_no_register_reads_for_finished_ones() {
+    let mut m = Machine::running(1, 4);
+    for sgi in 0..3 {
+        m.write(0, 0xf00, 2 << 24 | sgi);
+    }
+    while let Some((sgi, _)) = m.ack(0) {
+        m.eoi(0, sgi);
+    }
+    let before = m.host.accesses.get();
+    assert!(!m.vgic.has_deliverable_loaded(vcpu(0), 0xff, &m.host));
+    assert_eq!(m.host.accesses.get(), before + 1, "GICH_ELRSR only");
+    // Pended since, and not flushed yet.
+    let _ = m
+        .vgic
+        .mmio_write(vcpu(0), 0xf00, super::Width::Word, 2 << 24, &mut m.host);
+    assert!(m.vgic.has_deliverable_loaded(vcpu(0), 0xff, &m.host));
+}
+
+#[test]
+fn renewal_does_not_overtake_who_waits() {
+    let mut m = Machine::running(1, 4);
+    for sgi in 0..5 {
+        m.write(0, 0xf00, 2 << 24 | sgi);
+    }
+    let in_lr = |m: &Machine, sgi| m.host.gich[0].lrs.iter().any(|lr| lr & 0x3ff == sgi);
+    assert!(!in_lr(&m, 4));
+    // It comes again before the hypervisor has looked.
+    assert_eq!(m.host.gich[0].ack(), Some((0, 0)));
+    m.host.eoi(0, 0);
+    m.write(0, 0xf00, 2 << 24);
+    assert!(in_lr(&m, 4) && !in_lr(&m, 0));
+}
+
+/// Each way in which the value of a list register changes while its interrupt stays in it.
+#[test]
+fn renewal_after_pending_and_active() {
+    let mut m = Machine::running(1, 4);
+    m.write(0, 0xc08, 2);
+    m.write(0, 0x104, 1);
+    for times in [1, 2, 1, 3] {
+        for _ in 0..times {
+            m.set_pending(0, 32);
+            if m.host.gich[0].running.is_empty() {
+                assert_eq!(m.ack(0), Some((32, 0)));
+            }
+        }
+        m.eoi(0, 32);
+        if times > 1 {
+            assert_eq!(m.ack(0), Some((32, 0)));
+            // Looked at while it is only active.
+            m.write(0, 0x284, 1);
+            m.eoi(0, 32);
+        }
+        assert_eq!(m.ack(0), None);
+    }
+}

@@ -161,6 +161,9 @@ impl Machine {
     /// The invariants of the structures and of the list registers.
     fn check(&self) {
         self.vgic.irqs.check();
+        for cpu in self.vgic.cpus.iter() {
+            assert_eq!(cpu.eoi & !cpu.used, 0, "EOI maintenance of a free register");
+        }
         for (cpu, gich) in self.host.gich.iter().enumerate() {
             for (n, &a) in gich.lrs.iter().enumerate() {
                 let state = |lr: u32| lr >> 28 & 3;
