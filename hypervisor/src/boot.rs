@@ -12,13 +12,13 @@ use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
 use xenith_arch::mmu::{Access, FDT_BASE, FRAME_TABLE_BASE, HEAP_BASE};
 use xenith_arch::{Boot, DeviceRegisters, HypTables, setup, sysreg, timer};
 use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
-use xenith_core::boot::cmdline::CommandLine;
-use xenith_core::boot::memory::{PhysRange, usable_ram};
-use xenith_core::boot::modules::BootModules;
+use xenith_boot::cmdline::CommandLine;
+use xenith_boot::memory::{PhysRange, usable_ram};
+use xenith_boot::modules::BootModules;
 use xenith_core::emulate::coproc::CpuFeatures;
-use xenith_core::fdt::host::{self, ConsoleUart, HostInfo};
-use xenith_core::fdt::host_irq::IrqResolver;
-use xenith_core::fdt::host_tree::Tree;
+use xenith_boot::fdt::host::{self, ConsoleUart, HostInfo};
+use xenith_boot::fdt::host_irq::IrqResolver;
+use xenith_boot::fdt::host_tree::Tree;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
 use xenith_core::hypervisor::{Hypervisor, Identity};
 use xenith_core::sync::SpinLock;
@@ -271,7 +271,7 @@ fn init_memory(
         Err(error) => stop(&alloc::format!("the device tree's memory banks cannot be used: {error:?}")),
     };
     let taken = PhysRange::from_start_end(place.base().raw(), table_frames.end);
-    (table, xenith_core::boot::memory::subtract(usable, &[taken]))
+    (table, xenith_boot::memory::subtract(usable, &[taken]))
 }
 
 fn identity(line: &CommandLine<'_>) -> Identity {
@@ -402,7 +402,7 @@ fn xenith_main(boot: Boot) -> ! {
     let (frames, usable) = init_memory(&mut tables, &host.memory, &usable, image);
     let mut allocator = FrameAllocator::new();
     let contents = match line.options.bootscrub {
-        Some(value) if xenith_core::boot::cmdline::parse_bool(value) == Some(false) => Contents::Clean,
+        Some(value) if xenith_boot::cmdline::parse_bool(value) == Some(false) => Contents::Clean,
         _ => Contents::Dirty,
     };
     for range in &usable {
@@ -453,7 +453,7 @@ fn xenith_main(boot: Boot) -> ! {
         scale,
         boot_ticks,
     });
-    if line.options.bootscrub.and_then(xenith_core::boot::cmdline::parse_bool) == Some(true) {
+    if line.options.bootscrub.and_then(xenith_boot::cmdline::parse_bool) == Some(true) {
         say!("Scrubbing Free RAM");
         crate::machine::scrub_all(hv);
     }

@@ -2,7 +2,7 @@
 
 use smccc::{Hvc, Smc, psci};
 use xenith_core::domain::ShutdownReason;
-use xenith_core::fdt::host::{Psci, PsciMethod, PsciVersion};
+use xenith_boot::fdt::host::{Psci, PsciMethod, PsciVersion};
 use xenith_core::sync::Once;
 
 use crate::machine::Hv;

@@ -19,9 +19,9 @@ pub mod tree;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::addr::{HostPhys, IntId};
+use xenith_core::addr::{HostPhys, IntId};
 use crate::fdt::writer::WriteError;
-use crate::machine::Trigger;
+use xenith_core::machine::Trigger;
 use regions::{RegionSet, whole_pages};
 use resources::{GicInterrupt, Resources};
 use tree::{NodeIndex, Tree, TreeError, base_name, strings};

@@ -6,7 +6,7 @@
 use core::cell::Cell;
 
 use super::tree::{NodeIndex, Tree, cells};
-use crate::machine::Trigger;
+use xenith_core::machine::Trigger;
 
 /// Entries of `ranges` and `interrupt-map` that may be looked at for one tree: a real board needs some thousands.
 const BUDGET: u32 = 1 << 20;

@@ -425,7 +425,7 @@ fn use_all(blob: &[u8]) -> bool {
     }
     let _ = HostInfo::from_tree(&tree).map_err(|error| error.to_string());
     let _ = console(&tree, &mut irqs, None).map_err(|error| error.to_string());
-    let found = crate::boot::modules::BootModules::from_tree(&tree, |_| None);
+    let found = crate::modules::BootModules::from_tree(&tree, |_| None);
     let range = PhysRange::new(0x4000_0000, 0x4000_0000).unwrap();
     let _ = found
         .and_then(|found| found.check(&[range], range, range))

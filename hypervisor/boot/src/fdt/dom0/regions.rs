@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::addr::{HostPhys, PAGE_SIZE};
+use xenith_core::addr::{HostPhys, PAGE_SIZE};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 

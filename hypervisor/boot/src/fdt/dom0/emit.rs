@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use super::resources::GicInterrupt;
 use super::tree::{NodeIndex, cells};
 use super::{BuildError, Builder, Fate, MAX_TREE_SIZE, Region, WarningKind};
-use crate::addr::{HostPhys, IntId};
+use xenith_core::addr::{HostPhys, IntId};
 use crate::fdt::writer::{FdtWriter, WriteError};
-use crate::machine::Trigger;
+use xenith_core::machine::Trigger;
 
 /// Room for Xenith's own nodes besides one for each vCPU and the strings, in bytes.
 const OWN_NODES_SIZE: usize = 2048;

@@ -4,9 +4,9 @@ use std::string::ToString;
 use std::vec::Vec;
 
 use super::*;
-use crate::addr::IntId;
+use xenith_core::addr::IntId;
 use crate::fdt::host_tree::tests::Blob;
-use crate::machine::Trigger;
+use xenith_core::machine::Trigger;
 
 macro_rules! fixture {
     ($name:literal) => {

@@ -11,8 +11,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::addr::HostPhys;
-use crate::boot::memory::{PhysRange, normalise};
+use xenith_core::addr::HostPhys;
+use crate::memory::{PhysRange, normalise};
 use crate::fdt::host_irq::{Interrupt, IrqError, IrqResolver};
 use crate::fdt::host_tree::{AddressError, NodePath, Strings, Tree, TreeError, take_cells};
 

@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::addr::{HostPhys, PAGE_SIZE};
+use xenith_core::addr::{HostPhys, PAGE_SIZE};
 
 /// The most ranges in a list (Xen: 256 memory banks; holes may double that).
 pub const MAX_RANGES: usize = 1024;

@@ -11,8 +11,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::addr::HostPhys;
-use crate::boot::memory::PhysRange;
+use xenith_core::addr::HostPhys;
+use crate::memory::PhysRange;
 use crate::fdt::host_tree::{NodePath, Tree, take_cells};
 
 /// The most modules (Xen's limit).

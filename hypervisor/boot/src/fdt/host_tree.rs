@@ -17,7 +17,7 @@ use fdt::nodes::NodeChildrenIter;
 use fdt::parsing::NoPanic;
 use fdt::parsing::unaligned::UnalignedParser;
 
-use crate::boot::memory::PhysRange;
+use crate::memory::PhysRange;
 
 /// The parser of the crate `fdt` that this module uses: any alignment, errors as values.
 pub type Parser<'a> = (UnalignedParser<'a>, NoPanic);

@@ -11,9 +11,9 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::addr::IntId;
+use xenith_core::addr::IntId;
 use crate::fdt::host_tree::{NodePath, Tree, be32};
-use crate::machine::Trigger;
+use xenith_core::machine::Trigger;
 
 /// The longest chain of interrupt nexus nodes that is followed.
 pub const MAX_NEXUS: usize = 8;
