@@ -17,8 +17,8 @@ use xenith_boot::memory::{PhysRange, usable_ram};
 use xenith_boot::modules::BootModules;
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_boot::fdt::host::{self, ConsoleUart, HostInfo};
-use xenith_boot::fdt::host_irq::IrqResolver;
-use xenith_boot::fdt::host_tree::Tree;
+use xenith_boot::fdt::interrupts::IrqResolver;
+use xenith_boot::fdt::tree::Tree;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
 use xenith_core::hypervisor::{Hypervisor, Identity};
 use xenith_core::sync::SpinLock;
@@ -115,7 +115,7 @@ pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
     if let Some((kind, at)) = parse_early_uart() {
         open_uart(kind, at, flat);
     } else if let Ok(tree) = Tree::new(dtb)
-        && let Ok(Some(uart)) = host::console(&tree, &mut IrqResolver::new(tree), None)
+        && let Ok(Some(uart)) = host::console(&tree, &IrqResolver::new(&tree), None)
         && let Some(kind) = uart.compatible.iter().find_map(Kind::from_compatible)
     {
         open_uart(kind, uart.reg.base(), flat);
@@ -318,13 +318,13 @@ fn xenith_main(boot: Boot) -> ! {
         let mut word = [0; 4];
         memory.read(at, &mut word).ok().map(|()| u32::from_le_bytes(word))
     };
-    let modules = BootModules::from_tree(&tree, first_word);
+    let modules = BootModules::from_tree(&tree, &first_word);
     let line = CommandLine::parse(modules.as_ref().map_or("", |modules| modules.xen_args));
-    let mut irqs = IrqResolver::new(tree);
-    let uart = host::console(&tree, &mut irqs, line.options.dtuart);
+    let irqs = IrqResolver::new(&tree);
+    let uart = host::console(&tree, &irqs, line.options.dtuart);
     if !console::has_uart() && line.options.console != Some("none") {
         // A bad dtuart= must not silence us while stdout-path names one.
-        let fallback = if uart.is_err() { host::console(&tree, &mut irqs, None) } else { Ok(None) };
+        let fallback = if uart.is_err() { host::console(&tree, &irqs, None) } else { Ok(None) };
         let chosen = uart.as_ref().ok().and_then(Option::as_ref).or(fallback.as_ref().ok().and_then(Option::as_ref));
         open_console(&mut tables, chosen);
     }
@@ -476,7 +476,7 @@ fn xenith_main(boot: Boot) -> ! {
 
     let dom0 = crate::dom0::build(crate::dom0::Plan {
         hv,
-        blob: tree.blob(),
+        tree: &tree,
         host: &host,
         modules: &modules,
         options: &line.options,

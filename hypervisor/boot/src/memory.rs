@@ -8,6 +8,8 @@ use core::fmt;
 
 use xenith_core::addr::{HostPhys, PAGE_SIZE};
 
+use crate::insert_sorted;
+
 /// The most ranges in a list (Xen: 256 memory banks; holes may double that).
 pub const MAX_RANGES: usize = 1024;
 /// What stage 2 of ARMv7-A with LPAE can reach: 40 bits.
@@ -39,6 +41,11 @@ impl PhysRange {
             Some(_) => Some(Self { base, size }),
             None => None,
         }
+    }
+
+    /// Makes a range of `size` bytes at `base`, cut off at the end of 64 bits.
+    pub const fn from_size(base: u64, size: u64) -> Self {
+        Self::from_start_end(base, base.saturating_add(size))
     }
 
     /// Makes the range from `start` up to, not including, `end`; empty when `end` is not above `start`.
@@ -142,12 +149,10 @@ impl fmt::Display for PhysRange {
 
 /// Returns the ranges sorted by address, overlapping and adjacent ones merged, empty ones left out.
 pub fn normalise(ranges: &[PhysRange]) -> Vec<PhysRange> {
-    let mut sorted: Vec<PhysRange> = ranges
-        .iter()
-        .copied()
-        .filter(|range| !range.is_empty())
-        .collect();
-    sorted.sort_unstable();
+    let mut sorted = Vec::with_capacity(ranges.len());
+    for range in ranges.iter().filter(|range| !range.is_empty()) {
+        insert_sorted(&mut sorted, *range, |a, b| a.base <= b.base);
+    }
     let mut merged: Vec<PhysRange> = Vec::with_capacity(sorted.len());
     for range in sorted {
         match merged.last_mut() {
@@ -370,18 +375,12 @@ fn collect_banks(first: PhysRange, pieces: &[PhysRange], size: u64) -> Vec<PhysR
         size: first.size.min(size)
     }];
     let above = |piece: &PhysRange| piece.from(first.end_raw());
-    let mut low: Vec<PhysRange> = pieces
-        .iter()
-        .map(|piece| above(piece).below(FOUR_GIB))
-        .collect();
-    let mut high: Vec<PhysRange> = pieces
-        .iter()
-        .map(|piece| above(piece).from(FOUR_GIB))
-        .collect();
-    let largest_first =
-        |a: &PhysRange, b: &PhysRange| b.size.cmp(&a.size).then(a.base.cmp(&b.base));
-    low.sort_unstable_by(largest_first);
-    high.sort_unstable_by(largest_first);
+    let (mut low, mut high) = (Vec::new(), Vec::new());
+    let largest_first = |a: &PhysRange, b: &PhysRange| a.size >= b.size;
+    for piece in pieces.iter().map(above) {
+        insert_sorted(&mut low, piece.below(FOUR_GIB), largest_first);
+        insert_sorted(&mut high, piece.from(FOUR_GIB), largest_first);
+    }
     for piece in low.iter().chain(high.iter()) {
         let missing = size.saturating_sub(total_size(&banks));
         if missing == 0 {
