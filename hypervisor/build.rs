@@ -4,7 +4,9 @@ use std::process::Command;
 
 fn output(command: &str, arguments: &[&str]) -> Option<String> {
     let out = Command::new(command).args(arguments).output().ok()?;
-    out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_string())
+    out.status
+        .success()
+        .then(|| String::from_utf8_lossy(&out.stdout).trim().to_string())
 }
 
 fn main() {
@@ -19,12 +21,23 @@ fn main() {
     let version = output(&rustc, &["--version"]).unwrap_or_else(|| "rustc".into());
     // The commit names the build: the same sources give the same image, whenever and wherever they are built.
     let commit = output("git", &["rev-parse", "HEAD"]).unwrap_or_else(|| "0".repeat(40));
-    let date = output("git", &["show", "-s", "--format=%cd", "--date=format:%a %b %e %H:%M:%S %Y"])
-        .unwrap_or_else(|| "unknown".into());
+    let date = output(
+        "git",
+        &[
+            "show",
+            "-s",
+            "--format=%cd",
+            "--date=format:%a %b %e %H:%M:%S %Y",
+        ],
+    )
+    .unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=XENITH_RUSTC={version}");
-    println!("cargo:rustc-env=XENITH_CHANGESET=git:{}", &commit[..commit.len().min(12)]);
+    println!(
+        "cargo:rustc-env=XENITH_CHANGESET=git:{}",
+        &commit[..commit.len().min(12)]
+    );
     println!("cargo:rustc-env=XENITH_BUILD_ID={commit}");
     println!("cargo:rustc-env=XENITH_DATE={date}");
-    println!("cargo:rerun-if-changed=../.git/HEAD");
+    println!("cargo:rerun-if-changed=../.git/logs/HEAD");
     println!("cargo:rerun-if-env-changed=XENITH_EARLY_UART");
 }

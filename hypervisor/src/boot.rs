@@ -11,14 +11,14 @@ use xenith_arch::gicv2::{CpuInterface, Distributor, HypInterface};
 use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
 use xenith_arch::mmu::{Access, FDT_BASE, FRAME_TABLE_BASE, HEAP_BASE};
 use xenith_arch::{Boot, DeviceRegisters, HypTables, setup, sysreg, timer};
-use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
 use xenith_boot::cmdline::CommandLine;
-use xenith_boot::memory::{PhysRange, usable_ram};
-use xenith_boot::modules::BootModules;
-use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_boot::fdt::host::{self, ConsoleUart, HostInfo};
 use xenith_boot::fdt::interrupts::IrqResolver;
 use xenith_boot::fdt::tree::Tree;
+use xenith_boot::memory::{PhysRange, usable_ram};
+use xenith_boot::modules::BootModules;
+use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
+use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
 use xenith_core::hypervisor::{Hypervisor, Identity};
 use xenith_core::sync::SpinLock;
@@ -91,7 +91,9 @@ fn make_uart(kind: Kind, va: usize) -> Box<dyn Uart> {
 /// Opens the UART at `at`, mapped by `map`.
 fn open_uart(kind: Kind, at: HostPhys, map: impl FnOnce(HostPhys, usize) -> Option<usize>) -> bool {
     let pages = (at.page_offset() + kind.register_bytes()).div_ceil(PAGE_SIZE);
-    let Some(va) = map(at, pages) else { return false };
+    let Some(va) = map(at, pages) else {
+        return false;
+    };
     console::set_uart(make_uart(kind, va));
     true
 }
@@ -131,8 +133,12 @@ pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
         console::emergency_line(format_args!(
             "Xenith must be entered in Hyp mode; this CPU is in {mode} mode (CPSR {cpsr:#010x})."
         ));
-        console::emergency("It has the Virtualization Extensions: use a boot loader that switches to non-secure Hyp mode");
-        console::emergency("(U-Boot: CONFIG_ARMV7_NONSEC and CONFIG_ARMV7_VIRT; QEMU virt: -M virt,virtualization=on).");
+        console::emergency(
+            "It has the Virtualization Extensions: use a boot loader that switches to non-secure Hyp mode",
+        );
+        console::emergency(
+            "(U-Boot: CONFIG_ARMV7_NONSEC and CONFIG_ARMV7_VIRT; QEMU virt: -M virt,virtualization=on).",
+        );
     } else {
         console::emergency_line(format_args!(
             "This CPU (MIDR {:#010x}) has no Virtualization Extensions: Xenith cannot run on it.",
@@ -167,7 +173,11 @@ fn cpu_features() -> CpuFeatures {
             sysreg::id_isar5::read(),
             0,
         ],
-        mvfr: [xenith_arch::context::mvfr0(), xenith_arch::context::mvfr1(), 0],
+        mvfr: [
+            xenith_arch::context::mvfr0(),
+            xenith_arch::context::mvfr1(),
+            0,
+        ],
     }
     .sanitised()
 }
@@ -176,15 +186,31 @@ fn report_cpu(features: &CpuFeatures) {
     let midr = features.midr;
     say!(
         "Processor: {midr:08x}: \"{}\", variant: {:#x}, part {:#05x},rev {:#x}",
-        if midr >> 24 == 0x41 { "ARM Limited" } else { "unknown" },
+        if midr >> 24 == 0x41 {
+            "ARM Limited"
+        } else {
+            "unknown"
+        },
         (midr >> 20) & 0xf,
         (midr >> 4) & 0xfff,
         midr & 0xf
     );
     say!("32-bit Execution:");
-    say!("  Processor Features: {:08x}:{:08x}", features.pfr[0], features.pfr[1]);
-    say!("  Memory Model Features: {:08x} {:08x}", features.mmfr[0], features.mmfr[1]);
-    say!("                         {:08x} {:08x}", features.mmfr[2], features.mmfr[3]);
+    say!(
+        "  Processor Features: {:08x}:{:08x}",
+        features.pfr[0],
+        features.pfr[1]
+    );
+    say!(
+        "  Memory Model Features: {:08x} {:08x}",
+        features.mmfr[0],
+        features.mmfr[1]
+    );
+    say!(
+        "                         {:08x} {:08x}",
+        features.mmfr[2],
+        features.mmfr[3]
+    );
 }
 
 /// Opens the console that the command line and the device tree name.
@@ -194,10 +220,15 @@ fn open_console(tables: &mut HypTables, uart: Option<&ConsoleUart<'_>>) {
         return;
     };
     let Some(kind) = uart.compatible.iter().find_map(Kind::from_compatible) else {
-        warn!("console {}: no driver for this UART; the supported ones are arm,pl011", uart.path);
+        warn!(
+            "console {}: no driver for this UART; the supported ones are arm,pl011",
+            uart.path
+        );
         return;
     };
-    if !open_uart(kind, uart.reg.base(), |at, pages| tables.map_device(at, pages).ok()) {
+    if !open_uart(kind, uart.reg.base(), |at, pages| {
+        tables.map_device(at, pages).ok()
+    }) {
         warn!("console {}: its registers cannot be mapped", uart.path);
     }
 }
@@ -227,7 +258,9 @@ fn init_memory(
 ) -> (FrameTable<&'static [AtomicU64]>, Vec<PhysRange>) {
     let mut banks: Vec<(Mfn, u32)> = Vec::new();
     for range in memory.iter().map(|range| range.shrink_to(PAGE_SIZE as u64)) {
-        let Some(start) = range.base().frame() else { continue };
+        let Some(start) = range.base().frame() else {
+            continue;
+        };
         let pages = (range.size() / PAGE_SIZE as u64).min(u64::from(u32::MAX - start.raw()));
         banks.push((start, pages as u32));
     }
@@ -236,14 +269,24 @@ fn init_memory(
     // Tables for the mappings as well: one for each 2 MiB, and a few.
     let needed = (table_pages + HEAP_PAGES + table_pages / 512 + 8) as u64 * PAGE_SIZE as u64;
     // Beside the image where there is room, so that the large pieces stay whole; else at the end of the largest.
-    let beside = usable.iter().find(|range| range.base() >= image.end() && range.base().raw() - image.end().raw() < 0x20_0000);
-    let place = beside
-        .filter(|range| range.size() >= needed)
-        .or_else(|| usable.iter().filter(|range| range.size() >= needed).max_by_key(|range| range.size()));
+    let beside = usable.iter().find(|range| {
+        range.base() >= image.end() && range.base().raw() - image.end().raw() < 0x20_0000
+    });
+    let place = beside.filter(|range| range.size() >= needed).or_else(|| {
+        usable
+            .iter()
+            .filter(|range| range.size() >= needed)
+            .max_by_key(|range| range.size())
+    });
     let Some(place) = place else {
-        stop(&"not enough memory for the hypervisor's own tables: the machine's RAM is too small or too fragmented");
+        stop(
+            &"not enough memory for the hypervisor's own tables: the machine's RAM is too small or too fragmented",
+        );
     };
-    let mut early = EarlyFrames { next: place.base().raw(), end: place.base().raw() + needed };
+    let mut early = EarlyFrames {
+        next: place.base().raw(),
+        end: place.base().raw() + needed,
+    };
     let mut table_frames = EarlyFrames {
         next: early.end - (table_pages / 512 + 8) as u64 * PAGE_SIZE as u64,
         end: early.end,
@@ -253,10 +296,14 @@ fn init_memory(
         for i in 0..pages {
             let frame = early.take();
             let mapped = frame.map(|mfn| {
-                tables.map_page(base + i * PAGE_SIZE, mfn, Access::ReadWrite, &mut || table_frames.take())
+                tables.map_page(base + i * PAGE_SIZE, mfn, Access::ReadWrite, &mut || {
+                    table_frames.take()
+                })
             });
             if !matches!(mapped, Some(Ok(()))) {
-                stop(&"the hypervisor's own tables cannot be mapped: too much RAM for this build (12 GiB is the limit)");
+                stop(
+                    &"the hypervisor's own tables cannot be mapped: too much RAM for this build (12 GiB is the limit)",
+                );
             }
         }
     };
@@ -268,7 +315,9 @@ fn init_memory(
     let storage = unsafe { xenith_arch::mapped_table(FRAME_TABLE_BASE, words) };
     let table = match FrameTable::new(&banks, storage) {
         Ok(table) => table,
-        Err(error) => stop(&alloc::format!("the device tree's memory banks cannot be used: {error:?}")),
+        Err(error) => stop(&alloc::format!(
+            "the device tree's memory banks cannot be used: {error:?}"
+        )),
     };
     let taken = PhysRange::from_start_end(place.base().raw(), table_frames.end);
     (table, xenith_boot::memory::subtract(usable, &[taken]))
@@ -295,7 +344,13 @@ fn identity(line: &CommandLine<'_>) -> Identity {
 fn xenith_main(boot: Boot) -> ! {
     init_heap();
     console::init();
-    let Boot { dtb, image_start, image_end, mut tables, windows } = boot;
+    let Boot {
+        dtb,
+        image_start,
+        image_end,
+        mut tables,
+        windows,
+    } = boot;
     if let Some((kind, at)) = parse_early_uart() {
         open_uart(kind, at, |at, pages| tables.map_device(at, pages).ok());
     }
@@ -316,7 +371,10 @@ fn xenith_main(boot: Boot) -> ! {
     };
     let first_word = |at: HostPhys| {
         let mut word = [0; 4];
-        memory.read(at, &mut word).ok().map(|()| u32::from_le_bytes(word))
+        memory
+            .read(at, &mut word)
+            .ok()
+            .map(|()| u32::from_le_bytes(word))
     };
     let modules = BootModules::from_tree(&tree, &first_word);
     let line = CommandLine::parse(modules.as_ref().map_or("", |modules| modules.xen_args));
@@ -324,8 +382,16 @@ fn xenith_main(boot: Boot) -> ! {
     let uart = host::console(&tree, &irqs, line.options.dtuart);
     if !console::has_uart() && line.options.console != Some("none") {
         // A bad dtuart= must not silence us while stdout-path names one.
-        let fallback = if uart.is_err() { host::console(&tree, &irqs, None) } else { Ok(None) };
-        let chosen = uart.as_ref().ok().and_then(Option::as_ref).or(fallback.as_ref().ok().and_then(Option::as_ref));
+        let fallback = if uart.is_err() {
+            host::console(&tree, &irqs, None)
+        } else {
+            Ok(None)
+        };
+        let chosen = uart
+            .as_ref()
+            .ok()
+            .and_then(Option::as_ref)
+            .or(fallback.as_ref().ok().and_then(Option::as_ref));
         open_console(&mut tables, chosen);
     }
     let frequency = timer::frequency();
@@ -342,7 +408,10 @@ fn xenith_main(boot: Boot) -> ! {
         warn!("console: {error}");
     }
     let psci = host::psci(&tree);
-    power::init(psci.as_ref().ok().and_then(Option::as_ref), line.options.noreboot == Some(true));
+    power::init(
+        psci.as_ref().ok().and_then(Option::as_ref),
+        line.options.noreboot == Some(true),
+    );
     let modules = match modules {
         Ok(modules) => modules,
         Err(error) => stop(&error),
@@ -351,9 +420,15 @@ fn xenith_main(boot: Boot) -> ! {
         Ok(host) => host,
         Err(error) => stop(&error),
     };
-    let scale = TickScale::new(if frequency == 0 { host.timer.clock_frequency.unwrap_or(0) } else { frequency });
+    let scale = TickScale::new(if frequency == 0 {
+        host.timer.clock_frequency.unwrap_or(0)
+    } else {
+        frequency
+    });
     if scale.frequency() == 1 {
-        stop(&"the timer's frequency is unknown: firmware must set CNTFRQ, or the timer node clock-frequency");
+        stop(
+            &"the timer's frequency is unknown: firmware must set CNTFRQ, or the timer node clock-frequency",
+        );
     }
     console::configure(
         &console::Settings {
@@ -370,7 +445,10 @@ fn xenith_main(boot: Boot) -> ! {
         warn!("parameter \"{word}\" unknown: ignored");
     }
     for bad in &line.bad {
-        warn!("parameter \"{}\" has an invalid value ({} expects {}): ignored", bad.word, bad.option, bad.expected);
+        warn!(
+            "parameter \"{}\" has an invalid value ({} expects {}): ignored",
+            bad.word, bad.option, bad.expected
+        );
     }
     if line.options.sync_console == Some(true) {
         // There is no transmit buffer: output is always synchronous.
@@ -408,16 +486,28 @@ fn xenith_main(boot: Boot) -> ! {
     for range in &usable {
         let range = range.shrink_to(PAGE_SIZE as u64);
         if let Some(start) = range.base().frame()
-            && allocator.add(&frames, start, (range.size() / PAGE_SIZE as u64) as u32, contents).is_err()
+            && allocator
+                .add(
+                    &frames,
+                    start,
+                    (range.size() / PAGE_SIZE as u64) as u32,
+                    contents,
+                )
+                .is_err()
         {
             warn!("memory at {:#x} is not usable", range.base());
         }
     }
     let free_mib = u64::from(allocator.free_frames()) * PAGE_SIZE as u64 / (1 << 20);
-    say!("System RAM: {}MB, {free_mib}MB free", u64::from(frames.total_frames()) * PAGE_SIZE as u64 / (1 << 20));
+    say!(
+        "System RAM: {}MB, {free_mib}MB free",
+        u64::from(frames.total_frames()) * PAGE_SIZE as u64 / (1 << 20)
+    );
 
     let gic = &host.gic;
-    let map = |tables: &mut HypTables, range: PhysRange, pages: usize| match tables.map_device(range.base(), pages) {
+    let map = |tables: &mut HypTables, range: PhysRange, pages: usize| match tables
+        .map_device(range.base(), pages)
+    {
         Ok(va) => va,
         Err(_) => stop(&"the GIC's registers cannot be mapped"),
     };
@@ -429,12 +519,19 @@ fn xenith_main(boot: Boot) -> ! {
     say!("        gic_cpu_addr={:016x}", gic.gicc.base());
     say!("        gic_hyp_addr={:016x}", gic.gich.base());
     say!("        gic_vcpu_addr={:016x}", gic.gicv.base());
-    say!("        gic_maintenance_irq={}", gic.maintenance.intid.raw());
+    say!(
+        "        gic_maintenance_irq={}",
+        gic.maintenance.intid.raw()
+    );
     // SAFETY: Mapped just above from the device tree's GIC node, for nobody else.
     let (distributor, gicc, gich) = unsafe {
         let mut distributor = Distributor::new(gicd);
         distributor.init_cpu();
-        (distributor, CpuInterface::new(gicc), HypInterface::new(gich))
+        (
+            distributor,
+            CpuInterface::new(gicc),
+            HypInterface::new(gich),
+        )
     };
     say!(
         "GICv2: {} lines, {} cpus (IID {:08x}), {} list registers.",
@@ -453,7 +550,12 @@ fn xenith_main(boot: Boot) -> ! {
         scale,
         boot_ticks,
     });
-    if line.options.bootscrub.and_then(xenith_boot::cmdline::parse_bool) == Some(true) {
+    if line
+        .options
+        .bootscrub
+        .and_then(xenith_boot::cmdline::parse_bool)
+        == Some(true)
+    {
         say!("Scrubbing Free RAM");
         crate::machine::scrub_all(hv);
     }
@@ -472,7 +574,10 @@ fn xenith_main(boot: Boot) -> ! {
         }
     }
     say!("P2M: 40-bit IPA");
-    say!("P2M: 3 levels with order-1 root, VTCR 0x{:08x}", sysreg::vtcr::read());
+    say!(
+        "P2M: 3 levels with order-1 root, VTCR 0x{:08x}",
+        sysreg::vtcr::read()
+    );
 
     let dom0 = crate::dom0::build(crate::dom0::Plan {
         hv,

@@ -9,8 +9,8 @@ use alloc::boxed::Box;
 use log::{LevelFilter as LogFilter, Log, Metadata, Record};
 use xenith_core::addr::{DomId, VcpuId};
 use xenith_core::console::{
-    Clocks, ConSwitch, ConsoleRing, LevelFilter, LineState, RateLimiter, Received, SerialInput, Source, Threshold,
-    Timestamps, Verdict, classify,
+    Clocks, ConSwitch, ConsoleRing, LevelFilter, LineState, RateLimiter, Received, SerialInput,
+    Source, Threshold, Timestamps, Verdict, classify,
 };
 use xenith_core::evtchn::Virq;
 use xenith_core::sync::SpinLock;
@@ -91,12 +91,20 @@ impl Console {
     fn clocks(scale: Option<TickScale>, boot_ticks: u64) -> Clocks {
         let counter = xenith_arch::timer::now();
         let boot_ns = scale.map_or(0, |scale| scale.to_ns(counter.saturating_sub(boot_ticks)));
-        Clocks { boot_ns, counter, wall: None }
+        Clocks {
+            boot_ns,
+            counter,
+            wall: None,
+        }
     }
 
     fn line(&mut self, arguments: core::fmt::Arguments<'_>) {
         let (scale, boot) = (self.scale, self.boot_ticks);
-        let mut sinks = Sinks { uart: &mut self.uart, ring: &mut self.ring, last: &mut self.last_byte };
+        let mut sinks = Sinks {
+            uart: &mut self.uart,
+            ring: &mut self.ring,
+            last: &mut self.last_byte,
+        };
         let mut writer = self.line.writer(|| Self::clocks(scale, boot), &mut sinks);
         // The sinks do not fail.
         let _ = writer.write_fmt(arguments);
@@ -125,7 +133,9 @@ impl Log for Logger {
                 match limiter.allow(now) {
                     None => return,
                     Some(0) => {}
-                    Some(dropped) => console.line(format_args!("printk: {dropped} messages suppressed.")),
+                    Some(dropped) => {
+                        console.line(format_args!("printk: {dropped} messages suppressed."))
+                    }
                 }
             }
         }
@@ -213,7 +223,9 @@ pub fn configure(settings: &Settings<'_>, scale: TickScale, boot_ticks: u64) {
     for (option, value) in bad.into_iter().flatten() {
         log::warn!("parameter \"{option}\" has invalid value \"{value}\": the default holds");
     }
-    let size = settings.ring_size.unwrap_or(xenith_core::console::DEFAULT_RING_BYTES as u64);
+    let size = settings
+        .ring_size
+        .unwrap_or(xenith_core::console::DEFAULT_RING_BYTES as u64);
     match ConsoleRing::allocate(size) {
         Ok(mut ring) => {
             let kib = ring.capacity() / 1024;
@@ -227,7 +239,9 @@ pub fn configure(settings: &Settings<'_>, scale: TickScale, boot_ticks: u64) {
             }
             log::info!(target: xenith_core::console::PLAIN_TARGET, "Allocated console ring of {kib} KiB.");
         }
-        Err(_) => log::warn!("no memory for a console ring of {size} bytes (conring_size): the small one stays"),
+        Err(_) => log::warn!(
+            "no memory for a console ring of {size} bytes (conring_size): the small one stays"
+        ),
     }
 }
 
@@ -238,7 +252,11 @@ pub fn end_boot() {
         if let Some(uart) = &mut console.uart {
             uart.enable_receive_interrupt();
         }
-        (console.filter.host, console.filter.guest, console.input.end_boot(Some(DomId::DOM0)))
+        (
+            console.filter.host,
+            console.filter.guest,
+            console.input.end_boot(Some(DomId::DOM0)),
+        )
     };
     log::info!(target: xenith_core::console::PLAIN_TARGET, "Std. Loglevel: {host}");
     log::info!(target: xenith_core::console::PLAIN_TARGET, "Guest Loglevel: {guest}");
@@ -259,20 +277,25 @@ pub fn guest_read(buf: &mut [u8]) -> usize {
 
 /// Takes everything the UART received (called for its interrupt).
 pub fn receive(hv: &'static Hv) {
+    // Before reading: a byte that comes after the last read must find the interrupt armed again.
+    if let Some(uart) = &mut CONSOLE.lock().uart {
+        uart.clear_interrupt();
+    }
     // Bounded: a UART that is never empty is broken.
     for _ in 0..64 {
         let received = {
             let mut console = CONSOLE.lock();
-            let Some(uart) = &mut console.uart else { return };
-            let Some(byte) = uart.get() else {
-                uart.clear_interrupt();
+            let Some(uart) = &mut console.uart else {
                 return;
             };
+            let Some(byte) = uart.get() else { return };
             console.input.receive(byte)
         };
         match received {
             Received::Held => {}
-            Received::Switched(target) => log::info!(target: xenith_core::console::PLAIN_TARGET, "{target}"),
+            Received::Switched(target) => {
+                log::info!(target: xenith_core::console::PLAIN_TARGET, "{target}")
+            }
             Received::Keys(bytes) => {
                 for &key in bytes.as_slice() {
                     crate::keys::handle(hv, key);
@@ -317,4 +340,3 @@ macro_rules! say {
         log::log!(target: xenith_core::console::PLAIN_TARGET, log::Level::Info, $($argument)*)
     };
 }
-

@@ -21,7 +21,9 @@ fn begin() {
 
 fn end(fp: u32) -> ! {
     emergency("Xen call trace:");
-    backtrace(fp, |address| emergency_line(format_args!("   [<{address:08x}>]")));
+    backtrace(fp, |address| {
+        emergency_line(format_args!("   [<{address:08x}>]"))
+    });
     emergency("****************************************");
     crate::power::after_crash()
 }
@@ -32,7 +34,12 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     begin();
     emergency("Panic on CPU 0:");
     match info.location() {
-        Some(at) => emergency_line(format_args!("{} at {}:{}", info.message(), at.file(), at.line())),
+        Some(at) => emergency_line(format_args!(
+            "{} at {}:{}",
+            info.message(),
+            at.file(),
+            at.line()
+        )),
         None => emergency_line(format_args!("{}", info.message())),
     }
     end(fp)
@@ -42,12 +49,24 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 fn xenith_hyp_fault(what: &str, registers: &FaultRegisters) -> ! {
     begin();
     emergency("Panic on CPU 0:");
-    emergency_line(format_args!("{what} in the hypervisor, HSR {:08x}", xenith_arch::sysreg::hsr::read()));
-    emergency_line(format_args!("PC:     {:08x}   CPSR:   {:08x}", registers.pc, registers.cpsr));
+    emergency_line(format_args!(
+        "{what} in the hypervisor, HSR {:08x}",
+        xenith_arch::sysreg::hsr::read()
+    ));
+    emergency_line(format_args!(
+        "PC:     {:08x}   CPSR:   {:08x}",
+        registers.pc, registers.cpsr
+    ));
     for (i, group) in registers.r.chunks(4).enumerate() {
         match *group {
-            [a, b, c, d] => emergency_line(format_args!("R{:<2} {a:08x} {b:08x} {c:08x} {d:08x}", i * 4)),
-            _ => emergency_line(format_args!("R12 {:08x} SP {:08x} LR {:08x}", group[0], registers.sp, registers.lr)),
+            [a, b, c, d] => emergency_line(format_args!(
+                "R{:<2} {a:08x} {b:08x} {c:08x} {d:08x}",
+                i * 4
+            )),
+            _ => emergency_line(format_args!(
+                "R12 {:08x} SP {:08x} LR {:08x}",
+                group[0], registers.sp, registers.lr
+            )),
         }
     }
     emergency_line(format_args!(

@@ -7,20 +7,20 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use log::{info, warn};
-use xenith_core::addr::{DomId, Gfn, GuestPhys, HostPhys, IntId, PAGE_SIZE, VcpuId};
 use xenith_boot::cmdline::Options;
+use xenith_boot::fdt::dom0::{self, Dom0Input};
+use xenith_boot::fdt::host::{ConsoleUart, HostInfo};
+use xenith_boot::fdt::tree::Tree;
 use xenith_boot::kernel::{self, ImageSink, ImageSource, KernelImage, Probe, ReadError, SinkFull};
 use xenith_boot::memory::{PhysRange, dom0_banks, dom0_mem_size};
 use xenith_boot::modules::BootModules;
 use xenith_boot::placement::{Placement, place};
+use xenith_core::addr::{DomId, Gfn, GuestPhys, HostPhys, IntId, PAGE_SIZE, VcpuId};
 use xenith_core::domain::{Domain, DomainFacts};
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::emulate::psci::{PowerStates, VcpuStart};
 use xenith_core::evtchn::{EventChannels, NO_PORT_LIMIT};
-use xenith_boot::fdt::dom0::{self, Dom0Input};
-use xenith_boot::fdt::tree::Tree;
-use xenith_boot::fdt::host::{ConsoleUart, HostInfo};
-use xenith_core::frames::{AllocRequest, Contents, Owner};
+use xenith_core::frames::{Contents, Owner};
 use xenith_core::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use xenith_core::hal::Hal;
 use xenith_core::machine::Trigger;
@@ -28,7 +28,7 @@ use xenith_core::p2m::{P2m, PageAccount};
 use xenith_core::stage2::{Geometry, PageType};
 use xenith_core::vgic::{Resample, Vgic, VgicConfig};
 
-use crate::machine::{Hv, Machine};
+use crate::machine::Hv;
 use crate::say;
 use crate::vcpu::VcpuContext;
 
@@ -95,8 +95,16 @@ struct MemorySink {
 
 impl ImageSink for MemorySink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), SinkFull> {
-        let next = self.next.checked_add(bytes.len() as u64).filter(|&next| next <= self.end).ok_or(SinkFull)?;
-        self.hv.hal.write_phys(self.next, bytes).map_err(|_| SinkFull)?;
+        let next = self
+            .next
+            .checked_add(bytes.len() as u64)
+            .filter(|&next| next <= self.end)
+            .ok_or(SinkFull)?;
+        self.hv
+            .hal
+            .memory
+            .write(self.next, bytes, true)
+            .map_err(|_| SinkFull)?;
         self.next = next;
         Ok(())
     }
@@ -111,8 +119,14 @@ fn copy(hv: &'static Hv, from: HostPhys, to: HostPhys, len: u64) -> Result<(), S
     let mut done = 0;
     while done < len {
         let n = (len - done).min(PAGE_SIZE as u64) as usize;
-        let (source, target) = (HostPhys::new(from.raw() + done), HostPhys::new(to.raw() + done));
-        let moved = hv.hal.read_phys(source, &mut buffer[..n]).and_then(|()| hv.hal.write_phys(target, &buffer[..n]));
+        let (source, target) = (
+            HostPhys::new(from.raw() + done),
+            HostPhys::new(to.raw() + done),
+        );
+        let moved = hv
+            .hal
+            .read_phys(source, &mut buffer[..n])
+            .and_then(|()| hv.hal.memory.write(target, &buffer[..n], true));
         moved.map_err(|_| format!("copying from {source:#x} to {target:#x} failed"))?;
         done += n as u64;
     }
@@ -120,35 +134,49 @@ fn copy(hv: &'static Hv, from: HostPhys, to: HostPhys, len: u64) -> Result<(), S
 }
 
 /// Takes dom0's banks out of the allocator and maps them 1:1.
-fn give_memory(plan: &Plan<'_>, p2m: &mut P2m, banks: &[PhysRange], vttbr: u64) -> Result<(), String> {
+fn give_memory(
+    plan: &Plan<'_>,
+    p2m: &mut P2m,
+    banks: &[PhysRange],
+    vttbr: u64,
+) -> Result<(), String> {
     let hv = plan.hv;
     let mut memory = hv.hal.p2m_memory(vttbr);
     for (i, bank) in banks.iter().enumerate() {
         let pages = (bank.size() / PAGE_SIZE as u64) as u32;
-        let start = bank.base().frame().ok_or("a bank beyond the physical address space")?;
+        let start = bank
+            .base()
+            .frame()
+            .ok_or("a bank beyond the physical address space")?;
         // What lies in RAM at boot is nobody's secret from dom0.
-        let claimed = hv.allocator.lock().claim(&hv.frames, start, pages, Owner::Domain(DomId::DOM0));
-        claimed.map_err(|error| format!("dom0's memory at {:#x} cannot be claimed: {error:?}", bank.base()))?;
+        let claimed =
+            hv.allocator
+                .lock()
+                .claim(&hv.frames, start, pages, Owner::Domain(DomId::DOM0));
+        claimed.map_err(|error| {
+            format!(
+                "dom0's memory at {:#x} cannot be claimed: {error:?}",
+                bank.base()
+            )
+        })?;
         p2m.add_ram(&mut memory, Gfn::new(start.raw()), start, pages)
             .map_err(|error| format!("dom0's memory cannot be mapped: {error:?}"))?;
-        say!("BANK[{i}] {:#016x}-{:#016x} ({}MB)", bank.base(), bank.end(), bank.size() >> 20);
+        say!(
+            "BANK[{i}] {:#016x}-{:#016x} ({}MB)",
+            bank.base(),
+            bank.end(),
+            bank.size() >> 20
+        );
     }
     Ok(())
 }
 
 /// Where the window for dom0's grant table is: over the hypervisor's own text, which no RAM or device of dom0's can be.
 fn grant_window(plan: &Plan<'_>, frames: u32) -> PhysRange {
-    PhysRange::from_size(plan.image.base().raw(), u64::from(frames) * PAGE_SIZE as u64)
-}
-
-/// A page of the hypervisor's that dom0 may map.
-fn shared_page(hv: &'static Hv, with: DomId) -> Option<<Machine as Hal>::Page> {
-    let got = hv.allocator.lock().alloc(&hv.frames, &AllocRequest::new(0, Owner::Xen)).ok()?;
-    if got.contents == Contents::Dirty {
-        hv.hal.zero_frame(got.mfn);
-    }
-    hv.frames.share(got.mfn, with).ok()?;
-    hv.hal.map_shared(got.mfn).ok()
+    PhysRange::from_size(
+        plan.image.base().raw(),
+        u64::from(frames) * PAGE_SIZE as u64,
+    )
 }
 
 /// Loads the kernel: as it is, or unpacked first. Returns it placed.
@@ -159,9 +187,18 @@ fn load_kernel(
     initrd_size: Option<u64>,
 ) -> Result<Placement, String> {
     let hv = plan.hv;
-    let module = plan.modules.kernel().ok_or("no dom0 kernel among the boot modules")?;
-    let source = ModuleSource { hv, range: module.range };
-    say!("Loading d0 kernel from boot module @ {:016x}", module.range.base());
+    let module = plan
+        .modules
+        .kernel()
+        .ok_or("no dom0 kernel among the boot modules")?;
+    let source = ModuleSource {
+        hv,
+        range: module.range,
+    };
+    say!(
+        "Loading d0 kernel from boot module @ {:016x}",
+        module.range.base()
+    );
     let (source, image): (ModuleSource, KernelImage) = match kernel::probe(&source).map_err(text)? {
         Probe::Kernel(image) => (source, image),
         Probe::Gzip(gzip) => {
@@ -169,10 +206,18 @@ fn load_kernel(
             let bank = banks.first().ok_or("dom0 has no memory")?;
             let limit = (bank.size() / 2).min(MAX_UNPACKED);
             let end = HostPhys::new(bank.base().raw() + limit);
-            let mut sink = MemorySink { hv, next: bank.base(), end };
+            let mut sink = MemorySink {
+                hv,
+                next: bank.base(),
+                end,
+            };
             let size = kernel::inflate(&source, &gzip, limit, &mut sink).map_err(text)?;
-            let unpacked = PhysRange::new(bank.base().raw(), size).ok_or("the unpacked kernel is too large")?;
-            let unpacked = ModuleSource { hv, range: unpacked };
+            let unpacked = PhysRange::new(bank.base().raw(), size)
+                .ok_or("the unpacked kernel is too large")?;
+            let unpacked = ModuleSource {
+                hv,
+                range: unpacked,
+            };
             let image = kernel::probe_unpacked(&unpacked, &gzip).map_err(text)?;
             (unpacked, image)
         }
@@ -187,7 +232,9 @@ fn load_kernel(
         placement.kernel.end()
     );
     if PhysRange::from_size(from.raw(), image.size).overlaps(&placement.kernel) {
-        return Err("dom0's memory is too small to move the unpacked kernel: raise dom0_mem".to_string());
+        return Err(
+            "dom0's memory is too small to move the unpacked kernel: raise dom0_mem".to_string(),
+        );
     }
     copy(hv, from, placement.kernel.base(), image.size)?;
     Ok(placement)
@@ -205,8 +252,18 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
     }
     let size = dom0_mem_size(plan.options.dom0_mem, plan.usable).map_err(text)?;
     let banks = dom0_banks(plan.usable, size).map_err(text)?;
-    let present = plan.host.cpus.cpus.iter().filter(|cpu| cpu.is_enabled).count() as u32;
-    let vcpus = plan.options.dom0_max_vcpus.unwrap_or(present).clamp(1, MAX_VCPUS);
+    let present = plan
+        .host
+        .cpus
+        .cpus
+        .iter()
+        .filter(|cpu| cpu.is_enabled)
+        .count() as u32;
+    let vcpus = plan
+        .options
+        .dom0_max_vcpus
+        .unwrap_or(present)
+        .clamp(1, MAX_VCPUS);
 
     let account = Arc::new(PageAccount::new((size / PAGE_SIZE as u64) as u32));
     let mut memory = hv.hal.p2m_memory(0);
@@ -214,15 +271,34 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
         .map_err(|error| format!("no memory for dom0's stage-2 tables: {error:?}"))?;
     // VMID 0 is never a domain's: VTTBR is 0 while none is live.
     let vttbr = p2m.stage2().root().address().raw() | (1 << 48);
-    say!("Allocating 1:1 mappings totalling {}MB for dom0:", size >> 20);
+    say!(
+        "Allocating 1:1 mappings totalling {}MB for dom0:",
+        size >> 20
+    );
     give_memory(&plan, &mut p2m, &banks, vttbr)?;
 
-    let timer_ppis = [plan.host.timer.secure_phys.intid, plan.host.timer.phys.intid, plan.host.timer.virt.intid];
-    let upcall_ppi = dom0::event_channel_ppi(&timer_ppis).ok_or("no PPI is left for the event channel interrupt")?;
-    let grant_frames = plan.options.gnttab_max_frames.unwrap_or(GRANT_FRAMES).clamp(1, 4096);
+    let timer_ppis = [
+        plan.host.timer.secure_phys.intid,
+        plan.host.timer.phys.intid,
+        plan.host.timer.virt.intid,
+    ];
+    let upcall_ppi = dom0::event_channel_ppi(&timer_ppis)
+        .ok_or("no PPI is left for the event channel interrupt")?;
+    let grant_frames = plan
+        .options
+        .gnttab_max_frames
+        .unwrap_or(GRANT_FRAMES)
+        .clamp(1, 4096);
     let window = grant_window(&plan, grant_frames);
-    say!("Grant table range: {:#016x}-{:#016x}", window.base(), window.end());
-    say!("Allocating PPI {} for event channel interrupt", upcall_ppi.raw());
+    say!(
+        "Grant table range: {:#016x}-{:#016x}",
+        window.base(),
+        window.end()
+    );
+    say!(
+        "Allocating PPI {} for event channel interrupt",
+        upcall_ppi.raw()
+    );
     say!("d0: extended regions not supported for 32-bit guests");
 
     let reserved = plan.host.reserved_ranges();
@@ -255,44 +331,84 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
         warn!("d0: {warning}");
     }
     if tree.suppressed_warnings > 0 {
-        warn!("d0: {} more warnings about the device tree", tree.suppressed_warnings);
+        warn!(
+            "d0: {} more warnings about the device tree",
+            tree.suppressed_warnings
+        );
     }
 
-    let placement =
-        load_kernel(&plan, &banks, tree.blob.len() as u64, initrd.map(|range| range.size()))?;
+    let placement = load_kernel(
+        &plan,
+        &banks,
+        tree.blob.len() as u64,
+        initrd.map(|range| range.size()),
+    )?;
     if let (Some(from), Some(to)) = (initrd, placement.initrd) {
-        say!("Loading d0 initrd from {:016x} to {:#018x}-{:#018x}", from.base(), to.base(), to.end());
+        say!(
+            "Loading d0 initrd from {:016x} to {:#018x}-{:#018x}",
+            from.base(),
+            to.base(),
+            to.end()
+        );
         copy(hv, from.base(), to.base(), from.size())?;
         tree.set_initrd(to.base().raw(), to.end().raw());
     }
-    say!("Loading d0 DTB to {:#018x}-{:#018x}", placement.tree.base(), placement.tree.end());
-    hv.hal.write_phys(placement.tree.base(), &tree.blob).map_err(|_| "dom0's device tree cannot be written")?;
+    say!(
+        "Loading d0 DTB to {:#018x}-{:#018x}",
+        placement.tree.base(),
+        placement.tree.end()
+    );
+    hv.hal
+        .memory
+        .write(placement.tree.base(), &tree.blob, true)
+        .map_err(|_| "dom0's device tree cannot be written")?;
 
     map_devices(&plan, &mut p2m, &tree.mmio, vttbr)?;
 
     let spis = lines - 32;
-    let mut vgic = Vgic::new(VgicConfig { vcpus: vcpus as usize, nr_spis: spis, lr_count: plan.lr_count })
-        .map_err(|error| format!("the virtual GIC cannot be made: {error:?}"))?;
+    let mut vgic = Vgic::new(VgicConfig {
+        vcpus: vcpus as usize,
+        nr_spis: spis,
+        lr_count: plan.lr_count,
+    })
+    .map_err(|error| format!("the virtual GIC cannot be made: {error:?}"))?;
     connect_interrupts(&plan, &mut vgic, &tree.spis, upcall_ppi)?;
 
-    let shared_info = shared_page(hv, DomId::DOM0).ok_or("no memory for the shared info page")?;
+    let shared_info = hv
+        .alloc_shared_page(DomId::DOM0)
+        .ok_or("no memory for the shared info page")?;
     let grants = GrantTable::new(
         DomId::DOM0,
-        Limits { max_frames: grant_frames, ..Limits::default() },
-        &mut || shared_page(hv, DomId::DOM0),
+        Limits {
+            max_frames: grant_frames,
+            ..Limits::default()
+        },
+        &mut || hv.alloc_shared_page(DomId::DOM0),
     )
     .map_err(|error| format!("no memory for the grant table: {error:?}"))?;
     let maptrack = Maptrack::new(
         DomId::DOM0,
-        plan.options.gnttab_max_maptrack_frames.unwrap_or(MAPTRACK_FRAMES),
+        plan.options
+            .gnttab_max_maptrack_frames
+            .unwrap_or(MAPTRACK_FRAMES),
         DeviceView::Identity,
     );
-    let events = EventChannels::new(DomId::DOM0, vcpus as u16, NO_PORT_LIMIT, shared_info.clone())
-        .map_err(|error| format!("no memory for event channels: {error:?}"))?;
-    let mut contexts: Vec<VcpuContext> =
-        (0..vcpus as u16).map(|index| VcpuContext::new(index, plan.features)).collect();
+    let events = EventChannels::new(
+        DomId::DOM0,
+        vcpus as u16,
+        NO_PORT_LIMIT,
+        shared_info.clone(),
+    )
+    .map_err(|error| format!("no memory for event channels: {error:?}"))?;
+    let mut contexts: Vec<VcpuContext> = (0..vcpus as u16)
+        .map(|index| VcpuContext::new(index, plan.features))
+        .collect();
     if let Some(boot) = contexts.first_mut() {
-        boot.reset(VcpuStart { pc: placement.entry as u32, cpsr: xenith_arch::setup::CPSR_START, r0: 0 });
+        boot.reset(VcpuStart {
+            pc: placement.entry as u32,
+            cpsr: xenith_arch::setup::CPSR_START,
+            r0: 0,
+        });
         boot.frame.r[1] = u32::MAX;
         boot.frame.r[2] = placement.tree.base().raw() as u32;
     }
@@ -324,27 +440,58 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
         hv.hal.set_route(*spi, &domain);
     }
     if let Some(vcpu) = domain.vcpu(VcpuId::new(0)) {
-        vcpu.is_offline.store(false, core::sync::atomic::Ordering::Release);
+        vcpu.is_offline
+            .store(false, core::sync::atomic::Ordering::Release);
     }
     xenith_arch::cache::invalidate_instruction_caches();
-    hv.domains.add(domain).map_err(|_| "dom0 exists already".to_string())
+    hv.domains
+        .add(domain)
+        .map_err(|_| "dom0 exists already".to_string())
 }
 
 /// Maps the devices that the tree gives to dom0, and the GIC's virtual CPU interface where it expects the physical one.
-fn map_devices(plan: &Plan<'_>, p2m: &mut P2m, mmio: &[PhysRange], vttbr: u64) -> Result<(), String> {
+fn map_devices(
+    plan: &Plan<'_>,
+    p2m: &mut P2m,
+    mmio: &[PhysRange],
+    vttbr: u64,
+) -> Result<(), String> {
     let mut memory = plan.hv.hal.p2m_memory(vttbr);
     for range in mmio {
-        let start = range.base().frame().ok_or("a device beyond the physical address space")?;
+        let start = range
+            .base()
+            .frame()
+            .ok_or("a device beyond the physical address space")?;
         let pages = range.size().div_ceil(PAGE_SIZE as u64) as u32;
-        p2m.map_mmio(&mut memory, Gfn::new(start.raw()), start, pages, PageType::MmioDirectC)
-            .map_err(|error| format!("devices at {range} cannot be mapped into dom0: {error:?}"))?;
+        p2m.map_mmio(
+            &mut memory,
+            Gfn::new(start.raw()),
+            start,
+            pages,
+            PageType::MmioDirectC,
+        )
+        .map_err(|error| format!("devices at {range} cannot be mapped into dom0: {error:?}"))?;
         info!("  - MMIO: {:010x} - {:010x}", range.base(), range.end());
     }
     let gic = &plan.host.gic;
-    let gicc = gic.gicc.base().frame().ok_or("the GIC is beyond the physical address space")?;
-    let gicv = gic.gicv.base().frame().ok_or("the GIC is beyond the physical address space")?;
-    p2m.map_mmio(&mut memory, Gfn::new(gicc.raw()), gicv, 2, PageType::MmioDirectDev)
-        .map_err(|error| format!("the virtual CPU interface cannot be mapped into dom0: {error:?}"))
+    let gicc = gic
+        .gicc
+        .base()
+        .frame()
+        .ok_or("the GIC is beyond the physical address space")?;
+    let gicv = gic
+        .gicv
+        .base()
+        .frame()
+        .ok_or("the GIC is beyond the physical address space")?;
+    p2m.map_mmio(
+        &mut memory,
+        Gfn::new(gicc.raw()),
+        gicv,
+        2,
+        PageType::MmioDirectDev,
+    )
+    .map_err(|error| format!("the virtual CPU interface cannot be mapped into dom0: {error:?}"))
 }
 
 /// Gives dom0 its SPIs, and says how its own interrupts are sampled.
@@ -385,9 +532,16 @@ pub fn release_modules(hv: &'static Hv, ranges: impl Iterator<Item = PhysRange>)
     let mut pages = 0;
     for range in ranges {
         let whole = range.shrink_to(PAGE_SIZE as u64);
-        let Some(start) = whole.base().frame() else { continue };
+        let Some(start) = whole.base().frame() else {
+            continue;
+        };
         let count = (whole.size() / PAGE_SIZE as u64) as u32;
-        if hv.allocator.lock().add(&hv.frames, start, count, Contents::Dirty).is_ok() {
+        if hv
+            .allocator
+            .lock()
+            .add(&hv.frames, start, count, Contents::Dirty)
+            .is_ok()
+        {
             pages += count;
         }
     }

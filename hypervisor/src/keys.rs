@@ -26,7 +26,9 @@ fn print(text: &str) {
 /// Runs the handler of `key`; unknown keys say nothing, as in Xen.
 pub fn handle(hv: &'static Hv, key: u8) {
     let list: alloc::vec::Vec<KeyHandler> = handlers().collect();
-    let Some(handler) = find(&list, key) else { return };
+    let Some(handler) = find(&list, key) else {
+        return;
+    };
     with_everything(|| match key {
         b'h' => {
             let mut text = String::new();
@@ -64,13 +66,31 @@ fn run(hv: &'static Hv, key: u8) {
 }
 
 fn domains(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
-    writeln!(out, "'q' pressed -> dumping domain info (now = {} ns)", now_ns(hv))?;
+    writeln!(
+        out,
+        "'q' pressed -> dumping domain info (now = {} ns)",
+        now_ns(hv)
+    )?;
     for domain in hv.domains.all() {
         let account = domain.p2m.lock().account().clone();
         let state = domain.shutdown().map_or("running", |_| "shut down");
-        writeln!(out, "General information for domain {}:", domain.facts.id.raw())?;
-        writeln!(out, "    {state} nr_pages={} max_pages={}", account.pages(), account.limit())?;
-        writeln!(out, "    vcpus={} direct_map={}", domain.vcpus.len(), domain.facts.is_direct_mapped)?;
+        writeln!(
+            out,
+            "General information for domain {}:",
+            domain.facts.id.raw()
+        )?;
+        writeln!(
+            out,
+            "    {state} nr_pages={} max_pages={}",
+            account.pages(),
+            account.limit()
+        )?;
+        writeln!(
+            out,
+            "    vcpus={} direct_map={}",
+            domain.vcpus.len(),
+            domain.facts.is_direct_mapped
+        )?;
         for vcpu in &domain.vcpus {
             let clock = *vcpu.runstate.lock();
             writeln!(
@@ -89,11 +109,27 @@ fn registers(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
     use xenith_arch::sysreg;
     writeln!(out, "'d' pressed -> dumping registers")?;
     writeln!(out, "*** Dumping CPU0 host state: ***")?;
-    writeln!(out, "HCR:    {:08x}  VTTBR:  {:016x}", sysreg::hcr::read(), sysreg::vttbr::read())?;
-    writeln!(out, "HSR:    {:08x}  HPFAR:  {:08x}  HDFAR: {:08x}", sysreg::hsr::read(), sysreg::hpfar::read(), sysreg::hdfar::read())?;
+    writeln!(
+        out,
+        "HCR:    {:08x}  VTTBR:  {:016x}",
+        sysreg::hcr::read(),
+        sysreg::vttbr::read()
+    )?;
+    writeln!(
+        out,
+        "HSR:    {:08x}  HPFAR:  {:08x}  HDFAR: {:08x}",
+        sysreg::hsr::read(),
+        sysreg::hpfar::read(),
+        sysreg::hdfar::read()
+    )?;
     for domain in hv.domains.all() {
         for vcpu in &domain.vcpus {
-            writeln!(out, "*** Dumping d{}v{} state: ***", domain.facts.id.raw(), vcpu.id.raw())?;
+            writeln!(
+                out,
+                "*** Dumping d{}v{} state: ***",
+                domain.facts.id.raw(),
+                vcpu.id.raw()
+            )?;
             match vcpu.context.try_lock() {
                 Some(context) => {
                     let f = &context.frame;
@@ -123,7 +159,11 @@ fn registers(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
 
 fn run_queue(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
     writeln!(out, "'r' pressed -> dumping run queues")?;
-    writeln!(out, "sched: round robin, 10 ms slices, CPU0 (now = {} ns)", now_ns(hv))?;
+    writeln!(
+        out,
+        "sched: round robin, 10 ms slices, CPU0 (now = {} ns)",
+        now_ns(hv)
+    )?;
     for domain in hv.domains.all() {
         for vcpu in &domain.vcpus {
             let clock = *vcpu.runstate.lock();
@@ -150,8 +190,19 @@ fn memory(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
     };
     let (heap, used) = crate::HEAP.usage();
     writeln!(out, "Physical memory information:")?;
-    writeln!(out, "    Total: {} kB, free: {} kB, to be scrubbed: {} kB", hv.frames.total_frames() * 4, free * 4, dirty * 4)?;
-    writeln!(out, "    Xen heap: {} kB, used: {} kB", heap / 1024, used / 1024)
+    writeln!(
+        out,
+        "    Total: {} kB, free: {} kB, to be scrubbed: {} kB",
+        hv.frames.total_frames() * 4,
+        free * 4,
+        dirty * 4
+    )?;
+    writeln!(
+        out,
+        "    Xen heap: {} kB, used: {} kB",
+        heap / 1024,
+        used / 1024
+    )
 }
 
 fn events(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
@@ -164,9 +215,16 @@ fn events(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
 
 fn clocks(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
     writeln!(out, "'t' pressed -> dumping clocks")?;
-    writeln!(out, "system time: {} ns, counter: {} at {} Hz", now_ns(hv), xenith_arch::timer::now(), hv.scale.frequency())
+    writeln!(
+        out,
+        "system time: {} ns, counter: {} at {} Hz",
+        now_ns(hv),
+        xenith_arch::timer::now(),
+        hv.scale.frequency()
+    )
 }
 
 fn now_ns(hv: &Hv) -> u64 {
-    hv.scale.to_ns(xenith_arch::timer::now().saturating_sub(hv.boot_ticks))
+    hv.scale
+        .to_ns(xenith_arch::timer::now().saturating_sub(hv.boot_ticks))
 }

@@ -98,7 +98,11 @@ impl Machine {
 /// Allocates one frame for the hypervisor itself, not zeroed.
 pub fn alloc_frame(hv: &Hv) -> Option<Mfn> {
     let request = AllocRequest::new(0, Owner::Xen);
-    hv.allocator.lock().alloc(&hv.frames, &request).ok().map(|a| a.mfn)
+    hv.allocator
+        .lock()
+        .alloc(&hv.frames, &request)
+        .ok()
+        .map(|a| a.mfn)
 }
 
 /// The owner of the mappings of shared pages.
@@ -107,10 +111,10 @@ struct SharedPages;
 static SHARED_PAGES: SharedPages = SharedPages;
 
 impl Unmap for SharedPages {
-    fn unmap(&self, va: usize, _mfn: Mfn) {
-        if let Some(hv) = installed() {
-            hv.hal.tables.lock().unmap_shared(va);
-        }
+    fn unmap(&self, va: usize, mfn: Mfn) {
+        let Some(hv) = installed() else { return };
+        hv.hal.tables.lock().unmap_shared(va);
+        hv.put_frame(mfn);
     }
 }
 
@@ -125,12 +129,19 @@ impl Hal for Machine {
     }
 
     fn p2m_memory(&self, vttbr: u64) -> DomainMemory {
-        DomainMemory { memory: self.memory, vttbr }
+        DomainMemory {
+            memory: self.memory,
+            vttbr,
+        }
     }
 
     fn map_shared(&self, mfn: Mfn) -> Result<MappedPage, Errno> {
         let hv = installed().ok_or(Errno::NoMem)?;
-        self.tables.lock().map_shared(mfn, &SHARED_PAGES, &mut || alloc_frame(hv)).map_err(|_| Errno::NoMem)
+        let mapped = self
+            .tables
+            .lock()
+            .map_shared(mfn, &SHARED_PAGES, &mut || alloc_frame(hv));
+        mapped.map_err(|_| Errno::NoMem)
     }
 
     fn read_phys(&self, from: HostPhys, buf: &mut [u8]) -> Result<(), Fault> {
@@ -138,7 +149,7 @@ impl Hal for Machine {
     }
 
     fn write_phys(&self, to: HostPhys, buf: &[u8]) -> Result<(), Fault> {
-        self.memory.write(to, buf, true)
+        self.memory.write(to, buf, false)
     }
 
     fn zero_frame(&self, mfn: Mfn) {
@@ -184,7 +195,11 @@ impl DomainMemory {
 
     fn alloc(&self, order: u32, owner: Owner) -> Option<Mfn> {
         let hv = self.hv();
-        let got = hv.allocator.lock().alloc(&hv.frames, &AllocRequest::new(order, owner)).ok()?;
+        let got = hv
+            .allocator
+            .lock()
+            .alloc(&hv.frames, &AllocRequest::new(order, owner))
+            .ok()?;
         if got.contents == Contents::Dirty {
             for i in 0..1u32 << order {
                 self.memory.zero(Mfn::new(got.mfn.raw() + i));
@@ -195,7 +210,12 @@ impl DomainMemory {
 
     fn free(&self, mfn: Mfn, order: u32) {
         let hv = self.hv();
-        if hv.allocator.lock().free(&hv.frames, mfn, order, Contents::Dirty).is_err() {
+        if hv
+            .allocator
+            .lock()
+            .free(&hv.frames, mfn, order, Contents::Dirty)
+            .is_err()
+        {
             log::error!("frame {mfn:#x} could not be freed: it is still in use");
         }
     }
@@ -242,21 +262,28 @@ impl P2mMemory for DomainMemory {
     }
     fn undo_alloc_ram(&mut self, mfn: Mfn, order: u32) {
         let hv = self.hv();
-        if hv.allocator.lock().undo(&hv.frames, mfn, order, Contents::Clean).is_err() {
+        if hv
+            .allocator
+            .lock()
+            .undo(&hv.frames, mfn, order, Contents::Clean)
+            .is_err()
+        {
             log::error!("frame {mfn:#x} could not be given back: it is in use");
         }
     }
     fn free_other(&mut self, mfn: Mfn, owner: DomId) {
         self.free(mfn, 0);
         if let Some(domain) = self.hv().domains.get(owner) {
-            domain.p2m.lock().account().sub(1);
+            domain.account.sub(1);
         }
     }
 }
 
 /// Scrubs a free frame while nothing runs; false when none needs it. One at a time: an interrupt may be waiting.
 pub fn scrub_step(hv: &Hv) -> bool {
-    let Some(chunk) = hv.allocator.lock().take_dirty(&hv.frames, 0) else { return false };
+    let Some(chunk) = hv.allocator.lock().take_dirty(&hv.frames, 0) else {
+        return false;
+    };
     let mut zero = Zeroer(hv.hal.memory);
     for mfn in chunk.frames() {
         zero.zero(mfn);
@@ -267,5 +294,7 @@ pub fn scrub_step(hv: &Hv) -> bool {
 
 /// Scrubs all free memory now (`bootscrub=on`).
 pub fn scrub_all(hv: &Hv) {
-    hv.allocator.lock().scrub_all(&hv.frames, &mut Zeroer(hv.hal.memory));
+    hv.allocator
+        .lock()
+        .scrub_all(&hv.frames, &mut Zeroer(hv.hal.memory));
 }

@@ -1,8 +1,8 @@
 //! Power off and reset of the machine, through PSCI firmware.
 
 use smccc::{Hvc, Smc, psci};
-use xenith_core::domain::ShutdownReason;
 use xenith_boot::fdt::host::{Psci, PsciMethod, PsciVersion};
+use xenith_core::domain::ShutdownReason;
 use xenith_core::sync::Once;
 
 use crate::machine::Hv;
@@ -14,7 +14,11 @@ static NO_REBOOT: Once<bool> = Once::new();
 
 /// Remembers how the machine is switched off.
 pub fn init(firmware: Option<&Psci>, no_reboot: bool) {
-    METHOD.call_once(|| firmware.filter(|psci| psci.version != PsciVersion::V0_1).map(|psci| psci.method));
+    METHOD.call_once(|| {
+        firmware
+            .filter(|psci| psci.version != PsciVersion::V0_1)
+            .map(|psci| psci.method)
+    });
     NO_REBOOT.call_once(|| no_reboot);
 }
 
@@ -51,7 +55,9 @@ pub fn restart() -> ! {
 /// After a fatal error: restarts unless `noreboot` was given or it is not known yet how.
 pub fn after_crash() -> ! {
     if METHOD.get().is_none() {
-        crate::console::emergency("Halted: nothing is known yet about how to restart this machine.");
+        crate::console::emergency(
+            "Halted: nothing is known yet about how to restart this machine.",
+        );
         halt()
     }
     if NO_REBOOT.get().is_some_and(|&no| no) {
@@ -84,7 +90,9 @@ pub fn hardware_domain_shutdown(_hv: &Hv, reason: ShutdownReason) -> ! {
             restart()
         }
         ShutdownReason::Suspend | ShutdownReason::SoftReset => {
-            log::warn!("Hardware Dom0 asked for {reason:?}, which this machine cannot do: rebooting");
+            log::warn!(
+                "Hardware Dom0 asked for {reason:?}, which this machine cannot do: rebooting"
+            );
             restart()
         }
     }

@@ -207,11 +207,20 @@ impl Pcpu {
     }
 
     /// Enters the loaded vCPU again and again; returns the state that it leaves the CPU in.
-    fn loop_vcpu(&mut self, domain: &Arc<Domain<Machine>>, vcpu: &Vcpu<Machine>, context: &mut VcpuContext) -> RunState {
+    fn loop_vcpu(
+        &mut self,
+        domain: &Arc<Domain<Machine>>,
+        vcpu: &Vcpu<Machine>,
+        context: &mut VcpuContext,
+    ) -> RunState {
         loop {
             if self.timer_fired {
                 self.expire(domain, vcpu, context);
-                if self.scheduler.turn(&self.hv.domains, domain, vcpu, timer::now()) == Turn::Over {
+                if self
+                    .scheduler
+                    .turn(&self.hv.domains, domain, vcpu, timer::now())
+                    == Turn::Over
+                {
                     return RunState::Runnable;
                 }
                 self.set_timer(Some((domain, vcpu, context)));
@@ -238,7 +247,10 @@ impl Pcpu {
             match next {
                 Next::Resume => {}
                 Next::Yield => {
-                    if self.scheduler.others_runnable(&self.hv.domains, domain, vcpu) {
+                    if self
+                        .scheduler
+                        .others_runnable(&self.hv.domains, domain, vcpu)
+                    {
                         return RunState::Runnable;
                     }
                 }
@@ -253,11 +265,19 @@ impl Pcpu {
     }
 
     /// The loaded vCPU waits. Returns `None` when it can go on, or the state in which it leaves the CPU.
-    fn wait(&mut self, domain: &Arc<Domain<Machine>>, vcpu: &Vcpu<Machine>, context: &mut VcpuContext) -> Option<RunState> {
+    fn wait(
+        &mut self,
+        domain: &Arc<Domain<Machine>>,
+        vcpu: &Vcpu<Machine>,
+        context: &mut VcpuContext,
+    ) -> Option<RunState> {
         if vcpu.is_runnable() {
             return None;
         }
-        if self.scheduler.others_runnable(&self.hv.domains, domain, vcpu) {
+        if self
+            .scheduler
+            .others_runnable(&self.hv.domains, domain, vcpu)
+        {
             return Some(RunState::Blocked);
         }
         self.change_runstate(domain, vcpu, RunState::Blocked);
@@ -272,7 +292,10 @@ impl Pcpu {
                 self.change_runstate(domain, vcpu, RunState::Running);
                 return None;
             }
-            if self.scheduler.others_runnable(&self.hv.domains, domain, vcpu) {
+            if self
+                .scheduler
+                .others_runnable(&self.hv.domains, domain, vcpu)
+            {
                 return Some(RunState::Blocked);
             }
         }
@@ -347,7 +370,11 @@ impl Pcpu {
     /// Returns the guest's priority mask (GICV_PMR); 0 while its CPU interface is off.
     pub fn priority_mask(&self) -> u8 {
         let vmcr = self.gich.vmcr();
-        if vmcr & 3 == 0 { 0 } else { ((vmcr >> 27) << 3) as u8 }
+        if vmcr & 3 == 0 {
+            0
+        } else {
+            ((vmcr >> 27) << 3) as u8
+        }
     }
 
     /// Acknowledges and handles every interrupt that is pending for this CPU.
@@ -400,12 +427,20 @@ impl Pcpu {
     }
 
     /// Deadlines passed: wakes who waited for them.
-    fn expire(&mut self, loaded_domain: &Arc<Domain<Machine>>, loaded: &Vcpu<Machine>, context: &VcpuContext) {
+    fn expire(
+        &mut self,
+        loaded_domain: &Arc<Domain<Machine>>,
+        loaded: &Vcpu<Machine>,
+        context: &VcpuContext,
+    ) {
         self.timer_fired = false;
         let now = timer::now();
         let domain = loaded_domain;
         if context.physical_timer.line(now) {
-            let set = domain.vgic.lock().raise_level(loaded.id, domain.facts.physical_timer_ppi);
+            let set = domain
+                .vgic
+                .lock()
+                .raise_level(loaded.id, domain.facts.physical_timer_ppi);
             kick(domain, set);
         }
         for vcpu in &domain.vcpus {
@@ -417,13 +452,27 @@ impl Pcpu {
                 continue;
             }
             // Locked by another pCPU means running there: its timers are that pCPU's.
-            let Some(other) = vcpu.context.try_lock() else { continue };
+            let Some(other) = vcpu.context.try_lock() else {
+                continue;
+            };
             if other.physical_timer.line(now) {
-                let set = domain.vgic.lock().raise_level(vcpu.id, domain.facts.physical_timer_ppi);
+                let set = domain
+                    .vgic
+                    .lock()
+                    .raise_level(vcpu.id, domain.facts.physical_timer_ppi);
                 kick(domain, set);
             }
-            if other.virtual_timer.is_armed() && other.virtual_timer.cval.saturating_add(domain.virtual_offset) <= now {
-                let set = domain.vgic.lock().raise_level(vcpu.id, domain.facts.virtual_timer_ppi);
+            if other.virtual_timer.is_armed()
+                && other
+                    .virtual_timer
+                    .cval
+                    .saturating_add(domain.virtual_offset)
+                    <= now
+            {
+                let set = domain
+                    .vgic
+                    .lock()
+                    .raise_level(vcpu.id, domain.facts.virtual_timer_ppi);
                 kick(domain, set);
             }
         }
@@ -446,15 +495,26 @@ impl Pcpu {
                 if other.id == vcpu.id {
                     continue;
                 }
-                let Some(context) = other.context.try_lock() else { continue };
+                let Some(context) = other.context.try_lock() else {
+                    continue;
+                };
                 if let Some(at) = context.physical_timer.deadline(now) {
                     deadline = deadline.min(at);
                 }
                 if context.virtual_timer.is_armed() && other.is_blocked.load(Ordering::Relaxed) {
-                    deadline = deadline.min(context.virtual_timer.cval.saturating_add(domain.virtual_offset));
+                    deadline = deadline.min(
+                        context
+                            .virtual_timer
+                            .cval
+                            .saturating_add(domain.virtual_offset),
+                    );
                 }
             }
-            if vcpu.is_runnable() && self.scheduler.others_runnable(&self.hv.domains, domain, vcpu) {
+            if vcpu.is_runnable()
+                && self
+                    .scheduler
+                    .others_runnable(&self.hv.domains, domain, vcpu)
+            {
                 deadline = deadline.min(self.scheduler.slice_end());
             }
         }
@@ -462,7 +522,12 @@ impl Pcpu {
     }
 
     /// Notes that the loaded vCPU goes to `state`, and tells the guest where it asked for that.
-    pub fn change_runstate(&mut self, domain: &Domain<Machine>, vcpu: &Vcpu<Machine>, state: RunState) {
+    pub fn change_runstate(
+        &mut self,
+        domain: &Domain<Machine>,
+        vcpu: &Vcpu<Machine>,
+        state: RunState,
+    ) {
         let now = timer::now();
         let clock = {
             let mut clock = vcpu.runstate.lock();

@@ -9,15 +9,17 @@ use log::{debug, warn};
 use xenith_arch::guest_memory::GuestSpace;
 use xenith_arch::{setup, sysreg, timer};
 use xenith_core::addr::{Gfn, GuestPhys, Mfn};
-use xenith_core::hal::Hal;
 use xenith_core::domain::{Domain, RunstateClock, ShutdownReason, Vcpu};
-use xenith_core::emulate::coproc::{self, AccessContext, Action, Action64, Privilege, VmRegister, VmRegister64};
+use xenith_core::emulate::coproc::{
+    self, AccessContext, Action, Action64, Privilege, VmRegister, VmRegister64,
+};
 use xenith_core::emulate::decode;
 use xenith_core::emulate::execute::{self, FaultLocation, MmioAccess, SyndromeAccess};
 use xenith_core::emulate::inject::{FaultCause, GuestException};
 use xenith_core::emulate::psci::{self, Answer, CpuOn, Workarounds};
-use xenith_core::emulate::vtimer::PhysicalTimer;
 use xenith_core::emulate::syndrome::{Cp32, Cp64, DataAbort, Exit, Syndrome, advance_pc};
+use xenith_core::emulate::vtimer::PhysicalTimer;
+use xenith_core::hal::Hal;
 use xenith_core::hypercall::{self, Cx, Effects, Outcome};
 use xenith_core::machine::Fault;
 use xenith_core::runstate;
@@ -39,14 +41,25 @@ const SCTLR_C: u32 = 1 << 2;
 type Dom = Arc<Domain<Machine>>;
 
 /// Returns the calling guest's memory.
-pub fn guest_space(hv: &'static Hv, domain: &Domain<Machine>) -> GuestSpace<impl Fn(xenith_core::addr::Mfn) -> bool> {
+pub fn guest_space(
+    hv: &'static Hv,
+    domain: &Domain<Machine>,
+) -> GuestSpace<impl Fn(xenith_core::addr::Mfn) -> bool> {
     let id = domain.facts.id;
-    GuestSpace { memory: hv.hal.memory, owns: move |mfn| hv.frames.is_ram_of(mfn, id) }
+    GuestSpace {
+        memory: hv.hal.memory,
+        owns: move |mfn| hv.frames.is_ram_of(mfn, id),
+    }
 }
 
 /// Handles a trap of the loaded vCPU.
 #[inline]
-pub fn handle(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &mut VcpuContext) -> Next {
+pub fn handle(
+    cpu: &mut Pcpu,
+    domain: &Dom,
+    vcpu: &Vcpu<Machine>,
+    context: &mut VcpuContext,
+) -> Next {
     let syndrome = Syndrome::new(sysreg::hsr::read());
     let exit = syndrome.exit();
     if let Exit::Hvc(XEN_HYPERCALL_TAG) = exit {
@@ -66,28 +79,66 @@ pub fn handle(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &mut 
         Exit::DataAbort(abort) => data_abort(cpu, domain, vcpu, context, abort, syndrome.is_wide()),
         Exit::PrefetchAbort(_) => {
             let address = sysreg::hifar::read();
-            inject(&mut context.frame, GuestException::PrefetchAbort { address, cause: FaultCause::External });
+            inject(
+                &mut context.frame,
+                GuestException::PrefetchAbort {
+                    address,
+                    cause: FaultCause::External,
+                },
+            );
             Next::Resume
         }
         Exit::Cp15(access) => {
             let cx = access_context(cpu, context);
             let action = coproc::cp15(access, &cx);
-            coprocessor(cpu, domain, vcpu, context, access, action, syndrome.is_wide())
+            coprocessor(
+                cpu,
+                domain,
+                vcpu,
+                context,
+                access,
+                action,
+                syndrome.is_wide(),
+            )
         }
         Exit::Cp14(access) => {
             let cx = access_context(cpu, context);
             let action = coproc::cp14(access, &cx);
-            coprocessor(cpu, domain, vcpu, context, access, action, syndrome.is_wide())
+            coprocessor(
+                cpu,
+                domain,
+                vcpu,
+                context,
+                access,
+                action,
+                syndrome.is_wide(),
+            )
         }
         Exit::Cp10(access) => {
             let cx = access_context(cpu, context);
             let action = coproc::cp10(access, &cx);
-            coprocessor(cpu, domain, vcpu, context, access, action, syndrome.is_wide())
+            coprocessor(
+                cpu,
+                domain,
+                vcpu,
+                context,
+                access,
+                action,
+                syndrome.is_wide(),
+            )
         }
         Exit::Cp15Double(access) => {
             let cx = access_context(cpu, context);
             let action = coproc::cp15_double(access, &cx);
-            coprocessor_double(cpu, domain, vcpu, context, access, action, syndrome.is_wide())
+            coprocessor_double(
+                cpu,
+                domain,
+                vcpu,
+                context,
+                access,
+                action,
+                syndrome.is_wide(),
+            )
         }
         Exit::Hvc(_)
         | Exit::Svc(_)
@@ -103,7 +154,12 @@ pub fn handle(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &mut 
             Next::Resume
         }
         Exit::Hypervisor | Exit::Unknown(_) => {
-            warn!("{}v{}: trap of unknown class, HSR {:#010x}", domain.facts.id, vcpu.id.raw(), syndrome.raw());
+            warn!(
+                "{}v{}: trap of unknown class, HSR {:#010x}",
+                domain.facts.id,
+                vcpu.id.raw(),
+                syndrome.raw()
+            );
             inject(&mut context.frame, GuestException::Undefined);
             Next::Resume
         }
@@ -120,10 +176,21 @@ fn access_context<'a>(cpu: &'a Pcpu, context: &VcpuContext) -> AccessContext<'a>
 }
 
 #[inline]
-fn hypercall(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &mut VcpuContext) -> Next {
+fn hypercall(
+    cpu: &mut Pcpu,
+    domain: &Dom,
+    vcpu: &Vcpu<Machine>,
+    context: &mut VcpuContext,
+) -> Next {
     let mut effects = Effects::default();
     let memory = guest_space(cpu.hv, domain);
-    let mut cx = Cx { hv: cpu.hv, domain, vcpu, memory: &memory, effects: &mut effects };
+    let mut cx = Cx {
+        hv: cpu.hv,
+        domain,
+        vcpu,
+        memory: &memory,
+        effects: &mut effects,
+    };
     let outcome = hypercall::dispatch(&mut cx, &mut LiveRegs(&mut context.frame));
     if outcome == Outcome::Preempted {
         context.frame.pc = context.frame.pc.wrapping_sub(4);
@@ -143,7 +210,11 @@ fn after_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, effects: Effec
         cpu.deadline_changed = true;
         return wait_unless_pending(cpu, domain, vcpu);
     }
-    if effects.reschedule { Next::Yield } else { Next::Resume }
+    if effects.reschedule {
+        Next::Yield
+    } else {
+        Next::Resume
+    }
 }
 
 /// A domain shut down or crashed; without dom0 the machine has no purpose.
@@ -160,11 +231,20 @@ pub fn shutdown(hv: &'static Hv, domain: &Dom, reason: ShutdownReason) -> Next {
 
 /// The guest caused an asynchronous abort: it cannot be attributed to an instruction, so the domain dies.
 pub fn async_abort(hv: &'static Hv, domain: &Dom, vcpu: &Vcpu<Machine>) -> Next {
-    warn!("{}v{}: asynchronous abort, the domain crashes", domain.facts.id, vcpu.id.raw());
+    warn!(
+        "{}v{}: asynchronous abort, the domain crashes",
+        domain.facts.id,
+        vcpu.id.raw()
+    );
     shutdown(hv, domain, ShutdownReason::Crash)
 }
 
-fn firmware_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &mut VcpuContext) -> Next {
+fn firmware_call(
+    cpu: &mut Pcpu,
+    domain: &Dom,
+    vcpu: &Vcpu<Machine>,
+    context: &mut VcpuContext,
+) -> Next {
     let r = &mut context.frame.r;
     match psci::call(r[0], r[1], r[2], r[3], &Workarounds::default()) {
         Answer::Value(value) => r[0] = value,
@@ -196,13 +276,11 @@ fn firmware_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &m
     Next::Resume
 }
 
-fn cpu_on(
-    cpu: &mut Pcpu,
-    domain: &Dom,
-    request: &CpuOn,
-) -> Result<(), psci::PsciError> {
+fn cpu_on(cpu: &mut Pcpu, domain: &Dom, request: &CpuOn) -> Result<(), psci::PsciError> {
     let id = domain.power.cpu_on(request.target)?;
-    let Some(target) = domain.vcpu(id) else { return Err(psci::PsciError::InvalidParameters) };
+    let Some(target) = domain.vcpu(id) else {
+        return Err(psci::PsciError::InvalidParameters);
+    };
     // Off means saved: nobody else holds the lock for long.
     target.context.lock().reset(request.start());
     let set = cpu.with_quiet_vgic(domain, |vgic, host| vgic.reset_vcpu(id, host));
@@ -223,7 +301,11 @@ fn wait(
     wide: bool,
 ) -> Next {
     advance_pc(&mut LiveRegs(&mut context.frame), wide);
-    if event { Next::Yield } else { block_unless_pending(cpu, domain, vcpu) }
+    if event {
+        Next::Yield
+    } else {
+        block_unless_pending(cpu, domain, vcpu)
+    }
 }
 
 fn block_unless_pending(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>) -> Next {
@@ -234,7 +316,9 @@ fn block_unless_pending(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>) -> N
 /// The vCPU is marked as blocked: it waits, unless an interrupt is pending for it already.
 fn wait_unless_pending(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>) -> Next {
     let mask = cpu.priority_mask();
-    let pending = cpu.with_quiet_vgic(domain, |vgic, host| vgic.has_deliverable_loaded(vcpu.id, mask, host));
+    let pending = cpu.with_quiet_vgic(domain, |vgic, host| {
+        vgic.has_deliverable_loaded(vcpu.id, mask, host)
+    });
     if pending {
         vcpu.is_blocked.store(false, Ordering::Release);
         return Next::Resume;
@@ -259,20 +343,35 @@ fn access_device(
     access: MmioAccess,
 ) -> Result<u32, Fault> {
     let base = domain.facts.gicd.raw();
-    let offset = access.address.raw().checked_sub(base).filter(|&offset| offset < 0x1000).ok_or(Fault)? as u32;
+    let offset = access
+        .address
+        .raw()
+        .checked_sub(base)
+        .filter(|&offset| offset < 0x1000)
+        .ok_or(Fault)? as u32;
     let width = mmio_width(access.width);
     match access.write {
         Some(value) => {
-            let set = domain.vgic.lock().mmio_write(vcpu.id, offset, width, value, &mut *cpu.hv.hal.distributor.lock())?;
+            let set = domain.vgic.lock().mmio_write(
+                vcpu.id,
+                offset,
+                width,
+                value,
+                &mut *cpu.hv.hal.distributor.lock(),
+            )?;
             kick(domain, set);
             Ok(0)
         }
         None => {
             // Only pending state depends on lines.
             let (value, set) = if (GICD_ISPENDR..GICD_ISACTIVER).contains(&offset) {
-                cpu.with_vgic(domain, vcpu, physical_timer, |vgic, host| vgic.mmio_read(vcpu.id, offset, width, host))
+                cpu.with_vgic(domain, vcpu, physical_timer, |vgic, host| {
+                    vgic.mmio_read(vcpu.id, offset, width, host)
+                })
             } else {
-                cpu.with_quiet_vgic(domain, |vgic, host| vgic.mmio_read(vcpu.id, offset, width, host))
+                cpu.with_quiet_vgic(domain, |vgic, host| {
+                    vgic.mmio_read(vcpu.id, offset, width, host)
+                })
             }?;
             kick(domain, set);
             Ok(value)
@@ -296,7 +395,9 @@ fn data_abort(
         let (frame, physical_timer) = (&mut context.frame, &context.physical_timer);
         let done = match SyndromeAccess::from_syndrome(abort) {
             Some(access) => access
-                .execute(&mut LiveRegs(frame), phys, wide, |access| access_device(cpu, domain, vcpu, physical_timer, access))
+                .execute(&mut LiveRegs(frame), phys, wide, |access| {
+                    access_device(cpu, domain, vcpu, physical_timer, access)
+                })
                 .is_ok(),
             None if phys.raw() & !0xfff == domain.facts.gicd.raw() => {
                 let memory = guest_space(cpu.hv, domain);
@@ -304,11 +405,21 @@ fn data_abort(
                     // The page went away under the guest: it runs into that itself.
                     Err(Fault) => return Next::Resume,
                     Ok(Err(reason)) => {
-                        debug!("{}v{}: {:?} at {:#x} on {phys:#x}", domain.facts.id, vcpu.id.raw(), reason, frame.pc);
+                        debug!(
+                            "{}v{}: {:?} at {:#x} on {phys:#x}",
+                            domain.facts.id,
+                            vcpu.id.raw(),
+                            reason,
+                            frame.pc
+                        );
                         false
                     }
                     Ok(Ok(instruction)) => {
-                        let fault = FaultLocation { virt, phys, is_write: abort.is_write() };
+                        let fault = FaultLocation {
+                            virt,
+                            phys,
+                            is_write: abort.is_write(),
+                        };
                         execute::execute(&instruction, &mut LiveRegs(frame), fault, |access| {
                             access_device(cpu, domain, vcpu, physical_timer, access)
                         })
@@ -322,8 +433,11 @@ fn data_abort(
             return Next::Resume;
         }
     }
-    let exception =
-        GuestException::DataAbort { address: virt, cause: FaultCause::External, is_write: abort.is_write() };
+    let exception = GuestException::DataAbort {
+        address: virt,
+        cause: FaultCause::External,
+        is_write: abort.is_write(),
+    };
     inject(&mut context.frame, exception);
     Next::Resume
 }
@@ -422,7 +536,11 @@ fn timer_changed(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context: &V
 
 fn set_tvm(on: bool) {
     let hcr = sysreg::hcr::read();
-    let hcr = if on { hcr | setup::hcr::TVM } else { hcr & !setup::hcr::TVM };
+    let hcr = if on {
+        hcr | setup::hcr::TVM
+    } else {
+        hcr & !setup::hcr::TVM
+    };
     // SAFETY: Only adds or removes a trap.
     unsafe { sysreg::hcr::write(hcr) };
     sysreg::isb();
@@ -446,8 +564,12 @@ fn write_vm_register(cpu: &mut Pcpu, domain: &Dom, register: VmRegister, value: 
     unsafe {
         match register {
             VmRegister::Sctlr => sysreg::sctlr::write(value),
-            VmRegister::Ttbr0 => sysreg::ttbr0::write((sysreg::ttbr0::read() & !0xffff_ffff) | u64::from(value)),
-            VmRegister::Ttbr1 => sysreg::ttbr1::write((sysreg::ttbr1::read() & !0xffff_ffff) | u64::from(value)),
+            VmRegister::Ttbr0 => {
+                sysreg::ttbr0::write((sysreg::ttbr0::read() & !0xffff_ffff) | u64::from(value))
+            }
+            VmRegister::Ttbr1 => {
+                sysreg::ttbr1::write((sysreg::ttbr1::read() & !0xffff_ffff) | u64::from(value))
+            }
             VmRegister::Ttbcr => sysreg::ttbcr::write(value),
             VmRegister::Ttbcr2 => {}
             VmRegister::Dacr => sysreg::dacr::write(value),
@@ -486,7 +608,9 @@ fn flush_domain(cpu: &mut Pcpu, domain: &Dom) -> bool {
             }
         }
         // A run of devices has nothing to flush, however long.
-        let Some(after) = gfn.checked_add(if mapping.ty.is_ram() { pages } else { run }) else { break };
+        let Some(after) = gfn.checked_add(if mapping.ty.is_ram() { pages } else { run }) else {
+            break;
+        };
         next = after;
         if hv.hal.has_pending_interrupt() {
             domain.flush_next.store(next.raw(), Ordering::Relaxed);
@@ -498,8 +622,20 @@ fn flush_domain(cpu: &mut Pcpu, domain: &Dom) -> bool {
 }
 
 /// Copies a vCPU's run states to where its guest asked for them.
-pub fn publish_runstate(hv: &'static Hv, domain: &Domain<Machine>, vcpu: &Vcpu<Machine>, clock: &RunstateClock) {
+pub fn publish_runstate(
+    hv: &'static Hv,
+    domain: &Domain<Machine>,
+    vcpu: &Vcpu<Machine>,
+    clock: &RunstateClock,
+) {
     if vcpu.runstate_address().is_some() {
-        runstate::publish(domain, vcpu, clock, &hv.scale, hv.boot_ticks, &guest_space(hv, domain));
+        runstate::publish(
+            domain,
+            vcpu,
+            clock,
+            &hv.scale,
+            hv.boot_ticks,
+            &guest_space(hv, domain),
+        );
     }
 }

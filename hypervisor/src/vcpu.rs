@@ -4,8 +4,10 @@ use xenith_arch::context::{read_register, write_register};
 use xenith_arch::timer::VirtualTimer;
 use xenith_arch::{GuestFrame, SavedContext, setup, sysreg};
 use xenith_core::emulate::coproc::CpuFeatures;
+use xenith_core::emulate::inject::{
+    ExceptionControl, FaultRegisters, GuestException, take_exception,
+};
 use xenith_core::emulate::psci::VcpuStart;
-use xenith_core::emulate::inject::{ExceptionControl, FaultRegisters, GuestException, take_exception};
 use xenith_core::emulate::regs::{GuestRegs, psr};
 use xenith_core::emulate::vtimer::PhysicalTimer;
 use xenith_core::hypercall::HypercallRegs;
@@ -30,7 +32,11 @@ impl VcpuContext {
         let affinity = u32::from(index % 16) | (u32::from(index / 16) << 8);
         // Where nothing is hidden from guests they read the identification registers themselves: Linux reads MVFR0
         // again and again.
-        let traps = if *features == features.sanitised() { setup::hcr::GUEST & !setup::hcr::TID3 } else { setup::hcr::GUEST };
+        let traps = if *features == features.sanitised() {
+            setup::hcr::GUEST & !setup::hcr::TID3
+        } else {
+            setup::hcr::GUEST
+        };
         let mut saved = SavedContext::reset(0x8000_0000 | affinity, traps);
         saved.sctlr = setup::SCTLR_RESET;
         Self {
@@ -102,8 +108,11 @@ impl HypercallRegs for LiveRegs<'_> {
 
 /// Makes the loaded guest take an exception.
 pub fn inject(frame: &mut GuestFrame, exception: GuestException) {
-    let control =
-        ExceptionControl { sctlr: sysreg::sctlr::read(), vbar: sysreg::vbar::read(), ttbcr: sysreg::ttbcr::read() };
+    let control = ExceptionControl {
+        sctlr: sysreg::sctlr::read(),
+        vbar: sysreg::vbar::read(),
+        ttbcr: sysreg::ttbcr::read(),
+    };
     let entry = take_exception(&control, frame.cpsr, frame.pc, exception);
     // SAFETY: PL1 registers of the guest only.
     unsafe {

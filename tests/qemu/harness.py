@@ -217,7 +217,13 @@ class Machine:
 
     # --- the end -----------------------------------------------------------------
     def tail(self, lines=30):
-        """The last lines of the serial line."""
+        """The last lines of the serial line, with what still comes: a backtrace, say."""
+        until = time.monotonic() + 1
+        with contextlib.suppress(Failure, OSError, ValueError):
+            while time.monotonic() < until:
+                self.checked = len(self.text)
+                if not self._read(0.2):
+                    break
         return "\n".join(self.text.splitlines()[-lines:])
 
     def close(self):

@@ -46,10 +46,10 @@ KEYS = [
 # All of the patterns must be found. The second element says how it ends:
 # "reset" - the machine restarts by itself; "any" - a message is all there is.
 BAD = {
-    "dtb-truncated": ([r"(?i)device tree|DTB|FDT", r"(?i)truncated|size|bytes|length|short|corrupt"], "any"),
+    "dtb-truncated": ([r"(?i)device tree|DTB|FDT", r"(?i)truncated|size|bytes|length|short|corrupt|damaged"], "any"),
     "dtb-bad-magic": ([r"(?i)device tree|DTB|FDT", r"(?i)magic|d00dfeed|not a|no usable"], "any"),
-    "dtb-corrupt": ([r"(?i)device tree|DTB|FDT", r"(?i)corrupt|invalid|malformed|token|structure|bad"], "any"),
-    "dtb-oversized": ([r"(?i)device tree|DTB|FDT", r"(?i)2 ?MiB|too (big|large|long)|larger|size"], "any"),
+    "dtb-corrupt": ([r"(?i)device tree|DTB|FDT", r"(?i)corrupt|invalid|malformed|token|structure|bad|damaged"], "any"),
+    "dtb-oversized": ([r"(?i)device tree|DTB|FDT", r"(?i)2 ?MiB|2097152|too (big|large|long)|larger|limit"], "any"),
     "module-no-reg": ([r"(?i)module", r"\breg\b"], "reset"),
     "module-overlap": ([r"(?i)module", r"(?i)overlap"], "reset"),
     "module-outside-ram": ([r"(?i)module", r"(?i)outside|not in|no (memory|RAM)|memory bank"], "reset"),
@@ -58,7 +58,7 @@ BAD = {
     "dom0-mem-too-large": ([r"dom0_mem"], "reset"),
     "dom0-mem-zero": ([r"dom0_mem"], "reset"),
     "no-gich": ([r"(?i)gic", r"(?i)virtuali[sz]ation|GICH|hypervisor|vcpu|\breg\b"], "any"),
-    "virtualization-off": ([r"(?i)hyp\b|hyp mode|EL2", r"(?i)virtuali[sz]ation"], "any"),
+    "virtualization-off": ([r"(?i)virtuali[sz]ation ext|hyp mode|EL2", r"virtualization=on|(?i:firmware|boot loader)"], "any"),
     "cortex-a9": ([r"(?i)virtuali[sz]ation"], "any"),
 }
 # With noreboot a fatal error stops instead of restarting, and says so.

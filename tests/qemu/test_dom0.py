@@ -159,8 +159,9 @@ def typing(t):
     m.send("echo a$((40+2))z\n")
     m.expect(r"\na42z\n", 20)
     m.expect(messages.PROMPT)
-    m.send("sleep 1000\n")
-    m.expect(r"sleep 1000\n")
+    # The terminal is the program's once the shell has run something.
+    m.send("echo g$((1))o; sleep 1000\n")
+    m.expect(r"\ng1o\n")
     m.send("\x03")
     m.expect(messages.PROMPT)
     m.send("echo status=$?\n")

@@ -14,7 +14,7 @@ use crate::errno::Errno;
 use crate::evtchn::{EventChannels, Notify};
 use crate::gnttab::{GrantTable, Maptrack};
 use crate::hal::Hal;
-use crate::p2m::P2m;
+use crate::p2m::{P2m, PageAccount};
 use crate::sync::SpinLock;
 use crate::vgic::{Vgic, WorkFlags};
 
@@ -76,6 +76,8 @@ pub struct Domain<H: Hal> {
     pub facts: DomainFacts,
     /// Guest-physical memory.
     pub p2m: SpinLock<P2m>,
+    /// Its memory account, for whoever drops the last reference to a page: needs no lock.
+    pub account: Arc<PageAccount>,
     /// VTTBR of the domain: root table and VMID.
     pub vttbr: u64,
     /// Grants given.
@@ -106,14 +108,21 @@ pub struct Domain<H: Hal> {
     pub time_offset: AtomicU64,
     /// Where flushing the domain's RAM (for a set/way operation) goes on.
     pub flush_next: AtomicU32,
+    /// The toolstack's name for the domain (XENVER_guest_handle).
+    pub handle: SpinLock<[u8; 16]>,
     shutdown: AtomicU8,
+    /// What a shutdown will be called, whoever causes it (SCHEDOP_shutdown_code).
+    announced: AtomicU8,
 }
 
 const NOT_SHUT_DOWN: u8 = u8::MAX;
 
 impl<H: Hal> Domain<H> {
     /// Puts a domain together.
-    #[allow(clippy::too_many_arguments, reason = "the parts are made elsewhere; this only joins them")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts are made elsewhere; this only joins them"
+    )]
     pub fn new(
         facts: DomainFacts,
         p2m: P2m,
@@ -134,6 +143,7 @@ impl<H: Hal> Domain<H> {
             .collect();
         Arc::new(Self {
             facts,
+            account: p2m.account().clone(),
             p2m: SpinLock::new(p2m),
             vttbr,
             grants: SpinLock::new(grants),
@@ -150,7 +160,9 @@ impl<H: Hal> Domain<H> {
             vm_assist: AtomicU32::new(0),
             time_offset: AtomicU64::new(0),
             flush_next: AtomicU32::new(0),
+            handle: SpinLock::new([0; 16]),
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),
+            announced: AtomicU8::new(NOT_SHUT_DOWN),
         })
     }
 
@@ -196,14 +208,35 @@ impl<H: Hal> Domain<H> {
     /// Ends a vCPU's SCHEDOP_poll: an event came, or its time is over.
     pub fn end_poll(&self, id: VcpuId) {
         if let Some(vcpu) = self.vcpu(id) {
-            vcpu.poll_deadline.store(u64::MAX, Ordering::Release);
+            vcpu.poll_deadline.store(NOT_POLLING, Ordering::Release);
             self.wake(id);
         }
     }
 
     /// Marks the domain shut down. The first reason stays.
     pub fn set_shutdown(&self, reason: ShutdownReason) {
-        let _ = self.shutdown.compare_exchange(NOT_SHUT_DOWN, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.shutdown.compare_exchange(
+            NOT_SHUT_DOWN,
+            reason as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
+    /// Says what the domain's shutdown is to be called when it comes. The first word stays.
+    pub fn announce_shutdown(&self, reason: ShutdownReason) {
+        let _ = self.announced.compare_exchange(
+            NOT_SHUT_DOWN,
+            reason as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
+    /// Returns what a shutdown for `reason` is to be called: what was announced, if anything was.
+    pub fn announced_shutdown(&self, reason: ShutdownReason) -> ShutdownReason {
+        ShutdownReason::from_code(u32::from(self.announced.load(Ordering::Acquire)))
+            .unwrap_or(reason)
     }
 
     /// Returns why the domain shut down, or `None` while it lives.
@@ -226,6 +259,11 @@ pub enum RunState {
     Offline = 3,
 }
 
+/// [`Vcpu::poll_deadline`] of a vCPU that is not in SCHEDOP_poll.
+pub const NOT_POLLING: u64 = u64::MAX;
+/// [`Vcpu::poll_deadline`] of a vCPU that polls without a timeout.
+pub const POLL_FOREVER: u64 = u64::MAX - 1;
+
 /// A vCPU: what others may touch at any time is atomic; the context belongs to the pCPU that runs the vCPU, which holds
 /// its lock for that long.
 pub struct Vcpu<H: Hal> {
@@ -237,7 +275,7 @@ pub struct Vcpu<H: Hal> {
     pub is_offline: AtomicBool,
     /// In WFI, SCHEDOP_block or SCHEDOP_poll.
     pub is_blocked: AtomicBool,
-    /// When SCHEDOP_poll ends, in ticks; `u64::MAX` for never.
+    /// When SCHEDOP_poll ends, in ticks; [`NOT_POLLING`] outside of it, [`POLL_FOREVER`] without a timeout.
     pub poll_deadline: AtomicU64,
     /// Times in each run state.
     pub runstate: SpinLock<RunstateClock>,
@@ -252,7 +290,7 @@ impl<H: Hal> Vcpu<H> {
             context: SpinLock::new(context),
             is_offline: AtomicBool::new(true),
             is_blocked: AtomicBool::new(false),
-            poll_deadline: AtomicU64::new(u64::MAX),
+            poll_deadline: AtomicU64::new(NOT_POLLING),
             runstate: SpinLock::new(RunstateClock::default()),
             runstate_area: AtomicU64::new(0),
         }
@@ -285,7 +323,11 @@ pub struct RunstateClock {
 
 impl Default for RunstateClock {
     fn default() -> Self {
-        Self { state: RunState::Offline, since: 0, spent: [0; 4] }
+        Self {
+            state: RunState::Offline,
+            since: 0,
+            spent: [0; 4],
+        }
     }
 }
 
@@ -307,7 +349,9 @@ pub struct DomainTable<H: Hal> {
 
 impl<H: Hal> Default for DomainTable<H> {
     fn default() -> Self {
-        Self { domains: SpinLock::new(Vec::new()) }
+        Self {
+            domains: SpinLock::new(Vec::new()),
+        }
     }
 }
 
@@ -357,8 +401,14 @@ impl<H: Hal> DomainTable<H> {
     /// Returns whether any vCPU but this one could run.
     pub fn is_another_runnable(&self, domain: DomId, vcpu: VcpuId) -> bool {
         let domains = self.domains.lock();
-        domains.iter().filter(|other| other.shutdown().is_none()).any(|other| {
-            other.vcpus.iter().any(|v| v.is_runnable() && (other.facts.id, v.id) != (domain, vcpu))
-        })
+        domains
+            .iter()
+            .filter(|other| other.shutdown().is_none())
+            .any(|other| {
+                other
+                    .vcpus
+                    .iter()
+                    .any(|v| v.is_runnable() && (other.facts.id, v.id) != (domain, vcpu))
+            })
     }
 }

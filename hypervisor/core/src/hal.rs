@@ -19,10 +19,11 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn now(&self) -> u64;
     /// Returns what the p2m of the address space `vttbr` works with (0: one that was never live).
     fn p2m_memory(&self, vttbr: u64) -> Self::P2mMemory;
-    /// Maps a frame that the caller holds a reference to (kept until the handle is dropped).
+    /// Maps a frame that the caller holds a reference to. The handle takes the reference over: when the last clone is
+    /// dropped, the page is unmapped and [`crate::hypervisor::Hypervisor::put_frame`] called.
     ///
     /// # Errors
-    /// `ENOMEM` when no address or table is left.
+    /// `ENOMEM` when no address or table is left; the reference stays the caller's.
     fn map_shared(&self, mfn: Mfn) -> Result<Self::Page, Errno>;
     /// Copies bytes from physical memory that the caller owns.
     ///

@@ -4,8 +4,9 @@ use core::sync::atomic::AtomicU64;
 
 use alloc::string::String;
 
+use crate::addr::{DomId, Mfn};
 use crate::domain::DomainTable;
-use crate::frames::{FrameAllocator, FrameTable};
+use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner, Put};
 use crate::hal::Hal;
 use crate::sync::SpinLock;
 use crate::time::TickScale;
@@ -47,6 +48,52 @@ pub struct Hypervisor<H: Hal> {
     pub scale: TickScale,
     /// The counter at boot: system time 0.
     pub boot_ticks: u64,
+}
+
+impl<H: Hal> Hypervisor<H> {
+    /// Drops a reference to a frame, whoever owns it; frees it if it was the last. Needs no lock of a domain, so it may
+    /// be called with any of them held.
+    pub fn put_frame(&self, mfn: Mfn) {
+        let Put::Last { owner, is_xenheap } = self.frames.put(mfn) else {
+            return;
+        };
+        if self
+            .allocator
+            .lock()
+            .free(&self.frames, mfn, 0, Contents::Dirty)
+            .is_err()
+        {
+            log::error!("frame {mfn:#x} could not be freed: it is still in use");
+            return;
+        }
+        if let Owner::Domain(id) = owner
+            && !is_xenheap
+            && let Some(domain) = self.domains.get(id)
+        {
+            domain.account.sub(1);
+        }
+    }
+
+    /// Allocates a zeroed page of the hypervisor, shared with a domain and mapped here (shared_info, grant frames).
+    pub fn alloc_shared_page(&self, with: DomId) -> Option<H::Page> {
+        let got = self
+            .allocator
+            .lock()
+            .alloc(&self.frames, &AllocRequest::new(0, Owner::Xen))
+            .ok()?;
+        if got.contents == Contents::Dirty {
+            self.hal.zero_frame(got.mfn);
+        }
+        let page = self
+            .frames
+            .share(got.mfn, with)
+            .ok()
+            .and_then(|()| self.hal.map_shared(got.mfn).ok());
+        if page.is_none() {
+            self.put_frame(got.mfn);
+        }
+        page
+    }
 }
 
 /// Returns the build id that 40 hexadecimal digits name; other text gives zeroes in its place.

@@ -97,7 +97,11 @@ mod tests {
                     } else {
                         0
                     };
-                    tx | if self.received.lock().unwrap().is_empty() { FR_RXFE } else { 0 }
+                    tx | if self.received.lock().unwrap().is_empty() {
+                        FR_RXFE
+                    } else {
+                        0
+                    }
                 }
                 DR => self.received.lock().unwrap().remove(0),
                 _ => 0,
@@ -125,7 +129,10 @@ mod tests {
         let fake = fake(&[], 3);
         let mut uart = Pl011::new(&fake);
         uart.put(b'x');
-        assert_eq!(fake.written.lock().unwrap().last(), Some(&(DR, u32::from(b'x'))));
+        assert_eq!(
+            fake.written.lock().unwrap().last(),
+            Some(&(DR, u32::from(b'x')))
+        );
         assert_eq!(*fake.full_polls.lock().unwrap(), 0);
     }
 

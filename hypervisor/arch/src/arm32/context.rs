@@ -218,7 +218,9 @@ impl VfpState {
 pub fn mvfr0() -> u32 {
     let value: u32;
     // SAFETY: Reads an identification register; FPEXC need not be enabled for it.
-    unsafe { core::arch::asm!(".fpu neon", "vmrs {}, mvfr0", out(reg) value, options(nomem, nostack)) };
+    unsafe {
+        core::arch::asm!(".fpu neon", "vmrs {}, mvfr0", out(reg) value, options(nomem, nostack))
+    };
     value
 }
 
@@ -226,6 +228,8 @@ pub fn mvfr0() -> u32 {
 pub fn mvfr1() -> u32 {
     let value: u32;
     // SAFETY: As for MVFR0.
-    unsafe { core::arch::asm!(".fpu neon", "vmrs {}, mvfr1", out(reg) value, options(nomem, nostack)) };
+    unsafe {
+        core::arch::asm!(".fpu neon", "vmrs {}, mvfr1", out(reg) value, options(nomem, nostack))
+    };
     value
 }

@@ -91,7 +91,9 @@ pub struct CpuLocal {
 impl CpuLocal {
     /// Makes `windows` those of this CPU, for good.
     pub fn install(windows: PageWindows) {
-        let local: &'static CpuLocal = alloc::boxed::Box::leak(alloc::boxed::Box::new(Self { windows: RefCell::new(windows) }));
+        let local: &'static CpuLocal = alloc::boxed::Box::leak(alloc::boxed::Box::new(Self {
+            windows: RefCell::new(windows),
+        }));
         // SAFETY: HTPIDR is the hypervisor's own scratch register; only `PhysMemory` reads it.
         unsafe { sysreg::htpidr::write(core::ptr::from_ref(local) as u32) };
     }

@@ -236,7 +236,8 @@ impl HypTables {
             }
             None => return Err(MapError::NoSpace),
         };
-        self.map_page(va, mfn, Access::ReadWrite, frame).inspect_err(|_| self.free_vmap.push(va))?;
+        self.map_page(va, mfn, Access::ReadWrite, frame)
+            .inspect_err(|_| self.free_vmap.push(va))?;
         let at = NonNull::new(va as *mut u8).ok_or(MapError::NoSpace)?;
         // SAFETY: Just mapped read-write, page aligned, given out to nobody else until `owner` unmaps it; the caller holds
         // a reference to the frame.

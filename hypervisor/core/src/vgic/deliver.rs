@@ -10,9 +10,9 @@
 //! GICv2 wants the virtual ids in the LRs to be unique, so of an SGI with several senders one is in a LR at a time,
 //! with EOI maintenance asked for.
 
-use super::irq::{FROM_ARRIVED, FROM_HINT, FROM_LATCHED, Place};
+use super::irq::{Bank, FROM_ARRIVED, FROM_HINT, FROM_LATCHED, Place};
 use super::lr::{Lr, MAX_LRS};
-use super::{KickSet, Vgic, VgicHost};
+use super::{KickSet, MAX_VCPUS, Vgic, VgicHost};
 use crate::addr::{IntId, VcpuId};
 use crate::machine::PhysIrq;
 
@@ -46,8 +46,22 @@ impl CpuInterface {
     pub fn lr<H: VgicHost + ?Sized>(&self, n: usize, host: Option<&H>) -> Lr {
         match host {
             Some(host) if self.loaded => Lr(host.read_lr(n)),
-            _ => self.entries[n].lr,
+            _ => self.entry(n).lr,
         }
+    }
+
+    #[inline]
+    pub fn entry(&self, n: usize) -> &Entry {
+        &self.entries[n & (MAX_LRS - 1)]
+    }
+
+    /// Books LR `n` and notes what is in it.
+    #[inline]
+    fn put(&mut self, n: usize, entry: Entry) {
+        let one = 1 << (n & 31);
+        self.used |= one;
+        self.eoi = self.eoi & !one | if entry.lr.has_eoi() { one } else { 0 };
+        self.entries[n & (MAX_LRS - 1)] = entry;
     }
 }
 
@@ -59,28 +73,47 @@ pub(super) fn for_each_bit(mut bits: u32, mut f: impl FnMut(usize)) {
     }
 }
 
+/// Returns true if a candidate is really pending; asks its line if that decides.
+#[inline]
+fn is_pending<H: VgicHost + ?Sized>(bank: &Bank, index: usize, cpu: usize, host: &H) -> bool {
+    bank.sure() & (1 << (index % 32)) != 0
+        || host.is_asserted(VcpuId::new(cpu as u16), bank.node(index).int_id)
+}
+
 impl Vgic {
     /// Fills the list registers before the guest is entered. Cheap when [`Vgic::needs_flush`] is false.
     ///
     /// `vcpu` is the current, restored vCPU. Returns the other vCPUs that have something to do now.
     #[inline]
     pub fn flush<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
-        let cpu = vcpu.index();
-        if !self.irqs.work.is_set(cpu)
-            || !self.cpus.get(cpu).is_some_and(|interface| interface.loaded)
-        {
-            return KickSet::NONE;
+        match self.loaded(vcpu) {
+            Some(cpu) if self.irqs.work.is_set(cpu) => self.flush_work(cpu, host).without(vcpu),
+            _ => KickSet::NONE,
         }
-        self.flush_work(cpu, host).without(vcpu)
+    }
+
+    /// Returns the vCPU's index if its state is in the hardware.
+    #[inline]
+    pub(super) fn loaded(&self, vcpu: VcpuId) -> Option<usize> {
+        let cpu = vcpu.index();
+        (cpu < MAX_VCPUS && self.cpus[cpu].loaded).then_some(cpu)
     }
 
     fn flush_work<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
         let mut kicks = KickSet::NONE;
-        let mut revisit = core::mem::take(&mut self.irqs.revisit[cpu]) & self.cpus[cpu].used;
+        let cpu = cpu & (MAX_VCPUS - 1);
+        let used = self.cpus[cpu].used;
+        let waiting = &mut self.irqs.waiting[cpu];
+        let mut revisit = core::mem::take(&mut waiting.revisit) & used;
+        // Those that wait for a LR since the last flush come before those that would take theirs again.
+        let may_renew = self.irqs.forwarding && (waiting.levels == 0 || used != self.lrs);
         while revisit != 0 {
             let n = revisit.trailing_zeros() as usize;
             revisit &= revisit - 1;
-            kicks |= self.reconcile(cpu, n, host);
+            let lr = Lr(host.read_lr(n));
+            if !(may_renew && lr.is_empty() && self.renew(cpu, n, host)) {
+                kicks |= self.reconcile(cpu, n, lr, host);
+            }
         }
         let mut overflow = false;
         if self.irqs.forwarding && self.irqs.waiting_levels(cpu) != 0 {
@@ -92,7 +125,7 @@ impl Vgic {
         }
         self.irqs.work.assign(cpu, overflow);
         // With a single LR the underflow condition is always true; there every LR has EOI maintenance instead.
-        let underflow = overflow && self.lr_count > 1;
+        let underflow = overflow && self.lrs != 1;
         if underflow != self.cpus[cpu].underflow {
             self.cpus[cpu].underflow = underflow;
             host.set_underflow(underflow);
@@ -102,11 +135,10 @@ impl Vgic {
 
     /// Reads back which list registers the guest has finished: for the maintenance interrupt. Flush after it.
     pub fn sync<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
-        let cpu = vcpu.index();
-        if cpu >= self.cpus.len() || !self.cpus[cpu].loaded {
-            return KickSet::NONE;
+        match self.loaded(vcpu) {
+            Some(cpu) => self.reclaim(cpu, host).without(vcpu),
+            None => KickSet::NONE,
         }
-        self.reclaim(cpu, host).without(vcpu)
     }
 
     /// Returns which interrupts of a bank are pending and active in LRs.
@@ -117,7 +149,7 @@ impl Vgic {
         host: &H,
     ) -> (u32, u32) {
         let (mut pending, mut active) = (0, 0);
-        let private = bank < self.cpus.len();
+        let private = bank < self.irqs.vcpus;
         for (cpu, interface) in self.cpus.iter().enumerate() {
             if private && cpu != bank {
                 continue;
@@ -145,8 +177,7 @@ impl Vgic {
             if cpu != current && interface.loaded {
                 for_each_bit(interface.used, |n| {
                     if usize::from(interface.entries[n].index) / 32 == bank {
-                        self.irqs.revisit[cpu] |= 1 << n;
-                        kicks |= self.irqs.notify(cpu);
+                        kicks |= self.irqs.revisit(cpu, n as u8);
                     }
                 });
             }
@@ -160,7 +191,7 @@ impl Vgic {
         index: usize,
         host: Option<&H>,
     ) -> Option<(u8, bool)> {
-        let node = self.irqs.nodes.get(index)?;
+        let node = self.irqs.node(index);
         let Place::Lr(n) = node.place else {
             return None;
         };
@@ -176,24 +207,23 @@ impl Vgic {
 
     /// Deactivates the physical interrupt if the virtual one no longer stands for it.
     pub(super) fn settle_physical<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
-        let bank = &mut self.irqs.banks[index / 32];
-        let bit = 1 << (index % 32);
-        let node = &self.irqs.nodes[index];
+        let (bank, bit) = self.irqs.at(index);
+        let node = bank.node(index);
         if bank.phys_active & !bank.arrived & bit != 0 && !matches!(node.place, Place::Lr(_)) {
+            let hw = IntId::new(node.hw);
             bank.phys_active &= !bit;
-            phys.deactivate(IntId::new(node.hw));
+            phys.deactivate(hw);
         }
     }
 
     /// A linked SPI that is masked gives its physical interrupt back: an edge stays pending in memory, a level speaks
     /// for itself when the guest unmasks it. (PPIs stay active: the hypervisor does not mask them on the pCPU.)
     pub(super) fn give_back_masked<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
-        let is_private = self.irqs.is_private(index);
-        let bank = &mut self.irqs.banks[index / 32];
-        let bit = 1 << (index % 32);
-        if is_private
-            || bank.arrived & !bank.enabled & bit == 0
-            || matches!(self.irqs.nodes[index].place, Place::Lr(_))
+        let (bank, bit) = self.irqs.at(index);
+        let node = bank.node(index);
+        if bank.arrived & !bank.enabled & bit == 0
+            || node.is_private()
+            || matches!(node.place, Place::Lr(_))
         {
             return;
         }
@@ -221,25 +251,23 @@ impl Vgic {
 
     /// The interrupt is no longer in a LR and not active.
     pub(super) fn leave_lr<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
-        let bit = 1 << (index % 32);
-        self.irqs.nodes[index].place = Place::Idle;
-        let bank = &mut self.irqs.banks[index / 32];
+        let (bank, bit) = self.irqs.at(index);
+        bank.node_mut(index).place = Place::Idle;
         bank.active &= !bit;
+        if bank.deferred() & bit == 0 {
+            return self.settle_physical(index, phys);
+        }
         bank.drop_pending &= !bit;
         bank.drop_active &= !bit;
-        if bank.soft_active & bit != 0 {
-            self.irqs.set_soft_active(index / 32, bit, false);
-        }
+        let make_active = bank.make_active & bit;
+        bank.make_active &= !bit;
+        bank.active |= make_active;
+        self.irqs.set_soft_active(index / 32, bit, make_active != 0);
         self.settle_physical(index, phys);
-        let bank = &mut self.irqs.banks[index / 32];
-        if bank.make_active & bit != 0 {
-            bank.make_active &= !bit;
-            bank.active |= bit;
-            self.irqs.set_soft_active(index / 32, bit, true);
-        }
     }
 
     /// The guest has finished the interrupt in LR `n`, which the hardware shows as empty.
+    #[inline]
     pub(super) fn finish<H: VgicHost + ?Sized>(
         &mut self,
         cpu: usize,
@@ -247,22 +275,34 @@ impl Vgic {
         host: &mut H,
     ) -> KickSet {
         let interface = &mut self.cpus[cpu];
-        let lr = interface.entries[n].lr;
-        let index = usize::from(interface.entries[n].index);
-        interface.used &= !(1 << n);
-        if interface.eoi & (1 << n) != 0 {
+        let one = 1 << (n & 31);
+        interface.used &= !one;
+        let &Entry { index, lr, .. } = interface.entry(n);
+        let index = usize::from(index);
+        if interface.eoi & one != 0 {
             // Ends the maintenance condition.
             self.write_lr(cpu, n, Lr::default(), host);
         }
-        let bank = &mut self.irqs.banks[index / 32];
-        let bit = 1 << (index % 32);
+        let (bank, bit) = self.irqs.at(index);
         if lr.is_hw() {
             // The hardware has deactivated it; if it arrived again since, it is active anew.
             bank.phys_active &= !bit | bank.arrived;
         }
         bank.hint |= bank.resample & bank.asks & bit;
-        self.leave_lr(index, host);
-        self.give_back_masked(index, host);
+        if (bank.candidates() | bank.phys_active | bank.deferred()) & bit == 0 {
+            // The usual case: that was all.
+            bank.active &= !bit;
+            bank.node_mut(index).place = Place::Idle;
+            return KickSet::NONE;
+        }
+        self.finish_more(index, host)
+    }
+
+    /// The guest has finished an interrupt, and there is more to do about it.
+    #[inline(never)]
+    fn finish_more<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) -> KickSet {
+        self.leave_lr(index, phys);
+        self.give_back_masked(index, phys);
         self.irqs.evaluate(index)
     }
 
@@ -288,17 +328,15 @@ impl Vgic {
 
     /// Moves the pending state that a LR held back to memory.
     fn restore_pending(&mut self, index: usize, entry: Entry) {
-        let bit = 1 << (index % 32);
-        let is_sgi = self.irqs.is_sgi(index);
-        let bank = &mut self.irqs.banks[index / 32];
+        let (bank, bit) = self.irqs.at(index);
         let is_dropped = bank.drop_pending & bit != 0;
         if entry.from & FROM_LATCHED != 0 && !is_dropped {
             bank.latched |= bit;
-            if is_sgi {
-                self.irqs.sources[index / 32][index % 32] |= 1 << entry.lr.source();
+            let node = bank.node_mut(index);
+            if node.is_sgi() {
+                node.sources |= 1 << entry.lr.source();
             }
         }
-        let bank = &mut self.irqs.banks[index / 32];
         if entry.from & FROM_ARRIVED != 0 && !(is_dropped && bank.edge & bit != 0) {
             bank.arrived |= bit;
         }
@@ -343,13 +381,16 @@ impl Vgic {
         true
     }
 
-    /// Brings LR `n` in line with a change of its interrupt's state.
-    fn reconcile<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> KickSet {
-        let lr = Lr(host.read_lr(n));
+    /// Brings LR `n`, which says `lr`, in line with a change of its interrupt's state.
+    #[inline(never)]
+    fn reconcile<H: VgicHost + ?Sized>(
+        &mut self,
+        cpu: usize,
+        n: usize,
+        lr: Lr,
+        host: &mut H,
+    ) -> KickSet {
         if lr.is_empty() {
-            if self.renew(cpu, n, host) {
-                return KickSet::NONE;
-            }
             return self.finish(cpu, n, host);
         }
         let index = usize::from(self.cpus[cpu].entries[n].index);
@@ -370,38 +411,37 @@ impl Vgic {
         index: usize,
         host: &mut H,
     ) {
-        let bit = 1 << (index % 32);
-        let is_sgi = self.irqs.is_sgi(index);
-        let bank = &mut self.irqs.banks[index / 32];
+        let forwarding = self.irqs.forwarding;
+        let (bank, bit) = self.irqs.at(index);
         if bank.candidates() & bank.enabled & bit == 0 {
             return;
         }
-        let node = &self.irqs.nodes[index];
-        let can_pend =
-            self.irqs.forwarding && usize::from(node.targets.trailing_zeros() as u8) == cpu;
-        let mut lr = self.cpus[cpu].entries[n].lr;
+        let entry = &mut self.cpus[cpu].entries[n];
+        let mut lr = entry.lr;
         let is_level_arrival = bank.arrived & !bank.edge & bit != 0;
-        if is_level_arrival && bank.latched & bit == 0 && self.lr_count > 1 {
+        if is_level_arrival && bank.latched & bit == 0 && self.lrs != 1 {
             // Acknowledged without its physical interrupt, which has come since. After the guest's EOI the line
             // speaks for itself.
             bank.arrived &= !bit;
             bank.hint &= !bit;
-            lr = lr.with_hw(node.hw);
+            lr = lr.with_hw(bank.node(index).hw);
         } else {
+            let can_pend = forwarding && bank.node(index).target() == cpu;
             if can_pend && bank.latched & !bank.phys_active & bit != 0 {
                 let source = 1u8 << lr.source();
-                if !is_sgi {
+                let node = bank.node_mut(index);
+                if !node.is_sgi() {
                     bank.latched &= !bit;
                     lr = lr.with_pending();
-                } else if self.irqs.sources[cpu][index % 32] & source != 0 {
-                    self.irqs.sources[cpu][index % 32] &= !source;
-                    if self.irqs.sources[cpu][index % 32] == 0 {
+                } else if node.sources & source != 0 {
+                    node.sources &= !source;
+                    if node.sources == 0 {
                         bank.latched &= !bit;
                     }
                     lr = lr.with_pending();
                 }
                 if lr.is_pending() {
-                    self.cpus[cpu].entries[n].from = FROM_LATCHED;
+                    entry.from = FROM_LATCHED;
                 }
             }
             // A linked level line needs nothing: the physical interrupt fires again if it is still asserted.
@@ -424,15 +464,16 @@ impl Vgic {
         // Each LR is filled at most once, so this ends.
         let mut filled = 0u32;
         while let Some(index) = self.irqs.first(cpu) {
-            if !self.is_pending(index, cpu, host) {
-                let bit = 1 << (index % 32);
-                self.irqs.banks[index / 32].hint &= !bit;
-                self.irqs.banks[index / 32].arrived &= !bit;
+            let (bank, bit) = self.irqs.at(index);
+            if !is_pending(bank, index, cpu, host) {
+                bank.hint &= !bit;
+                bank.arrived &= !bit;
                 self.irqs.unlink(index);
                 self.settle_physical(index, host);
                 continue;
             }
-            let free = !self.cpus[cpu].used & ((1 << self.lr_count) - 1);
+            let level = bank.node(index).priority >> 3;
+            let free = self.lrs & !self.cpus[cpu].used;
             let n = if free != 0 {
                 free.trailing_zeros() as usize
             } else if !reclaimed {
@@ -440,9 +481,7 @@ impl Vgic {
                 reclaimed = true;
                 kicks |= self.reclaim(cpu, host);
                 continue;
-            } else if let Some(n) =
-                self.displace(cpu, filled, self.irqs.nodes[index].priority >> 3, host)
-            {
+            } else if let Some(n) = self.displace(cpu, filled, level, host) {
                 n
             } else {
                 break;
@@ -454,119 +493,64 @@ impl Vgic {
         kicks
     }
 
-    /// Returns true if a queued interrupt is really pending; asks its line if that decides.
-    fn is_pending<H: VgicHost + ?Sized>(&self, index: usize, cpu: usize, host: &H) -> bool {
-        let bank = &self.irqs.banks[index / 32];
-        bank.sure() & (1 << (index % 32)) != 0
-            || host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(index))
-    }
-
-    /// The usual case, made short: the guest has finished the interrupt in LR `n`, it is pending again and nothing
-    /// else waits, so it takes the same LR. Returns false if the case is another one.
+    /// The usual case, made short: the guest has finished the interrupt in LR `n`, and it is pending again, so it takes
+    /// the same LR. Returns false, and has changed nothing, if the case is another one.
+    #[inline]
     fn renew<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> bool {
-        if !self.irqs.forwarding || self.irqs.waiting_levels(cpu) != 0 {
-            return false;
-        }
-        let entry = &self.cpus[cpu].entries[n];
-        let index = usize::from(entry.index);
-        let bit = 1 << (index % 32);
-        let node = &self.irqs.nodes[index];
-        let bank = &mut self.irqs.banks[index / 32];
-        if entry.lr.is_hw() {
-            // The hardware has deactivated it; if it arrived again since, it is active anew.
-            bank.phys_active &= !bit | bank.arrived;
-        }
-        let odd = bank.drop_pending
-            | bank.drop_active
-            | bank.make_active
-            | bank.soft_active
-            | (bank.phys_active & !bank.arrived);
-        let is_here = node.targets.trailing_zeros() as usize == cpu;
-        if bank.candidates() & bank.enabled & !odd & bit == 0 || !is_here {
-            return false;
-        }
-        if bank.sure() & bit == 0
-            && !host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(index))
+        let &Entry { index, lr, .. } = self.cpus[cpu].entry(n);
+        let index = usize::from(index);
+        let (bank, bit) = self.irqs.at(index);
+        // The physical interrupt of the finished one: the hardware has deactivated it if the LR was linked.
+        let leftover = if lr.is_hw() {
+            0
+        } else {
+            bank.phys_active & !bank.arrived
+        };
+        let ready = bank.candidates() & bank.enabled & !(bank.deferred() | leftover);
+        if ready & bit == 0
+            || bank.node(index).target() != cpu
+            || !is_pending(bank, index, cpu, host)
         {
             return false;
         }
-        let source = if self.irqs.is_private(index) && index % 32 < 16 {
-            self.irqs.sources[cpu][index % 32]
-        } else {
-            0
-        };
-        let bank = &mut self.irqs.banks[index / 32];
         bank.active &= !bit;
-        let arrived = bank.arrived & bit;
-        let is_plain = !entry.lr.has_eoi()
-            && entry.lr.level() == self.irqs.nodes[index].priority >> 3
-            && source.wrapping_sub(1) & source == 0
-            && entry.lr.is_hw() == (arrived != 0)
-            && (arrived == 0 || (bank.latched | bank.hint) & bit == 0);
-        if !is_plain {
-            self.occupy(cpu, n, index, host);
-            return true;
-        }
-        // The same value serves again.
-        let entry = &mut self.cpus[cpu].entries[n];
-        let mut lr = entry.lr.without_state().with_pending();
-        if arrived != 0 {
-            bank.arrived &= !bit;
-            entry.from = FROM_ARRIVED;
-        } else {
-            let latched = if bank.latched & bit != 0 {
-                FROM_LATCHED
-            } else {
-                0
-            };
-            let hint = if bank.hint & bit != 0 { FROM_HINT } else { 0 };
-            entry.from = latched | hint;
-            bank.latched &= !bit;
-            bank.hint &= !bit;
-            if source != 0 {
-                lr = lr.with_other_sender(source.trailing_zeros() as u8);
-                self.irqs.sources[cpu][index % 32] = 0;
-            }
-        }
-        entry.lr = lr;
-        host.write_lr(n, lr.0);
+        bank.phys_active &= !bit | bank.arrived;
+        self.occupy(cpu, n, index, host);
         true
     }
 
-    /// Puts a pending interrupt into the free LR `n`.
+    /// Puts a pending interrupt into LR `n`, which is free or was its own.
     #[inline]
     fn occupy<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, index: usize, host: &mut H) {
-        let bit = 1 << (index % 32);
-        let int_id = self.irqs.int_id(index);
-        let is_sgi = self.irqs.is_sgi(index);
-        let node = &mut self.irqs.nodes[index];
+        let (bank, bit) = self.irqs.at(index);
+        let is_latched = bank.latched & bit != 0;
+        let node = bank.node_mut(index);
         node.place = Place::Lr(n as u8);
         node.home = cpu as u8;
-        let bank = &mut self.irqs.banks[index / 32];
-        let mut lr = Lr::new(int_id, node.priority >> 3).with_pending();
-        let mut wants_eoi = self.lr_count == 1;
-        let from;
-        if is_sgi {
-            let sources = &mut self.irqs.sources[cpu][index % 32];
-            lr = lr.with_source(sources.trailing_zeros() as u8);
-            *sources &= sources.wrapping_sub(1);
-            from = FROM_LATCHED;
-            if *sources == 0 {
+        let mut lr = Lr::new(node.int_id, node.priority >> 3).with_pending();
+        let mut wants_eoi = self.lrs == 1;
+        let mut from = if is_latched { FROM_LATCHED } else { 0 };
+        if node.is_sgi() {
+            lr = lr.with_source(node.sources.trailing_zeros() as u8);
+            node.sources &= node.sources.wrapping_sub(1);
+            if node.sources == 0 {
                 bank.latched &= !bit;
             } else {
                 wants_eoi = true;
             }
         } else {
-            let at = index % 32;
-            // FROM_LATCHED, FROM_ARRIVED, FROM_HINT.
-            from = (bank.latched >> at & 1
-                | (bank.arrived >> at & 1) << 1
-                | (bank.hint >> at & 1) << 2) as u8;
+            let hw = node.hw;
+            if bank.arrived & bit != 0 {
+                from |= FROM_ARRIVED;
+            }
+            if bank.hint & bit != 0 {
+                from |= FROM_HINT;
+            }
             bank.latched &= !bit;
             bank.arrived &= !bit;
             bank.hint &= !bit;
-            if bank.phys_active & bit != 0 && self.lr_count > 1 {
-                lr = lr.with_hw(node.hw);
+            if bank.phys_active & bit != 0 && self.lrs != 1 {
+                lr = lr.with_hw(hw);
             } else {
                 wants_eoi |= bank.resample & !bank.edge & bit != 0;
             }
@@ -574,15 +558,8 @@ impl Vgic {
         if wants_eoi {
             lr = lr.with_eoi();
         }
-        let interface = &mut self.cpus[cpu];
-        let one = 1 << (n & 31);
-        interface.used |= one;
-        interface.eoi = interface.eoi & !one | if lr.has_eoi() { one } else { 0 };
-        interface.entries[n] = Entry {
-            index: index as u16,
-            from,
-            lr,
-        };
+        let index = index as u16;
+        self.cpus[cpu].put(n, Entry { index, from, lr });
         host.write_lr(n, lr.0);
     }
 
@@ -594,7 +571,7 @@ impl Vgic {
         level: u8,
         host: &mut H,
     ) -> Option<usize> {
-        for _ in 0..self.lr_count {
+        for _ in 0..MAX_LRS {
             let interface = &self.cpus[cpu];
             let mut worst: Option<(u8, usize)> = None;
             for_each_bit(interface.used & !tried, |n| {
@@ -631,32 +608,32 @@ impl Vgic {
         self.extract(cpu, n, lr, host);
         self.write_lr(cpu, n, Lr::default(), host);
         self.cpus[cpu].used &= !(1 << n);
-        self.irqs.nodes[index].place = Place::Idle;
+        self.irqs.node_mut(index).place = Place::Idle;
         self.settle_physical(index, host);
         let _own = self.irqs.evaluate(index);
     }
 
     /// Gives spare LRs to interrupts that the guest made active, so that its deactivation finds them.
     fn fill_active<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) {
-        let vcpus = self.cpus.len();
+        let vcpus = self.irqs.vcpus;
         for bank in core::iter::once(cpu).chain(vcpus..self.irqs.banks.len()) {
             let mut bits = self.irqs.banks[bank].soft_active & self.irqs.banks[bank].active;
             while bits != 0 {
                 let index = bank * 32 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
-                let node = &self.irqs.nodes[index];
-                let free = !self.cpus[cpu].used & ((1 << self.lr_count) - 1);
+                let node = self.irqs.node(index);
+                let free = self.lrs & !self.cpus[cpu].used;
                 if free == 0 {
                     return;
                 }
-                if node.place != Place::Idle || node.targets.trailing_zeros() as usize != cpu {
+                if node.place != Place::Idle || node.target() != cpu {
                     continue;
                 }
                 let n = free.trailing_zeros() as usize;
-                let lr = Lr::new(self.irqs.int_id(index), node.priority >> 3)
+                let lr = Lr::new(node.int_id, node.priority >> 3)
                     .with_active()
                     .with_eoi();
-                let node = &mut self.irqs.nodes[index];
+                let node = self.irqs.node_mut(index);
                 node.place = Place::Lr(n as u8);
                 node.home = cpu as u8;
                 let interface = &mut self.cpus[cpu];

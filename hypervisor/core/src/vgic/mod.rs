@@ -34,9 +34,8 @@ mod switch;
 mod tests;
 mod v2;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::addr::{IntId, VcpuId};
@@ -158,8 +157,9 @@ pub enum Resample {
 /// The interrupt controller of a domain.
 pub struct Vgic {
     irqs: irq::Interrupts,
-    cpus: Vec<deliver::CpuInterface>,
-    lr_count: usize,
+    cpus: Box<[deliver::CpuInterface; MAX_VCPUS]>,
+    /// The list registers that are used, as a mask.
+    lrs: u32,
 }
 
 impl Vgic {
@@ -176,8 +176,8 @@ impl Vgic {
         }
         Ok(Self {
             irqs: irq::Interrupts::new(config.vcpus, usize::from(config.nr_spis).div_ceil(32)),
-            cpus: vec![deliver::CpuInterface::default(); config.vcpus],
-            lr_count: config.lr_count.min(MAX_LRS),
+            cpus: Box::default(),
+            lrs: (1 << config.lr_count.min(MAX_LRS)) - 1,
         })
     }
 
@@ -211,15 +211,14 @@ impl Vgic {
         {
             return Err(Errno::Inval);
         }
-        for cpu in 0..if irq.is_spi() { 1 } else { self.cpus.len() } {
+        for cpu in 0..if irq.is_spi() { 1 } else { self.irqs.vcpus } {
             let index = self.irqs.index(cpu, irq).ok_or(Errno::Inval)?;
-            let bank = &mut self.irqs.banks[index / 32];
-            let bit = 1 << (index % 32);
+            let (bank, bit) = self.irqs.at(index);
             if bank.linked & bit != 0 {
                 return Err(Errno::Busy);
             }
             bank.linked |= bit;
-            self.irqs.nodes[index].hw = phys_irq.raw();
+            bank.node_mut(index).hw = phys_irq.raw();
             if irq.is_spi() {
                 match trigger {
                     Trigger::Edge => bank.edge |= bit,
@@ -241,12 +240,11 @@ impl Vgic {
     /// domain and saves its vCPUs first. Returns the physical interrupt.
     pub fn unlink_hw<P: PhysIrq + ?Sized>(&mut self, irq: IntId, phys: &mut P) -> Option<IntId> {
         let index = self.irqs.index(0, irq).filter(|_| irq.is_spi())?;
-        let bank = &mut self.irqs.banks[index / 32];
-        let bit = 1 << (index % 32);
+        let (bank, bit) = self.irqs.at(index);
         if bank.linked & bit == 0 {
             return None;
         }
-        let hw = IntId::new(self.irqs.nodes[index].hw);
+        let hw = IntId::new(bank.node(index).hw);
         phys.disable(hw);
         if bank.phys_active & bit != 0 {
             phys.deactivate(hw);
@@ -254,8 +252,8 @@ impl Vgic {
         bank.linked &= !bit;
         bank.arrived &= !bit;
         bank.phys_active &= !bit;
+        bank.node_mut(index).hw = irq::NO_HW;
         self.unlink_lr(index);
-        self.irqs.nodes[index].hw = irq::NO_HW;
         let _fewer = self.irqs.evaluate(index);
         Some(hw)
     }
@@ -275,10 +273,9 @@ impl Vgic {
         if irq.index() < 16 {
             return Err(Errno::Inval);
         }
-        for cpu in 0..if irq.is_spi() { 1 } else { self.cpus.len() } {
+        for cpu in 0..if irq.is_spi() { 1 } else { self.irqs.vcpus } {
             let index = self.irqs.index(cpu, irq).ok_or(Errno::Inval)?;
-            let bank = &mut self.irqs.banks[index / 32];
-            let bit = 1 << (index % 32);
+            let (bank, bit) = self.irqs.at(index);
             bank.asks |= bit;
             match resample {
                 Resample::OnEoi => bank.resample |= bit,
@@ -293,8 +290,7 @@ impl Vgic {
         let Some(index) = self.irqs.index(vcpu.index(), irq) else {
             return KickSet::NONE;
         };
-        let bank = &mut self.irqs.banks[index / 32];
-        let bit = 1 << (index % 32);
+        let (bank, bit) = self.irqs.at(index);
         if bank.linked & bit == 0 {
             return KickSet::NONE;
         }
@@ -308,7 +304,7 @@ impl Vgic {
         let Some(index) = self
             .irqs
             .index(vcpu.index(), irq)
-            .filter(|&index| !self.irqs.is_sgi(index))
+            .filter(|&index| !self.irqs.node(index).is_sgi())
         else {
             return KickSet::NONE;
         };
@@ -321,12 +317,11 @@ impl Vgic {
         let Some(index) = self
             .irqs
             .index(vcpu.index(), irq)
-            .filter(|&index| !self.irqs.is_sgi(index))
+            .filter(|&index| !self.irqs.node(index).is_sgi())
         else {
             return KickSet::NONE;
         };
-        let bank = &mut self.irqs.banks[index / 32];
-        let bit = 1 << (index % 32);
+        let (bank, bit) = self.irqs.at(index);
         if bank.asks & bit != 0 {
             bank.hint |= bit;
         } else if bank.line & bit != 0 {
@@ -344,12 +339,11 @@ impl Vgic {
         let Some(index) = self
             .irqs
             .index(vcpu.index(), irq)
-            .filter(|&index| !self.irqs.is_sgi(index))
+            .filter(|&index| !self.irqs.node(index).is_sgi())
         else {
             return KickSet::NONE;
         };
-        let bank = &mut self.irqs.banks[index / 32];
-        let bit = 1 << (index % 32);
+        let (bank, bit) = self.irqs.at(index);
         if bank.line & bit == 0 {
             return KickSet::NONE;
         }

@@ -13,10 +13,9 @@ impl Vgic {
     /// Physical PPIs belong to the pCPU, so those that are active for this vCPU are deactivated; their lines are asked
     /// again later.
     pub fn save<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
-        let cpu = vcpu.index();
-        if cpu >= self.cpus.len() || !self.cpus[cpu].loaded {
+        let Some(cpu) = self.loaded(vcpu) else {
             return KickSet::NONE;
-        }
+        };
         let mut kicks = self.reclaim(cpu, host);
         let mut ppis = self.irqs.banks[cpu].phys_active;
         while ppis != 0 {
@@ -35,7 +34,7 @@ impl Vgic {
                 kicks |= self.irqs.evaluate(index);
             } else {
                 if self.irqs.banks[index / 32].candidates() & (1 << (index % 32)) != 0 {
-                    self.irqs.revisit[cpu] |= 1 << n;
+                    self.irqs.waiting[cpu].revisit |= 1 << n;
                 }
                 host.write_lr(n, 0);
             }
@@ -53,22 +52,18 @@ impl Vgic {
     /// Puts the vCPU's state into the hardware of this pCPU, whose list registers are all empty. Flush after it.
     pub fn restore<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) {
         let cpu = vcpu.index();
-        let Some(interface) = self.cpus.get_mut(cpu) else {
-            return;
-        };
-        if interface.loaded {
+        if cpu >= self.irqs.vcpus || self.cpus[cpu].loaded {
             return;
         }
+        let interface = &mut self.cpus[cpu];
         for_each_bit(interface.used, |n| {
-            host.write_lr(n, interface.entries[n].lr.0)
+            host.write_lr(n, interface.entry(n).lr.0)
         });
         host.set_vmcr(interface.vmcr);
         host.set_apr(interface.apr);
         interface.loaded = true;
-        if self.irqs.revisit[cpu] != 0
-            || self.irqs.waiting_levels(cpu) != 0
-            || self.irqs.soft_active_count != 0
-        {
+        let waiting = &self.irqs.waiting[cpu];
+        if waiting.revisit != 0 || waiting.levels != 0 || self.irqs.soft_active_count != 0 {
             self.irqs.work.set(cpu);
         }
     }
@@ -98,7 +93,7 @@ impl Vgic {
         host: Option<&H>,
     ) -> bool {
         let cpu = vcpu.index();
-        if cpu >= self.cpus.len() || !self.irqs.forwarding {
+        if cpu >= self.irqs.vcpus || !self.irqs.forwarding {
             return false;
         }
         let below = priority_mask >> 3;
@@ -107,29 +102,27 @@ impl Vgic {
             return true;
         }
         let interface = &self.cpus[cpu];
-        let empty = match host {
-            Some(host) if interface.loaded && interface.used != 0 => host.empty_lrs(),
-            _ => 0,
-        };
+        let mut look = interface.used;
+        if look != 0
+            && interface.loaded
+            && let Some(host) = host
+        {
+            // A finished one is not pending again unless it is marked, or its line is to be asked after the EOI.
+            look &= !host.empty_lrs() | self.irqs.waiting[cpu].revisit | interface.eoi;
+        }
         let mut found = false;
-        for_each_bit(interface.used, |n| {
-            let index = usize::from(interface.entries[n].index);
+        for_each_bit(look, |n| {
+            let index = usize::from(interface.entry(n).index);
             let bank = &self.irqs.banks[index / 32];
             let bit = 1 << (index % 32);
-            let lr = if empty & (1 << n) != 0 {
-                Lr::default()
-            } else {
-                interface.lr(n, host)
-            };
+            let lr = interface.lr(n, host);
             let in_lr = lr.is_pending() && bank.drop_pending & bit == 0;
             let is_active =
                 (lr.is_active() && bank.drop_active & bit == 0) || bank.make_active & bit != 0;
             let is_enabled = bank.enabled & bit != 0;
             let is_pending = in_lr || bank.candidates() & bit != 0;
-            found |= is_pending
-                && is_enabled
-                && !is_active
-                && self.irqs.nodes[index].priority >> 3 < below;
+            found |=
+                is_pending && is_enabled && !is_active && bank.node(index).priority >> 3 < below;
         });
         found
     }
@@ -139,7 +132,7 @@ impl Vgic {
     /// SGIs and PPIs lose their state; SPIs that were pending for it stay pending, active ones become inactive.
     pub fn reset_vcpu<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
         let cpu = vcpu.index();
-        if cpu >= self.cpus.len() {
+        if cpu >= self.irqs.vcpus {
             return KickSet::NONE;
         }
         let was_loaded = self.cpus[cpu].loaded;
@@ -158,7 +151,7 @@ impl Vgic {
         self.cpus[cpu].eoi = 0;
         self.cpus[cpu].vmcr = 0;
         self.cpus[cpu].apr = 0;
-        self.irqs.revisit[cpu] = 0;
+        self.irqs.waiting[cpu].revisit = 0;
         let private = u32::MAX;
         self.irqs.set_soft_active(cpu, private, false);
         let bank = &mut self.irqs.banks[cpu];
@@ -167,10 +160,11 @@ impl Vgic {
         bank.arrived = 0;
         bank.hint = 0;
         bank.active = 0;
-        self.irqs.sources[cpu] = [0; 16];
         for bit in 0..32 {
             let index = cpu * 32 + bit;
-            self.irqs.nodes[index].priority = 0;
+            let node = self.irqs.node_mut(index);
+            node.priority = 0;
+            node.sources = 0;
             self.settle_physical(index, host);
             let _nobody = self.irqs.evaluate(index);
         }
@@ -187,7 +181,7 @@ impl Vgic {
 
     /// Forgets the physical interrupt behind a LR that is not in the hardware.
     pub(super) fn unlink_lr(&mut self, index: usize) {
-        let node = &self.irqs.nodes[index];
+        let node = self.irqs.node(index);
         if let Place::Lr(n) = node.place {
             let interface = &mut self.cpus[usize::from(node.home)];
             let entry = &mut interface.entries[usize::from(n)];
@@ -205,7 +199,7 @@ impl Vgic {
         host: &mut H,
     ) -> KickSet {
         let bit = 1 << (index % 32);
-        if let Place::Lr(n) = self.irqs.nodes[index].place {
+        if let Place::Lr(n) = self.irqs.node(index).place {
             let n = usize::from(n);
             let lr = Lr(host.read_lr(n));
             if lr.is_empty() {
@@ -226,7 +220,7 @@ impl Vgic {
         }
         if bank.phys_active & bit != 0 {
             bank.phys_active &= !bit;
-            host.deactivate(IntId::new(self.irqs.nodes[index].hw));
+            host.deactivate(IntId::new(self.irqs.node(index).hw));
         }
         self.irqs.evaluate(index)
     }

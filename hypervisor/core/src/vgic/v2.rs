@@ -66,12 +66,12 @@ impl Vgic {
     ) -> Result<(u32, KickSet), Fault> {
         let (mask, shift) = width.lanes(offset)?;
         let cpu = vcpu.index();
-        if cpu >= self.cpus.len() {
+        if cpu >= self.irqs.vcpus {
             return Err(Fault);
         }
         let value = (self.read_word(cpu, offset & !3, host) & mask) >> shift;
         let kicks = match (offset >> 7, self.bank_of(cpu, offset >> 2)) {
-            (4..=7, Some(bank)) if bank >= self.cpus.len() => self.ask_others(bank, cpu),
+            (4..=7, Some(bank)) if bank >= self.irqs.vcpus => self.ask_others(bank, cpu),
             _ => KickSet::NONE,
         };
         Ok((value, kicks))
@@ -94,7 +94,7 @@ impl Vgic {
     ) -> Result<KickSet, Fault> {
         let (mask, shift) = width.lanes(offset)?;
         let cpu = vcpu.index();
-        if cpu >= self.cpus.len() {
+        if cpu >= self.irqs.vcpus {
             return Err(Fault);
         }
         Ok(self.write_word(cpu, offset & !3, (value << shift) & mask, mask, phys))
@@ -103,7 +103,7 @@ impl Vgic {
     /// Returns the bank of register `n` of a one-bit register array as the vCPU sees it.
     fn bank_of(&self, cpu: usize, n: u32) -> Option<usize> {
         let n = n as usize & 31;
-        let bank = if n == 0 { cpu } else { self.cpus.len() - 1 + n };
+        let bank = if n == 0 { cpu } else { self.irqs.vcpus - 1 + n };
         (bank < self.irqs.banks.len()).then_some(bank)
     }
 
@@ -118,8 +118,8 @@ impl Vgic {
             0 => match offset {
                 0 => u32::from(self.irqs.forwarding),
                 4 => {
-                    let spi_banks = self.irqs.banks.len() - self.cpus.len();
-                    (spi_banks as u32 & 31) | ((self.cpus.len() as u32 - 1) << 5)
+                    let spi_banks = self.irqs.banks.len() - self.irqs.vcpus;
+                    (spi_banks as u32 & 31) | ((self.irqs.vcpus as u32 - 1) << 5)
                 }
                 8 => IIDR,
                 _ => 0,
@@ -135,10 +135,10 @@ impl Vgic {
                 self.active_in_memory(bank) | active
             }),
             8..=15 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| {
-                vgic.irqs.nodes[index].priority
+                vgic.irqs.node(index).priority
             }),
             16..=23 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| {
-                vgic.irqs.nodes[index].targets
+                vgic.irqs.node(index).targets
             }),
             24 | 25 => {
                 let Some(bank) = self.bank_of(cpu, (offset & 0xff) >> 3) else {
@@ -151,7 +151,7 @@ impl Vgic {
                     let mut value = 0;
                     for byte in 0..4 {
                         let sgi = (offset & 0xc) as usize + byte;
-                        let mut sources = self.irqs.sources[cpu][sgi];
+                        let mut sources = self.irqs.node(cpu * 32 + sgi).sources;
                         if let Some((source, true)) = self.sgi_in_lr(cpu * 32 + sgi, Some(host)) {
                             sources |= 1 << source;
                         }
@@ -183,7 +183,7 @@ impl Vgic {
     fn active_in_memory(&self, bank: usize) -> u32 {
         let mut active = self.irqs.banks[bank].active;
         for_each_bit(active, |bit| {
-            if matches!(self.irqs.nodes[bank * 32 + bit].place, Place::Lr(_)) {
+            if matches!(self.irqs.node(bank * 32 + bit).place, Place::Lr(_)) {
                 active &= !(1 << bit);
             }
         });
@@ -196,7 +196,10 @@ impl Vgic {
         let mut pending =
             state.latched | (state.arrived & state.edge) | (state.line & !state.edge) | in_lrs;
         for_each_bit((state.asks | state.arrived) & !pending, |bit| {
-            if host.is_asserted(VcpuId::new(cpu as u16), self.irqs.int_id(bank * 32 + bit)) {
+            if host.is_asserted(
+                VcpuId::new(cpu as u16),
+                self.irqs.node(bank * 32 + bit).int_id,
+            ) {
                 pending |= 1 << bit;
             }
         });
@@ -236,7 +239,7 @@ impl Vgic {
             ),
             16..=23 => {
                 // Banked ones are read-only; with one CPU there is nothing to choose.
-                let existing = (1u32 << self.cpus.len()) - 1;
+                let existing = (1u32 << self.irqs.vcpus) - 1;
                 if offset & 0x3ff < 32 || existing == 1 {
                     return KickSet::NONE;
                 }
@@ -284,7 +287,7 @@ impl Vgic {
         for byte in 0..4 {
             if mask >> (byte * 8) & 0xff != 0
                 && set(
-                    &mut self.irqs.nodes[first + byte],
+                    self.irqs.node_mut(first + byte),
                     (value >> (byte * 8)) as u8,
                 )
             {
@@ -299,9 +302,9 @@ impl Vgic {
         if core::mem::replace(&mut self.irqs.forwarding, on) == on {
             return kicks;
         }
-        for cpu in 0..self.cpus.len() {
+        for cpu in 0..self.irqs.vcpus {
             // Off: pending ones leave the LRs. On: the queues may go.
-            self.irqs.revisit[cpu] = u32::MAX;
+            self.irqs.waiting[cpu].revisit = u32::MAX;
             kicks |= self.irqs.notify(cpu);
         }
         kicks
@@ -315,46 +318,49 @@ impl Vgic {
     }
 
     fn enable<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
-        let is_spi = bank >= self.cpus.len();
+        let is_spi = bank >= self.irqs.vcpus;
         let state = &mut self.irqs.banks[bank];
         let changed = bits & !state.enabled;
-        if changed == 0 {
-            return KickSet::NONE;
-        }
         state.enabled |= changed;
         state.hint |= changed & state.asks;
         if is_spi {
             for_each_bit(changed & state.linked, |bit| {
-                phys.enable(IntId::new(self.irqs.nodes[bank * 32 + bit].hw));
+                phys.enable(IntId::new(state.node(bit).hw));
             });
         }
-        self.evaluate_bits(bank, changed)
+        // One that is not pending has nothing to wait for.
+        let pending = changed & state.candidates();
+        self.evaluate_bits(bank, pending)
     }
 
     fn disable<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
-        let is_spi = bank >= self.cpus.len();
+        let is_spi = bank >= self.irqs.vcpus;
         let state = &mut self.irqs.banks[bank];
         let mut changed = bits & state.enabled;
         if !is_spi {
             changed &= !0xffff;
         }
-        if changed == 0 {
-            return KickSet::NONE;
-        }
         state.enabled &= !changed;
-        if is_spi {
-            for_each_bit(changed & state.linked, |bit| {
-                let index = bank * 32 + bit;
-                phys.disable(IntId::new(self.irqs.nodes[index].hw));
+        let mut kicks = KickSet::NONE;
+        for_each_bit(changed, |bit| {
+            let index = bank << 5 | bit;
+            let (state, one) = self.irqs.at(index);
+            let node = state.node(index);
+            let place = node.place;
+            if is_spi && state.linked & one != 0 {
+                phys.disable(IntId::new(node.hw));
                 self.give_back_masked(index, phys);
-            });
-        }
-        self.evaluate_bits(bank, changed)
+            }
+            if place != Place::Idle {
+                kicks |= self.irqs.evaluate(index);
+            }
+        });
+        kicks
     }
 
     /// GICD_ISPENDR: SGIs are pended by GICD_SGIR and GICD_SPENDSGIR only.
     fn pend(&mut self, bank: usize, bits: u32) -> KickSet {
-        let bits = if bank < self.cpus.len() {
+        let bits = if bank < self.irqs.vcpus {
             bits & !0xffff
         } else {
             bits
@@ -364,7 +370,7 @@ impl Vgic {
     }
 
     fn unpend<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
-        let bits = if bank < self.cpus.len() {
+        let bits = if bank < self.irqs.vcpus {
             bits & !0xffff
         } else {
             bits
@@ -376,7 +382,7 @@ impl Vgic {
         let mut kicks = KickSet::NONE;
         for_each_bit(bits, |bit| {
             let index = bank * 32 + bit;
-            if matches!(self.irqs.nodes[index].place, Place::Lr(_)) {
+            if matches!(self.irqs.node(index).place, Place::Lr(_)) {
                 self.irqs.banks[bank].drop_pending |= 1 << bit;
             } else {
                 self.settle_physical(index, phys);
@@ -384,7 +390,7 @@ impl Vgic {
             kicks |= self.irqs.evaluate(index);
         });
         for_each_bit(state_linked_edges(&self.irqs.banks[bank]) & bits, |bit| {
-            phys.set_pending(IntId::new(self.irqs.nodes[bank * 32 + bit].hw), false);
+            phys.set_pending(IntId::new(self.irqs.node(bank * 32 + bit).hw), false);
         });
         kicks
     }
@@ -394,7 +400,7 @@ impl Vgic {
         for_each_bit(bits, |bit| {
             let index = bank * 32 + bit;
             let one = 1 << bit;
-            if matches!(self.irqs.nodes[index].place, Place::Lr(_)) {
+            if matches!(self.irqs.node(index).place, Place::Lr(_)) {
                 let state = &mut self.irqs.banks[bank];
                 state.drop_active &= !one;
                 state.make_active |= one;
@@ -403,7 +409,7 @@ impl Vgic {
                 self.irqs.banks[bank].active |= one;
                 self.irqs.set_soft_active(bank, one, true);
                 kicks |= self.irqs.evaluate(index);
-                if let targets @ 1.. = self.irqs.nodes[index].targets {
+                if let targets @ 1.. = self.irqs.node(index).targets {
                     kicks |= self.irqs.notify(targets.trailing_zeros() as usize);
                 }
             }
@@ -417,7 +423,7 @@ impl Vgic {
             let index = bank * 32 + bit;
             let one = 1 << bit;
             let state = &mut self.irqs.banks[bank];
-            if matches!(self.irqs.nodes[index].place, Place::Lr(_)) {
+            if matches!(state.node(index).place, Place::Lr(_)) {
                 state.make_active &= !one;
                 state.drop_active |= one;
                 kicks |= self.irqs.evaluate(index);
@@ -456,14 +462,14 @@ impl Vgic {
             } else {
                 Trigger::Level
             };
-            phys.set_trigger(IntId::new(self.irqs.nodes[bank * 32 + bit].hw), trigger);
+            phys.set_trigger(IntId::new(state.node(bit).hw), trigger);
         });
         self.evaluate_bits(bank, changed)
     }
 
     /// GICD_SGIR. The reserved filter and CPUs that do not exist are ignored (XSA-117, XSA-225).
     fn send_sgi(&mut self, cpu: usize, value: u32) -> KickSet {
-        let existing = (1u32 << self.cpus.len()) - 1;
+        let existing = (1u32 << self.irqs.vcpus) - 1;
         let own = 1u32 << cpu;
         let targets = existing
             & match (value >> 24) & 3 {
@@ -481,14 +487,16 @@ impl Vgic {
 
     /// Pends an SGI of a vCPU from the senders in `sources`.
     fn add_sources(&mut self, cpu: usize, sgi: usize, sources: u8) -> KickSet {
-        let existing = (1u32 << self.cpus.len()) - 1;
+        let existing = (1u32 << self.irqs.vcpus) - 1;
         let sources = sources & existing as u8;
         if sources == 0 {
             return KickSet::NONE;
         }
-        self.irqs.sources[cpu][sgi & 15] |= sources;
-        self.irqs.banks[cpu].latched |= 1 << (sgi & 15);
-        self.irqs.evaluate(cpu * 32 + (sgi & 15))
+        let index = cpu << 5 | sgi & 15;
+        let (bank, bit) = self.irqs.at(index);
+        bank.latched |= bit;
+        bank.node_mut(index).sources |= sources;
+        self.irqs.evaluate(index)
     }
 
     /// GICD_CPENDSGIR: ends the pending state of four SGIs for the senders named.
@@ -501,14 +509,16 @@ impl Vgic {
                 continue;
             }
             let index = cpu * 32 + sgi;
-            self.irqs.sources[cpu][sgi] &= !senders;
-            if self.irqs.sources[cpu][sgi] == 0 {
-                self.irqs.banks[cpu].latched &= !(1 << sgi);
+            let (bank, bit) = self.irqs.at(index);
+            let node = bank.node_mut(index);
+            node.sources &= !senders;
+            if node.sources == 0 {
+                bank.latched &= !bit;
             }
             if let Some((source, _)) = self.sgi_in_lr(index, None::<&super::NoHost>)
                 && senders & (1 << source) != 0
             {
-                self.irqs.banks[cpu].drop_pending |= 1 << sgi;
+                self.irqs.banks[cpu].drop_pending |= bit;
             }
             kicks |= self.irqs.evaluate(index);
         }

@@ -185,7 +185,7 @@ fn vcpu(cpu: usize) -> VcpuId {
 impl super::irq::Interrupts {
     /// Checks queues against places, and the counter.
     fn check(&self) {
-        let mut queued = vec![None; self.nodes.len()];
+        let mut queued = vec![None; self.banks.len() * 32];
         for cpu in 0..self.vcpus {
             let mut any = false;
             for (level, first) in self.lists(cpu) {
@@ -207,8 +207,9 @@ impl super::irq::Interrupts {
             );
         }
         let mut soft = 0;
-        for (index, node) in self.nodes.iter().enumerate() {
+        for index in 0..queued.len() {
             let bank = &self.banks[index / 32];
+            let node = bank.node(index);
             let bit = 1 << (index % 32);
             soft += u32::from(bank.soft_active & bit != 0);
             assert_eq!(
@@ -220,10 +221,7 @@ impl super::irq::Interrupts {
                 bank.candidates() & bank.enabled & !bank.active & bit != 0 && node.targets != 0;
             if let Some((cpu, level)) = queued[index] {
                 assert!(wanted, "{index} waits without reason");
-                assert_eq!(
-                    (node.targets.trailing_zeros() as usize, node.priority >> 3),
-                    (cpu, level)
-                );
+                assert_eq!((node.target(), node.priority >> 3), (cpu, level));
             } else if node.place == super::irq::Place::Idle {
                 assert!(!wanted, "{index} is lost");
                 assert!(
