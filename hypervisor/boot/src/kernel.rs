@@ -198,6 +198,7 @@ impl From<ReadError> for KernelError {
 ///
 /// # Errors
 /// A [`KernelError`] that names what was found and what is accepted.
+#[inline(never)]
 pub fn probe(source: &dyn ImageSource) -> Result<Probe, KernelError> {
     let size = source.len();
     let head = Head::read(source, 0, size)?;
@@ -214,6 +215,7 @@ pub fn probe(source: &dyn ImageSource) -> Result<Probe, KernelError> {
 ///
 /// # Errors
 /// As [`probe`]; gzip or a uImage inside gzip inside a uImage is refused.
+#[inline(never)]
 pub fn probe_unpacked(source: &dyn ImageSource, gzip: &Gzip) -> Result<KernelImage, KernelError> {
     let size = source.len();
     if let Some(load) = gzip.load {
@@ -232,6 +234,7 @@ pub fn probe_unpacked(source: &dyn ImageSource, gzip: &Gzip) -> Result<KernelIma
 /// # Errors
 /// [`KernelError::Gzip`] for data that is broken, cut off or does not match its checksum,
 /// [`KernelError::UnpackedTooLarge`] beyond `limit` or when the sink is full, [`KernelError::OutOfMemory`].
+#[inline(never)]
 pub fn inflate(
     source: &dyn ImageSource,
     gzip: &Gzip,

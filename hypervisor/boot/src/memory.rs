@@ -148,6 +148,7 @@ impl fmt::Display for PhysRange {
 }
 
 /// Returns the ranges sorted by address, overlapping and adjacent ones merged, empty ones left out.
+#[inline(never)]
 pub fn normalise(ranges: &[PhysRange]) -> Vec<PhysRange> {
     let mut sorted = Vec::with_capacity(ranges.len());
     for range in ranges.iter().filter(|range| !range.is_empty()) {
@@ -173,6 +174,7 @@ pub fn total_size(ranges: &[PhysRange]) -> u64 {
 }
 
 /// Returns what is left of `from` without `holes`. Both lists may be in any order.
+#[inline(never)]
 pub fn subtract(from: &[PhysRange], holes: &[PhysRange]) -> Vec<PhysRange> {
     let holes = normalise(holes);
     let mut left = Vec::new();
@@ -202,6 +204,7 @@ pub fn subtract(from: &[PhysRange], holes: &[PhysRange]) -> Vec<PhysRange> {
 ///
 /// `memory` are the banks of the device tree; `exclude` is all that must survive: the hypervisor's image, the DTB, the
 /// boot modules, `/memreserve/` and `/reserved-memory`. A page that an excluded range touches is not used at all.
+#[inline(never)]
 pub fn usable_ram(memory: &[PhysRange], exclude: &[PhysRange]) -> Vec<PhysRange> {
     let holes: Vec<PhysRange> = exclude
         .iter()
@@ -280,6 +283,7 @@ impl fmt::Display for Dom0MemError {
 /// # Errors
 /// [`Dom0MemError::Zero`] and [`Dom0MemError::TooLarge`]. Without the option, [`DEFAULT_DOM0_MEM`] (the caller warns that
 /// it was not given) is subject to the same check.
+#[inline(never)]
 pub fn dom0_mem_size(option: Option<u64>, usable: &[PhysRange]) -> Result<u64, Dom0MemError> {
     let asked = option.unwrap_or(DEFAULT_DOM0_MEM);
     let free = total_size(usable);
@@ -302,6 +306,7 @@ pub fn dom0_mem_size(option: Option<u64>, usable: &[PhysRange]) -> Result<u64, D
 ///
 /// # Errors
 /// [`Dom0MemError`], which says how much could be had.
+#[inline(never)]
 pub fn dom0_banks(usable: &[PhysRange], size: u64) -> Result<Vec<PhysRange>, Dom0MemError> {
     if size == 0 {
         return Err(Dom0MemError::Zero);

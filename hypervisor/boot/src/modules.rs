@@ -134,6 +134,7 @@ impl<'a> BootModules<'a> {
     ///
     /// # Errors
     /// [`ModuleError`]. What depends on memory is checked by [`Self::check`].
+    #[inline(never)]
     pub fn from_tree(
         tree: &Tree<'a>,
         first_word: &dyn Fn(HostPhys) -> Option<u32>,
@@ -250,6 +251,7 @@ impl<'a> BootModules<'a> {
     }
 
     /// Returns where the modules are.
+    #[inline(never)]
     pub fn ranges(&self) -> Vec<PhysRange> {
         self.modules.iter().map(|module| module.range).collect()
     }
@@ -259,6 +261,7 @@ impl<'a> BootModules<'a> {
     ///
     /// # Errors
     /// [`ModuleError`].
+    #[inline(never)]
     pub fn check(
         &self,
         memory: &[PhysRange],

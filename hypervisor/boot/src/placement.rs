@@ -87,6 +87,7 @@ impl core::fmt::Display for PlacementError {
 ///
 /// # Errors
 /// A [`PlacementError`] that says what does not fit.
+#[inline(never)]
 pub fn place(
     banks: &[PhysRange],
     kernel: &KernelImage,

@@ -100,6 +100,7 @@ pub struct Dom0Tree {
 
 impl Dom0Tree {
     /// Writes where the initrd lies: first byte and byte behind the last. Does nothing in a tree built without one.
+    #[inline(never)]
     pub fn set_initrd(&mut self, start: u64, end: u64) {
         let Some((start_at, end_at)) = self.initrd_at else {
             return;
@@ -241,6 +242,7 @@ impl From<WriteError> for BuildError {
 }
 
 /// Returns the PPI for dom0's event channel upcall: the lowest that no timer uses.
+#[inline(never)]
 pub fn event_channel_ppi(timer_ppis: &[IntId]) -> Option<IntId> {
     (16..32)
         .map(IntId::new)
@@ -251,6 +253,7 @@ pub fn event_channel_ppi(timer_ppis: &[IntId]) -> Option<IntId> {
 ///
 /// # Errors
 /// A [`BuildError`]; oddities of single nodes are [`Dom0Tree::warnings`] instead.
+#[inline(never)]
 pub fn build(input: &Dom0Input<'_>) -> Result<Dom0Tree, BuildError> {
     let is_ppi = |id: &IntId| (16..32).contains(&id.raw());
     if input.vcpus == 0

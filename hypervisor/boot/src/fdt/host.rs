@@ -257,6 +257,7 @@ impl<'a> HostInfo<'a> {
     ///
     /// # Errors
     /// [`HostError`] names the first thing that is missing or wrong.
+    #[inline(never)]
     pub fn from_tree(tree: &Tree<'a>) -> Result<Self, HostError> {
         let irqs = IrqResolver::new(tree);
         let root = tree.root();
@@ -274,6 +275,7 @@ impl<'a> HostInfo<'a> {
     }
 
     /// Returns all ranges that firmware wants left alone: `/memreserve/` and `/reserved-memory`.
+    #[inline(never)]
     pub fn reserved_ranges(&self) -> Vec<PhysRange> {
         self.memreserve
             .iter()
@@ -288,6 +290,7 @@ impl<'a> HostInfo<'a> {
 ///
 /// # Errors
 /// [`HostError::NoMemory`] and [`HostError::TooManyBanks`].
+#[inline(never)]
 pub fn memory(tree: &Tree<'_>) -> Result<Vec<PhysRange>, HostError> {
     let is_memory =
         |node: &Node<'_, '_>| node.base_name() == "memory" || node.text("device_type") == "memory";
@@ -331,6 +334,7 @@ fn push_reg(
 ///
 /// # Errors
 /// [`HostError::TooManyBanks`].
+#[inline(never)]
 pub fn memreserve(tree: &Tree<'_>) -> Result<Vec<PhysRange>, HostError> {
     let mut ranges = Vec::new();
     // A range that wraps reserves all that is above its start.
@@ -353,6 +357,7 @@ pub fn memreserve(tree: &Tree<'_>) -> Result<Vec<PhysRange>, HostError> {
 ///
 /// # Errors
 /// [`HostError::TooManyBanks`].
+#[inline(never)]
 pub fn reserved_memory<'a>(tree: &Tree<'a>) -> Result<Vec<Reserved<'a>>, HostError> {
     let mut reserved = Vec::new();
     let mut ranges = Vec::new();
@@ -379,6 +384,7 @@ pub fn reserved_memory<'a>(tree: &Tree<'a>) -> Result<Vec<Reserved<'a>>, HostErr
 ///
 /// # Errors
 /// [`HostError::NoCpus`] and [`HostError::BadCpu`].
+#[inline(never)]
 pub fn cpus<'a>(tree: &Tree<'a>) -> Result<HostCpus<'a>, HostError> {
     let parent = tree.find("/cpus").ok_or(HostError::NoCpus)?;
     let is_cpu =
@@ -421,6 +427,7 @@ pub fn cpus<'a>(tree: &Tree<'a>) -> Result<HostCpus<'a>, HostError> {
 ///
 /// # Errors
 /// The `Gic` variants of [`HostError`].
+#[inline(never)]
 pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, HostError> {
     const WITH_VIRTUALIZATION: [&str; 3] =
         ["arm,cortex-a15-gic", "arm,cortex-a7-gic", "arm,gic-400"];
@@ -487,6 +494,7 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, H
 ///
 /// # Errors
 /// [`HostError::NoTimer`] and [`HostError::TimerInterrupt`].
+#[inline(never)]
 pub fn timer<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Timer, HostError> {
     const TIMERS: [&str; 2] = ["arm,armv7-timer", "arm,armv8-timer"];
     let node = tree
@@ -513,6 +521,7 @@ pub fn timer<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Timer, H
 ///
 /// # Errors
 /// [`HostError::PsciMethod`].
+#[inline(never)]
 pub fn psci(tree: &Tree<'_>) -> Result<Option<Psci>, HostError> {
     const VERSIONS: [(&str, PsciVersion); 3] = [
         ("arm,psci-1.0", PsciVersion::V1_0),
@@ -547,6 +556,7 @@ pub fn psci(tree: &Tree<'_>) -> Result<Option<Psci>, HostError> {
 /// # Errors
 /// [`HostError::NoConsoleNode`] and [`HostError::ConsoleRegisters`]. A bad interrupt is no error: see
 /// [`ConsoleUart::interrupt`].
+#[inline(never)]
 pub fn console<'a>(
     tree: &Tree<'a>,
     irqs: &IrqResolver<'_, 'a>,

@@ -225,6 +225,7 @@ impl<'t, 'a> IrqResolver<'t, 'a> {
     ///
     /// # Errors
     /// [`IrqError`] when the node has the interrupt, but it leads nowhere or not to the GIC.
+    #[inline(never)]
     pub fn interrupt(
         &self,
         node: Node<'t, 'a>,
@@ -246,6 +247,7 @@ impl<'t, 'a> IrqResolver<'t, 'a> {
     ///
     /// # Errors
     /// As [`Self::interrupt`].
+    #[inline(never)]
     pub fn named_or_index(
         &self,
         node: Node<'t, 'a>,

@@ -65,6 +65,7 @@ impl<'a> Tree<'a> {
     ///
     /// # Errors
     /// [`TreeError`] says what is wrong with the blob.
+    #[inline(never)]
     pub fn new(bytes: &'a [u8]) -> Result<Self, TreeError> {
         let word = |index: usize| be32(bytes, index * 4).ok_or(TreeError::NoHeader(bytes.len()));
         let magic = word(0)?;
@@ -288,12 +289,14 @@ impl<'a> Tree<'a> {
     }
 
     /// Returns the node at an absolute path. A component without a unit address matches the first node of that name.
+    #[inline(never)]
     pub fn find(&self, path: &str) -> Option<Node<'_, 'a>> {
         self.root().find_below(path.strip_prefix('/')?)
     }
 
     /// Returns the node at an absolute path, or the one an entry of `/aliases` names. What follows the first `/` of a
     /// relative path is taken below the alias.
+    #[inline(never)]
     pub fn find_alias_or_path(&self, name: &str) -> Option<Node<'_, 'a>> {
         if name.starts_with('/') {
             return self.find(name);
@@ -505,6 +508,7 @@ impl<'t, 'a> Node<'t, 'a> {
     }
 
     /// Returns the bytes of a property.
+    #[inline(never)]
     pub fn prop(self, name: &str) -> Option<&'a [u8]> {
         let mut properties = self.properties();
         let found = properties.find(|property| property.name == name.as_bytes())?;
@@ -576,6 +580,7 @@ impl<'t, 'a> Node<'t, 'a> {
     }
 
     /// Returns the path, for messages: what is not printable ASCII is replaced.
+    #[inline(never)]
     pub fn path(self) -> String {
         let mut chain = [self; MAX_DEPTH];
         let mut depth = 0;
