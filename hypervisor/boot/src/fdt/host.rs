@@ -423,6 +423,11 @@ pub fn cpus<'a>(tree: &Tree<'a>) -> Result<HostCpus<'a>, HostError> {
     }
 }
 
+/// Returns true for a name with "gic" in it. (The library's search for strings in strings costs 2 KiB of code.)
+fn names_gic(name: &str) -> bool {
+    name.as_bytes().windows(3).any(|part| part == b"gic")
+}
+
 /// Returns the interrupt controller.
 ///
 /// # Errors
@@ -448,9 +453,8 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, H
         if find(&WITHOUT).is_some() {
             return Err(HostError::NoGicVirtualization);
         }
-        let is_gic = |node: &Node<'_, '_>| {
-            is_controller(node) && node.compatible().iter().any(|s| s.contains("gic"))
-        };
+        let is_gic =
+            |node: &Node<'_, '_>| is_controller(node) && node.compatible().iter().any(names_gic);
         return Err(match tree.nodes().find(is_gic) {
             Some(other) => HostError::UnsupportedGic(other.compatible().first().to_string()),
             None => HostError::NoGic,
