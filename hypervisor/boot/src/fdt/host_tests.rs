@@ -266,6 +266,31 @@ fn interrupts_extended_and_counts() {
     assert_eq!(count(&irqs, tree.find("/cpus").unwrap()), 0);
 }
 
+/// A phandle of 0 stands for an interrupt that is not there; those behind it keep their places.
+#[test]
+fn interrupts_extended_may_have_holes() {
+    let blob = Blob::new()
+        .open("gic")
+        .text("compatible", "arm,gic-400")
+        .cells("#interrupt-cells", &[3])
+        .cells("phandle", &[1])
+        .close()
+        .open("d")
+        .cells("interrupts-extended", &[0, 1, 0, 5, 4, 9])
+        .close()
+        .finish();
+    let tree = Tree::new(&blob).unwrap();
+    let irqs = IrqResolver::new(&tree);
+    let node = tree.find("/d").unwrap();
+    assert_eq!(irqs.interrupt(node, 0), Err(IrqError::NoController));
+    assert_eq!(irqs.interrupt(node, 1), Ok(Some(level(37))));
+    assert_eq!(irqs.interrupt(node, 2), Err(IrqError::NoController));
+    assert_eq!(irqs.interrupt(node, 3), Ok(None));
+    let mut found = Vec::new();
+    irqs.for_each(node, &mut |interrupt| found.push(interrupt.id));
+    assert_eq!(found, [37]);
+}
+
 #[test]
 fn pci_interrupts_go_through_the_map() {
     // QEMU's host bridge has no interrupts of its own, but a device below it would: slot 1, pin B.

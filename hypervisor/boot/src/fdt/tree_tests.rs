@@ -204,6 +204,9 @@ fn a_range_must_lie_in_one_window() {
         .open("in")
         .cells("reg", &[0x1800, 0x800])
         .close()
+        .open("over")
+        .cells("reg", &[0x1800, 0x801])
+        .close()
         .open("across")
         .cells("reg", &[0x800, 0x1000])
         .close()
@@ -218,6 +221,7 @@ fn a_range_must_lie_in_one_window() {
         reg("/bus/in"),
         Ok(PhysRange::new(0x2_0000_0800, 0x800).unwrap())
     );
+    assert_eq!(reg("/bus/over"), Err(AddressError::NotMapped));
     assert_eq!(reg("/bus/across"), Err(AddressError::NotMapped));
     assert_eq!(reg("/bus/odd"), Err(AddressError::Missing));
 }
