@@ -323,6 +323,29 @@ fn init_memory(
     (table, xenith_boot::memory::subtract(usable, &[taken]))
 }
 
+/// Says which options of Xen's are known but have no effect here.
+fn report_unused(line: &CommandLine<'_>) {
+    let options = &line.options;
+    let unused = [
+        ("maxcpus", options.maxcpus.is_some()),
+        ("hmp-unsafe", options.hmp_unsafe.is_some()),
+        ("dom0_vcpus_pin", options.dom0_vcpus_pin.is_some()),
+        ("sched", options.sched.is_some()),
+        ("vwfi", options.vwfi.is_some()),
+        ("console_to_ring", options.console_to_ring.is_some()),
+        ("gnttab=max-ver:2", options.gnttab.max_version.is_some_and(|version| version > 1)),
+    ];
+    for (name, _) in unused.iter().filter(|(_, given)| *given) {
+        warn!("parameter \"{name}\" has no effect yet: ignored");
+    }
+    if let Some(value) = options.bootscrub
+        && value != "idle"
+        && xenith_core::boot::cmdline::parse_bool(value).is_none()
+    {
+        warn!("parameter \"bootscrub={value}\" has an invalid value (a boolean or \"idle\"): idle holds");
+    }
+}
+
 fn identity(line: &CommandLine<'_>) -> Identity {
     Identity {
         version: (4, 17),
@@ -450,6 +473,7 @@ fn xenith_main(boot: Boot) -> ! {
             bad.word, bad.option, bad.expected
         );
     }
+    report_unused(&line);
     if line.options.sync_console == Some(true) {
         // There is no transmit buffer: output is always synchronous.
         log::info!("sync_console: console output is always synchronous here");

@@ -109,6 +109,9 @@ impl PhysIrq for VgicHost<'_> {
     fn set_pending(&mut self, irq: IntId, pending: bool) {
         self.distributor.lock().set_pending(irq, pending);
     }
+    fn is_pending(&self, irq: IntId) -> bool {
+        self.distributor.lock().is_pending(irq)
+    }
     fn deactivate(&mut self, irq: IntId) {
         self.distributor.lock().deactivate(irq);
     }
@@ -239,9 +242,8 @@ impl Pcpu {
                     Next::Resume
                 }
                 ExitKind::AsyncAbort => {
-                    // XSA-201: what a guest provokes is the guest's.
-                    let _ = traps::async_abort(self.hv, domain, vcpu);
-                    Next::Leave
+                    traps::async_abort(domain, vcpu);
+                    Next::Resume
                 }
             };
             match next {

@@ -9,6 +9,7 @@ use log::{debug, warn};
 use xenith_arch::guest_memory::GuestSpace;
 use xenith_arch::{setup, sysreg, timer};
 use xenith_core::addr::{Gfn, GuestPhys, Mfn};
+use xenith_core::console::GUEST_TARGET;
 use xenith_core::domain::{Domain, RunstateClock, ShutdownReason, Vcpu};
 use xenith_core::emulate::coproc::{
     self, AccessContext, Action, Action64, Privilege, VmRegister, VmRegister64,
@@ -155,6 +156,7 @@ pub fn handle(
         }
         Exit::Hypervisor | Exit::Unknown(_) => {
             warn!(
+            target: GUEST_TARGET,
                 "{}v{}: trap of unknown class, HSR {:#010x}",
                 domain.facts.id,
                 vcpu.id.raw(),
@@ -229,14 +231,13 @@ pub fn shutdown(hv: &'static Hv, domain: &Dom, reason: ShutdownReason) -> Next {
     Next::Leave
 }
 
-/// The guest caused an asynchronous abort: it cannot be attributed to an instruction, so the domain dies.
-pub fn async_abort(hv: &'static Hv, domain: &Dom, vcpu: &Vcpu<Machine>) -> Next {
-    warn!(
-        "{}v{}: asynchronous abort, the domain crashes",
-        domain.facts.id,
-        vcpu.id.raw()
-    );
-    shutdown(hv, domain, ShutdownReason::Crash)
+/// The guest caused an asynchronous abort, or one came in while it ran: it gets it, as a virtual one (XSA-201; Xen's
+/// `serrors=diverse`).
+pub fn async_abort(domain: &Dom, vcpu: &Vcpu<Machine>) {
+    debug!(target: GUEST_TARGET, "{}v{}: asynchronous abort", domain.facts.id, vcpu.id.raw());
+    // SAFETY: Only makes an abort pending for the loaded guest.
+    unsafe { sysreg::hcr::write(sysreg::hcr::read() | setup::hcr::VA) };
+    sysreg::isb();
 }
 
 fn firmware_call(
@@ -406,6 +407,7 @@ fn data_abort(
                     Err(Fault) => return Next::Resume,
                     Ok(Err(reason)) => {
                         debug!(
+                            target: GUEST_TARGET,
                             "{}v{}: {:?} at {:#x} on {phys:#x}",
                             domain.facts.id,
                             vcpu.id.raw(),

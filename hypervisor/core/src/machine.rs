@@ -57,6 +57,8 @@ pub trait PhysIrq {
     fn set_trigger(&mut self, irq: IntId, trigger: Trigger);
     /// Sets or clears the pending state.
     fn set_pending(&mut self, irq: IntId, pending: bool);
+    /// Returns true if the interrupt is pending, or active and pending: GICD_ISPENDR.
+    fn is_pending(&self, irq: IntId) -> bool;
     /// Ends the active state of an interrupt that was acknowledged.
     fn deactivate(&mut self, irq: IntId);
 }

@@ -2,8 +2,8 @@
 //!
 //! Interrupts stay masked while the hypervisor runs, so a lock is never taken again by an interrupt on the same CPU.
 //!
-//! Order, outer to inner: domain table, maptrack, grant table, p2m, event channels, vGIC, distributor, frame table,
-//! hypervisor page tables, heap, console. Code takes a lock only while it holds none further right.
+//! Order, outer to inner: domain table, maptrack, grant table, p2m, event channels, vGIC, distributor,
+//! hypervisor page tables, frame table, heap, console. Code takes a lock only while it holds none further right.
 
 /// Mutual exclusion by spinning; sections are short and CPUs few.
 pub type SpinLock<T> = spin::mutex::SpinMutex<T>;

@@ -216,6 +216,10 @@ impl PhysIrq for Distributor {
         }
     }
 
+    fn is_pending(&self, irq: IntId) -> bool {
+        self.is_valid(irq) && self.regs().ispendr[irq.index() / 32].get() & (1 << (irq.index() % 32)) != 0
+    }
+
     fn deactivate(&mut self, irq: IntId) {
         self.clear_active(irq);
     }

@@ -10,6 +10,7 @@
     .section .text.vectors, "ax"
     .align 5
     .globl hyp_vectors
+    .type hyp_vectors, %function
 hyp_vectors:
     b       hyp_reset
     b       hyp_undefined
@@ -24,6 +25,7 @@ hyp_vectors:
 @ Runs the guest whose registers `frame` holds until it traps; returns why (ExitKind). The frame pointer waits on top of
 @ the stack. Interrupts stay masked in Hyp mode, so nothing else comes in between.
     .globl enter_guest
+    .type enter_guest, %function
 enter_guest:
     push    {r0, r4-r11, lr}
     ldr     lr, [r0, #FRAME_LR]
@@ -32,6 +34,7 @@ enter_guest:
     msr     SPSR_hyp, r3
     ldm     r0, {r0-r12}
     eret
+    .size enter_guest, . - enter_guest
 
 @ Saves the guest's registers and returns from enter_guest with \kind.
     .macro guest_exit kind

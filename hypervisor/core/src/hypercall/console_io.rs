@@ -12,6 +12,7 @@ use crate::machine::GuestMemory;
 const CHUNK: usize = 128;
 
 /// Arguments: command, count, buffer.
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
     if !cx.domain.facts.is_privileged {
         return Err(Errno::Perm);
@@ -30,7 +31,7 @@ fn write<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> Call
     while left != 0 {
         let n = left.min(CHUNK as u32);
         let chunk = buffer.get_mut(..n as usize).ok_or(Errno::Fault)?;
-        cx.memory.read(at, chunk)?;
+        cx.copy_in(at, chunk)?;
         cx.hv.hal.console_write(chunk);
         left -= n;
         if left != 0 {
@@ -62,10 +63,10 @@ fn read<H: Hal, M: GuestMemory>(
         let chunk = bytes.get_mut(..n as usize).ok_or(Errno::Fault)?;
         let at = buffer.checked_add(u64::from(done)).ok_or(Errno::Fault)?;
         // Nothing typed is lost to a bad buffer: see first that it can be written.
-        cx.memory.read(at, chunk)?;
-        cx.memory.write(at, chunk)?;
+        cx.copy_in(at, chunk)?;
+        cx.copy_out(at, chunk)?;
         let got = cx.hv.hal.console_read(chunk).min(chunk.len());
-        cx.memory.write(at, chunk.get(..got).unwrap_or_default())?;
+        cx.copy_out(at, chunk.get(..got).unwrap_or_default())?;
         done += got as u32;
         if got < n as usize || cx.must_yield() {
             break;

@@ -42,7 +42,7 @@ impl<H: Hal, M: GuestMemory> Cx<'_, H, M> {
 /// EVTCHNOP_send.
 #[inline]
 pub(super) fn send<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, at: GuestVirt) -> CallResult {
-    let op: abi::EvtchnSend = cx.read(at)?;
+    let op: abi::EvtchnSend = cx.read_inline(at)?;
     let port = Port::new(op.port);
     let sent = cx.domain.events.lock().send(port)?;
     match sent {
@@ -80,6 +80,7 @@ fn with_pair<H: Hal, R>(
 }
 
 /// Arguments: command, structure.
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
     let at = GuestVirt::new(args[1]);
     match args[0] as u32 {

@@ -18,6 +18,7 @@ use crate::hal::Hal;
 use crate::machine::GuestMemory;
 
 /// Arguments: command, array, count.
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
     let command = args[0] as u32;
     let at = GuestVirt::new(args[1]);

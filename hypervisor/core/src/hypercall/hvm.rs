@@ -10,6 +10,7 @@ use crate::errno::Errno;
 use crate::hal::Hal;
 use crate::machine::GuestMemory;
 
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(
     cx: &mut Cx<'_, H, M>,
     command: u32,

@@ -21,6 +21,7 @@ pub(super) fn preempt(args: &mut Args, done: u32) -> CallResult {
 pub(super) const MAX_EXTENT: u32 = u32::MAX >> abi::MEMOP_EXTENT_SHIFT;
 
 /// Arguments: command, structure.
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
     let command = args[0] as u32;
     let start = command >> abi::MEMOP_EXTENT_SHIFT;

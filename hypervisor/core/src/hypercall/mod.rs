@@ -24,6 +24,8 @@ mod physmap;
 mod platform;
 mod reservation;
 mod sched;
+#[cfg(test)]
+pub(crate) mod tests;
 mod vcpu;
 mod version;
 

@@ -49,6 +49,7 @@ fn is_clean(entry: &MulticallEntry) -> bool {
 }
 
 /// Arguments: list, count. Between two entries, and inside one that stops itself, it can be preempted.
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
     let mut left = args[1] as u32;
     let mut at = GuestVirt::new(args[0]);

@@ -30,6 +30,7 @@ impl<H: Hal, M: GuestMemory> Cx<'_, H, M> {
     }
 
     /// Maps one thing at one frame of `target`.
+    #[inline(never)]
     fn add_one(
         &self,
         target: &Domain<H>,
@@ -95,6 +96,7 @@ impl<H: Hal, M: GuestMemory> Cx<'_, H, M> {
 }
 
 /// XENMEM_add_to_physmap.
+#[inline(never)]
 pub(super) fn add<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::AddToPhysmap = cx.read(at)?;
     // The single form cannot name the owner.
@@ -107,6 +109,7 @@ pub(super) fn add<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> C
 }
 
 /// XENMEM_add_to_physmap_batch: an error for each entry. Arguments: command with the entry to begin at, structure.
+#[inline(never)]
 pub(super) fn add_batch<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, args: &mut Args) -> CallResult {
     let start = args[0] as u32 >> abi::MEMOP_EXTENT_SHIFT;
     let op: abi::AddToPhysmapBatch = cx.read(GuestVirt::new(args[1]))?;
@@ -136,6 +139,7 @@ pub(super) fn add_batch<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, args: &mut Ar
 }
 
 /// XENMEM_remove_from_physmap.
+#[inline(never)]
 pub(super) fn remove<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::RemoveFromPhysmap = cx.read(at)?;
     let target = cx.find_controlled(op.domid)?;
@@ -147,6 +151,7 @@ pub(super) fn remove<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -
 
 /// XENMEM_acquire_resource: maps frames of another domain's grant table into the caller. Arguments: command with the
 /// frame to begin at, structure.
+#[inline(never)]
 pub(super) fn acquire_resource<H: Hal, M: GuestMemory>(
     cx: &Cx<'_, H, M>,
     args: &mut Args,

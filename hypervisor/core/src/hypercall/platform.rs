@@ -17,6 +17,7 @@ use crate::machine::{GuestMemory, SharedPage};
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::PlatformOp = cx.read(at)?;
     if op.interface_version != abi::XENPF_INTERFACE_VERSION {

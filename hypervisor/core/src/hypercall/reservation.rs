@@ -23,6 +23,7 @@ const MAX_ORDER: u32 = 9;
 const CHUNK: usize = 64;
 
 /// Arguments: command with the extent to begin at, structure.
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
     let command = args[0] as u32;
     let operation = command & abi::MEMOP_CMD_MASK;
@@ -115,11 +116,10 @@ impl Extents {
             let wanted = (count - index).min(CHUNK as u32);
             let frames = self.frames.get_mut(..wanted as usize)?;
             self.held = wanted;
-            if cx.memory.read(at, frames.as_mut_bytes()).is_err() {
+            if cx.copy_in(at, frames.as_mut_bytes()).is_err() {
                 // The list ends on an unmapped page: what lies before that still counts.
                 self.held = 1;
-                cx.memory
-                    .read(at, self.frames.get_mut(..1)?.as_mut_bytes())
+                cx.copy_in(at, self.frames.get_mut(..1)?.as_mut_bytes())
                     .ok()?;
             }
             self.first = index;

@@ -21,6 +21,7 @@ fn reason(code: u32) -> ShutdownReason {
     ShutdownReason::from_code(code).unwrap_or(ShutdownReason::Crash)
 }
 
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(
     cx: &mut Cx<'_, H, M>,
     command: u32,
@@ -64,6 +65,7 @@ fn block<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>) {
     }
 }
 
+#[inline(never)]
 fn poll<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::SchedPoll = cx.read(at)?;
     let mut ports = [Port::new(0); MAX_POLL_PORTS];

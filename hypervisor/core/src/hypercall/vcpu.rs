@@ -13,6 +13,7 @@ use crate::hal::Hal;
 use crate::machine::GuestMemory;
 use crate::runstate;
 
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(
     cx: &mut Cx<'_, H, M>,
     command: u32,

@@ -39,13 +39,13 @@ fn write_text<H: Hal, M: GuestMemory>(
 ) -> CallResult {
     let bytes = text.as_bytes();
     let bytes = bytes.get(..len.saturating_sub(1)).unwrap_or(bytes);
-    cx.memory.write(at, bytes)?;
+    cx.copy_out(at, bytes)?;
     let zeroes = [0; 64];
     let mut done = bytes.len();
     while done < len {
         let n = (len - done).min(zeroes.len());
         let to = at.checked_add(done as u64).ok_or(Errno::Fault)?;
-        cx.memory.write(to, zeroes.get(..n).unwrap_or(&zeroes))?;
+        cx.copy_out(to, zeroes.get(..n).unwrap_or(&zeroes))?;
         done += n;
     }
     Ok(0)
@@ -59,6 +59,7 @@ fn fill(field: &mut [u8], text: &str) {
     }
 }
 
+#[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(
     cx: &mut Cx<'_, H, M>,
     command: u32,
@@ -122,7 +123,7 @@ pub(super) fn call<H: Hal, M: GuestMemory>(
             write_text(cx, at, &identity.command_line, abi::COMMANDLINE_LEN)
         }
         abi::XENVER_COMMANDLINE => {
-            cx.memory.write(at, DENIED)?;
+            cx.copy_out(at, DENIED)?;
             Ok(0)
         }
         abi::XENVER_BUILD_ID => build_id(cx, at),

@@ -10,20 +10,30 @@
 //! GICv2 wants the virtual ids in the LRs to be unique, so of an SGI with several senders one is in a LR at a time,
 //! with EOI maintenance asked for.
 
-use super::irq::{Bank, FROM_ARRIVED, FROM_HINT, FROM_LATCHED, Place};
+use super::irq::{Node, Place, State};
 use super::lr::{Lr, MAX_LRS};
 use super::{KickSet, MAX_VCPUS, Vgic, VgicHost};
-use crate::addr::{IntId, VcpuId};
+use crate::addr::VcpuId;
 use crate::machine::PhysIrq;
 
 /// What a LR holds.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(super) struct Entry {
     pub index: u16,
-    /// Which state in memory its pending bit came from.
-    pub from: u8,
+    /// Which of [`State::PENDING`] its pending bit came from.
+    pub from: State,
     /// The value last read or written.
     pub lr: Lr,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            index: 0,
+            from: State::empty(),
+            lr: Lr::default(),
+        }
+    }
 }
 
 /// The virtual CPU interface of one vCPU.
@@ -75,9 +85,8 @@ pub(super) fn for_each_bit(mut bits: u32, mut f: impl FnMut(usize)) {
 
 /// Returns true if a candidate is really pending; asks its line if that decides.
 #[inline]
-fn is_pending<H: VgicHost + ?Sized>(bank: &Bank, index: usize, cpu: usize, host: &H) -> bool {
-    bank.sure() & (1 << (index % 32)) != 0
-        || host.is_asserted(VcpuId::new(cpu as u16), bank.node(index).int_id)
+fn is_pending<H: VgicHost + ?Sized>(node: &Node, cpu: usize, host: &H) -> bool {
+    node.state.is_sure() || host.is_asserted(VcpuId::new(cpu as u16), node.int_id)
 }
 
 impl Vgic {
@@ -150,24 +159,21 @@ impl Vgic {
     ) -> (u32, u32) {
         let (mut pending, mut active) = (0, 0);
         let private = bank < self.irqs.vcpus;
-        for (cpu, interface) in self.cpus.iter().enumerate() {
+        for (cpu, interface) in self.cpus[..self.irqs.vcpus].iter().enumerate() {
             if private && cpu != bank {
                 continue;
             }
             for_each_bit(interface.used, |n| {
-                let index = usize::from(interface.entries[n].index);
+                let index = usize::from(interface.entry(n).index);
                 if index / 32 == bank {
                     let lr = interface.lr(n, (cpu == current).then_some(host));
-                    pending |= u32::from(lr.is_pending()) << (index % 32);
-                    active |= u32::from(lr.is_active()) << (index % 32);
+                    let (is_pending, is_active) = self.irqs.nodes[index].state_in_lr(lr);
+                    pending |= u32::from(is_pending) << (index % 32);
+                    active |= u32::from(is_active) << (index % 32);
                 }
             });
         }
-        let bank = &self.irqs.banks[bank];
-        (
-            pending & !bank.drop_pending,
-            (active & !bank.drop_active) | bank.make_active,
-        )
+        (pending, active)
     }
 
     /// Has the other vCPUs that run look at their LRs that hold interrupts of an SPI bank.
@@ -191,45 +197,13 @@ impl Vgic {
         index: usize,
         host: Option<&H>,
     ) -> Option<(u8, bool)> {
-        let node = self.irqs.node(index);
+        let node = &self.irqs.nodes[index];
         let Place::Lr(n) = node.place else {
             return None;
         };
-        let lr = self.cpus[usize::from(node.home)].lr(usize::from(n), host);
-        let is_dropped = self.irqs.banks[index / 32].drop_pending & (1 << (index % 32)) != 0;
-        Some((
-            self.cpus[usize::from(node.home)].entries[usize::from(n)]
-                .lr
-                .source(),
-            lr.is_pending() && !is_dropped,
-        ))
-    }
-
-    /// Deactivates the physical interrupt if the virtual one no longer stands for it.
-    pub(super) fn settle_physical<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
-        let (bank, bit) = self.irqs.at(index);
-        let node = bank.node(index);
-        if bank.phys_active & !bank.arrived & bit != 0 && !matches!(node.place, Place::Lr(_)) {
-            let hw = IntId::new(node.hw);
-            bank.phys_active &= !bit;
-            phys.deactivate(hw);
-        }
-    }
-
-    /// A linked SPI that is masked gives its physical interrupt back: an edge stays pending in memory, a level speaks
-    /// for itself when the guest unmasks it. (PPIs stay active: the hypervisor does not mask them on the pCPU.)
-    pub(super) fn give_back_masked<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
-        let (bank, bit) = self.irqs.at(index);
-        let node = bank.node(index);
-        if bank.arrived & !bank.enabled & bit == 0
-            || node.is_private()
-            || matches!(node.place, Place::Lr(_))
-        {
-            return;
-        }
-        bank.arrived &= !bit;
-        bank.latched |= bank.edge & bit;
-        self.settle_physical(index, phys);
+        let interface = &self.cpus[usize::from(node.home)];
+        let (is_pending, _) = node.state_in_lr(interface.lr(usize::from(n), host));
+        Some((interface.entry(usize::from(n)).lr.source(), is_pending))
     }
 
     pub(super) fn write_lr<H: VgicHost + ?Sized>(
@@ -251,19 +225,14 @@ impl Vgic {
 
     /// The interrupt is no longer in a LR and not active.
     pub(super) fn leave_lr<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) {
-        let (bank, bit) = self.irqs.at(index);
-        bank.node_mut(index).place = Place::Idle;
-        bank.active &= !bit;
-        if bank.deferred() & bit == 0 {
-            return self.settle_physical(index, phys);
-        }
-        bank.drop_pending &= !bit;
-        bank.drop_active &= !bit;
-        let make_active = bank.make_active & bit;
-        bank.make_active &= !bit;
-        bank.active |= make_active;
-        self.irqs.set_soft_active(index / 32, bit, make_active != 0);
-        self.settle_physical(index, phys);
+        let node = &mut self.irqs.nodes[index];
+        let make_active = node.state.contains(State::MAKE_ACTIVE);
+        node.place = Place::Idle;
+        node.state
+            .remove(State::DROP_PENDING | State::DROP_ACTIVE | State::MAKE_ACTIVE);
+        node.state.set(State::ACTIVE, make_active);
+        node.settle_physical(phys);
+        self.irqs.set_soft_active(index, make_active);
     }
 
     /// The guest has finished the interrupt in LR `n`, which the hardware shows as empty.
@@ -283,26 +252,29 @@ impl Vgic {
             // Ends the maintenance condition.
             self.write_lr(cpu, n, Lr::default(), host);
         }
-        let (bank, bit) = self.irqs.at(index);
-        if lr.is_hw() {
+        let node = &mut self.irqs.nodes[index];
+        let mut state = node.state;
+        if lr.is_hw() && !state.contains(State::ARRIVED) {
             // The hardware has deactivated it; if it arrived again since, it is active anew.
-            bank.phys_active &= !bit | bank.arrived;
+            state.remove(State::PHYS_ACTIVE);
         }
-        bank.hint |= bank.resample & bank.asks & bit;
-        if (bank.candidates() | bank.phys_active | bank.deferred()) & bit == 0 {
-            // The usual case: that was all.
-            bank.active &= !bit;
-            bank.node_mut(index).place = Place::Idle;
-            return KickSet::NONE;
+        if state.contains(State::RESAMPLE | State::ASKS) {
+            state.insert(State::HINT);
         }
-        self.finish_more(index, host)
+        state.remove(State::ACTIVE);
+        node.state = state;
+        node.place = Place::Idle;
+        if state.is_candidate() || state.intersects(State::PHYS_ACTIVE | State::DEFERRED) {
+            return self.finish_more(index, host);
+        }
+        KickSet::NONE
     }
 
     /// The guest has finished an interrupt, and there is more to do about it.
     #[inline(never)]
     fn finish_more<P: PhysIrq + ?Sized>(&mut self, index: usize, phys: &mut P) -> KickSet {
         self.leave_lr(index, phys);
-        self.give_back_masked(index, phys);
+        self.irqs.nodes[index].give_back_masked(phys);
         self.irqs.evaluate(index)
     }
 
@@ -328,20 +300,17 @@ impl Vgic {
 
     /// Moves the pending state that a LR held back to memory.
     fn restore_pending(&mut self, index: usize, entry: Entry) {
-        let (bank, bit) = self.irqs.at(index);
-        let is_dropped = bank.drop_pending & bit != 0;
-        if entry.from & FROM_LATCHED != 0 && !is_dropped {
-            bank.latched |= bit;
-            let node = bank.node_mut(index);
-            if node.is_sgi() {
-                node.sources |= 1 << entry.lr.source();
+        let node = &mut self.irqs.nodes[index];
+        let mut from = entry.from;
+        if node.state.contains(State::DROP_PENDING) {
+            from.remove(State::LATCHED);
+            if node.state.contains(State::EDGE) {
+                from.remove(State::ARRIVED);
             }
         }
-        if entry.from & FROM_ARRIVED != 0 && !(is_dropped && bank.edge & bit != 0) {
-            bank.arrived |= bit;
-        }
-        if entry.from & FROM_HINT != 0 {
-            bank.hint |= bit;
+        node.state.insert(from);
+        if node.is_sgi() && from.contains(State::LATCHED) {
+            node.sources |= 1 << entry.lr.source();
         }
     }
 
@@ -357,17 +326,16 @@ impl Vgic {
     ) -> bool {
         let mut entry = self.cpus[cpu].entries[n];
         let index = usize::from(entry.index);
-        let bit = 1 << (index % 32);
         entry.lr = lr;
         if lr.is_pending() {
             self.restore_pending(index, entry);
         }
-        self.cpus[cpu].entries[n].from = 0;
-        let bank = &mut self.irqs.banks[index / 32];
-        bank.drop_pending &= !bit;
-        if lr.is_active() && bank.drop_active & bit == 0 {
-            bank.active |= bit;
-            bank.make_active &= !bit;
+        self.cpus[cpu].entries[n].from = State::empty();
+        let state = &mut self.irqs.nodes[index].state;
+        state.remove(State::DROP_PENDING);
+        if lr.is_active() && !state.contains(State::DROP_ACTIVE) {
+            state.insert(State::ACTIVE);
+            state.remove(State::MAKE_ACTIVE);
             if lr.is_pending() {
                 self.write_lr(cpu, n, lr.without_pending(), host);
             } else {
@@ -395,7 +363,7 @@ impl Vgic {
         }
         let index = usize::from(self.cpus[cpu].entries[n].index);
         if self.extract(cpu, n, lr, host) {
-            self.give_back_masked(index, host);
+            self.irqs.nodes[index].give_back_masked(host);
             self.irqs.evaluate(index)
         } else {
             self.pend_active(cpu, n, index, host);
@@ -411,44 +379,40 @@ impl Vgic {
         index: usize,
         host: &mut H,
     ) {
-        let forwarding = self.irqs.forwarding;
-        let (bank, bit) = self.irqs.at(index);
-        if bank.candidates() & bank.enabled & bit == 0 {
+        let node = &mut self.irqs.nodes[index];
+        if !node.state.is_candidate() || !node.state.contains(State::ENABLED) {
             return;
         }
         let entry = &mut self.cpus[cpu].entries[n];
         let mut lr = entry.lr;
-        let is_level_arrival = bank.arrived & !bank.edge & bit != 0;
-        if is_level_arrival && bank.latched & bit == 0 && self.lrs != 1 {
+        let is_level_arrival = node.state.is(State::ARRIVED, State::EDGE | State::LATCHED);
+        if is_level_arrival && self.lrs != 1 {
             // Acknowledged without its physical interrupt, which has come since. After the guest's EOI the line
             // speaks for itself.
-            bank.arrived &= !bit;
-            bank.hint &= !bit;
-            lr = lr.with_hw(bank.node(index).hw);
+            node.state.remove(State::ARRIVED | State::HINT);
+            lr = lr.with_hw(node.hw);
         } else {
-            let can_pend = forwarding && bank.node(index).target() == cpu;
-            if can_pend && bank.latched & !bank.phys_active & bit != 0 {
+            let can_pend = self.irqs.forwarding && node.target() == cpu;
+            if can_pend && node.state.is(State::LATCHED, State::PHYS_ACTIVE) {
                 let source = 1u8 << lr.source();
-                let node = bank.node_mut(index);
                 if !node.is_sgi() {
-                    bank.latched &= !bit;
+                    node.state.remove(State::LATCHED);
                     lr = lr.with_pending();
                 } else if node.sources & source != 0 {
                     node.sources &= !source;
-                    if node.sources == 0 {
-                        bank.latched &= !bit;
-                    }
+                    node.state.set(State::LATCHED, node.sources != 0);
                     lr = lr.with_pending();
                 }
                 if lr.is_pending() {
-                    entry.from = FROM_LATCHED;
+                    entry.from = State::LATCHED;
                 }
             }
             // A linked level line needs nothing: the physical interrupt fires again if it is still asserted.
-            let rest = bank.latched
-                | (bank.arrived & bank.edge)
-                | if lr.is_hw() { 0 } else { bank.candidates() };
-            if rest & bit != 0 {
+            let state = node.state;
+            if state.contains(State::LATCHED)
+                || state.contains(State::ARRIVED | State::EDGE)
+                || (state.is_candidate() && !lr.is_hw())
+            {
                 lr = lr.without_hw().with_eoi();
             }
         }
@@ -458,21 +422,21 @@ impl Vgic {
     }
 
     /// Moves waiting interrupts into LRs, most urgent first.
+    #[inline(never)]
     fn fill<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) -> KickSet {
         let mut kicks = KickSet::NONE;
         let mut reclaimed = false;
         // Each LR is filled at most once, so this ends.
         let mut filled = 0u32;
         while let Some(index) = self.irqs.first(cpu) {
-            let (bank, bit) = self.irqs.at(index);
-            if !is_pending(bank, index, cpu, host) {
-                bank.hint &= !bit;
-                bank.arrived &= !bit;
+            let node = &mut self.irqs.nodes[index];
+            if !is_pending(node, cpu, host) {
+                node.state.remove(State::HINT | State::ARRIVED);
                 self.irqs.unlink(index);
-                self.settle_physical(index, host);
+                self.irqs.nodes[index].settle_physical(host);
                 continue;
             }
-            let level = bank.node(index).priority >> 3;
+            let level = node.priority >> 3;
             let free = self.lrs & !self.cpus[cpu].used;
             let n = if free != 0 {
                 free.trailing_zeros() as usize
@@ -497,73 +461,44 @@ impl Vgic {
     /// the same LR. Returns false, and has changed nothing, if the case is another one.
     #[inline]
     fn renew<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, host: &mut H) -> bool {
-        let &Entry { index, lr, .. } = self.cpus[cpu].entry(n);
-        let index = usize::from(index);
-        let (bank, bit) = self.irqs.at(index);
-        // The physical interrupt of the finished one: the hardware has deactivated it if the LR was linked.
-        let leftover = if lr.is_hw() {
-            0
-        } else {
-            bank.phys_active & !bank.arrived
-        };
-        let ready = bank.candidates() & bank.enabled & !(bank.deferred() | leftover);
-        if ready & bit == 0
-            || bank.node(index).target() != cpu
-            || !is_pending(bank, index, cpu, host)
+        let interface = &mut self.cpus[cpu & (MAX_VCPUS - 1)];
+        let &Entry { index, lr, .. } = interface.entry(n);
+        let node = &mut self.irqs.nodes[usize::from(index)];
+        let mut state = node.state;
+        if lr.is_hw() && !state.contains(State::ARRIVED) {
+            // The hardware has deactivated it; if it arrived again since, it is active anew.
+            state.remove(State::PHYS_ACTIVE);
+        }
+        if !state.is(State::ENABLED, State::DEFERRED)
+            || state.is(State::PHYS_ACTIVE, State::ARRIVED)
+            || !state.is_candidate()
+            || node.target() != cpu
+            || !is_pending(node, cpu, host)
         {
             return false;
         }
-        bank.active &= !bit;
-        bank.phys_active &= !bit | bank.arrived;
-        self.occupy(cpu, n, index, host);
+        state.remove(State::ACTIVE);
+        node.state = state;
+        let (lr, from) = node.take_pending(self.lrs == 1);
+        interface.put(n, Entry { index, from, lr });
+        host.write_lr(n, lr.0);
         true
     }
 
-    /// Puts a pending interrupt into LR `n`, which is free or was its own.
+    /// Puts a pending interrupt into the free LR `n`.
     #[inline]
     fn occupy<H: VgicHost + ?Sized>(&mut self, cpu: usize, n: usize, index: usize, host: &mut H) {
-        let (bank, bit) = self.irqs.at(index);
-        let is_latched = bank.latched & bit != 0;
-        let node = bank.node_mut(index);
+        let node = &mut self.irqs.nodes[index];
         node.place = Place::Lr(n as u8);
         node.home = cpu as u8;
-        let mut lr = Lr::new(node.int_id, node.priority >> 3).with_pending();
-        let mut wants_eoi = self.lrs == 1;
-        let mut from = if is_latched { FROM_LATCHED } else { 0 };
-        if node.is_sgi() {
-            lr = lr.with_source(node.sources.trailing_zeros() as u8);
-            node.sources &= node.sources.wrapping_sub(1);
-            if node.sources == 0 {
-                bank.latched &= !bit;
-            } else {
-                wants_eoi = true;
-            }
-        } else {
-            let hw = node.hw;
-            if bank.arrived & bit != 0 {
-                from |= FROM_ARRIVED;
-            }
-            if bank.hint & bit != 0 {
-                from |= FROM_HINT;
-            }
-            bank.latched &= !bit;
-            bank.arrived &= !bit;
-            bank.hint &= !bit;
-            if bank.phys_active & bit != 0 && self.lrs != 1 {
-                lr = lr.with_hw(hw);
-            } else {
-                wants_eoi |= bank.resample & !bank.edge & bit != 0;
-            }
-        }
-        if wants_eoi {
-            lr = lr.with_eoi();
-        }
+        let (lr, from) = node.take_pending(self.lrs == 1);
         let index = index as u16;
-        self.cpus[cpu].put(n, Entry { index, from, lr });
+        self.cpus[cpu & (MAX_VCPUS - 1)].put(n, Entry { index, from, lr });
         host.write_lr(n, lr.0);
     }
 
     /// Frees a LR whose interrupt is pending only and less urgent than `level`, the least urgent first; none of `tried`.
+    #[inline(never)]
     fn displace<H: VgicHost + ?Sized>(
         &mut self,
         cpu: usize,
@@ -577,8 +512,12 @@ impl Vgic {
             for_each_bit(interface.used & !tried, |n| {
                 let entry = &interface.entries[n];
                 let index = usize::from(entry.index);
-                let is_soft = self.irqs.banks[index / 32].soft_active & (1 << (index % 32)) != 0;
-                let rank = if is_soft { 32 } else { entry.lr.level() };
+                let state = self.irqs.nodes[index].state;
+                let rank = if state.contains(State::SOFT_ACTIVE) {
+                    32
+                } else {
+                    entry.lr.level()
+                };
                 if rank > level && worst.is_none_or(|(best, _)| rank > best) {
                     worst = Some((rank, n));
                 }
@@ -587,14 +526,13 @@ impl Vgic {
             tried |= 1 << n;
             let lr = Lr(host.read_lr(n));
             let index = usize::from(interface.entries[n].index);
-            let bit = 1 << (index % 32);
             if !lr.is_active() && !lr.is_empty() {
                 self.extract(cpu, n, lr, host);
                 let _own = self.irqs.evaluate(index);
                 self.irqs.move_to_front(index);
                 return Some(n);
             }
-            if lr.is_active() && self.irqs.banks[index / 32].soft_active & bit != 0 {
+            if lr.is_active() && self.irqs.nodes[index].state.contains(State::SOFT_ACTIVE) {
                 self.park(cpu, n, index, host);
                 return Some(n);
             }
@@ -608,38 +546,42 @@ impl Vgic {
         self.extract(cpu, n, lr, host);
         self.write_lr(cpu, n, Lr::default(), host);
         self.cpus[cpu].used &= !(1 << n);
-        self.irqs.node_mut(index).place = Place::Idle;
-        self.settle_physical(index, host);
+        let node = &mut self.irqs.nodes[index];
+        node.place = Place::Idle;
+        node.settle_physical(host);
         let _own = self.irqs.evaluate(index);
     }
 
     /// Gives spare LRs to interrupts that the guest made active, so that its deactivation finds them.
+    #[inline(never)]
     fn fill_active<H: VgicHost + ?Sized>(&mut self, cpu: usize, host: &mut H) {
         let vcpus = self.irqs.vcpus;
         for bank in core::iter::once(cpu).chain(vcpus..self.irqs.banks.len()) {
-            let mut bits = self.irqs.banks[bank].soft_active & self.irqs.banks[bank].active;
+            let mut bits = self.irqs.banks[bank].soft_active;
             while bits != 0 {
                 let index = bank * 32 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
-                let node = self.irqs.node(index);
+                let node = &mut self.irqs.nodes[index];
                 let free = self.lrs & !self.cpus[cpu].used;
                 if free == 0 {
                     return;
                 }
-                if node.place != Place::Idle || node.target() != cpu {
+                if node.place != Place::Idle
+                    || !node.state.contains(State::ACTIVE)
+                    || node.target() != cpu
+                {
                     continue;
                 }
                 let n = free.trailing_zeros() as usize;
                 let lr = Lr::new(node.int_id, node.priority >> 3)
                     .with_active()
                     .with_eoi();
-                let node = self.irqs.node_mut(index);
                 node.place = Place::Lr(n as u8);
                 node.home = cpu as u8;
                 let interface = &mut self.cpus[cpu];
                 interface.used |= 1 << n;
                 interface.entries[n].index = index as u16;
-                interface.entries[n].from = 0;
+                interface.entries[n].from = State::empty();
                 self.write_lr(cpu, n, lr, host);
             }
         }

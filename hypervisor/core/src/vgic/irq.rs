@@ -1,127 +1,100 @@
 //! The interrupt state machine: what is enabled, pending, active, where it is, and which vCPU it waits for.
 //!
-//! Interrupts lie in banks of 32: bank `v` holds the SGIs and PPIs of vCPU `v`, the SPI banks follow. One-bit state is
-//! a word for each bank, so that a guest's register access is a word operation. An *index* is `bank * 32 + bit`.
+//! Interrupts lie in banks of 32: bank `v` holds the SGIs and PPIs of vCPU `v`, the SPI banks follow. An *index* is
+//! `bank * 32 + bit`. All one-bit state of an interrupt is in one word, [`State`], because delivery looks at most of it;
+//! banks repeat only what is needed for 32 interrupts at once.
 //!
 //! An interrupt is in one [`Place`]: idle, in the queue of one vCPU, or in a list register (LR) of one vCPU. Queues
 //! are lists for each of the 32 priority levels a list register can hold, so queueing and choosing are O(1).
 //!
-//! Pending is what memory says (`latched`, `arrived`, `hint`, `line`) or what the LR says. Bits move into the LR when
+//! Pending is what memory says ([`State::PENDING`] and `LINE`) or what the LR says. Bits move into the LR when
 //! it is filled and back when the interrupt is taken out. A change to an interrupt in a LR only marks that register in
 //! `revisit`; the vCPU itself reconciles it at its next flush, because only its pCPU can touch the register.
 //!
 //! Invariants: queued => enabled, candidate, not active; a queue that is not empty while the distributor forwards =>
-//! the vCPU's work flag is set; `phys_active` => `arrived`, or in a LR.
+//! the vCPU's work flag is set; `PHYS_ACTIVE` => `ARRIVED`, or in a LR.
 
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 
+use bitflags::bitflags;
+
+use super::lr::Lr;
 use super::{KickSet, MAX_VCPUS, WorkFlags};
 use crate::addr::IntId;
+use crate::machine::PhysIrq;
 
-/// No physical interrupt.
-pub(super) const NO_HW: u16 = u16::MAX;
 const NO_NODE: u16 = u16::MAX;
 
-/// Sources of a pending state, as remembered for an interrupt in a LR.
-pub(super) const FROM_LATCHED: u8 = 1;
-pub(super) const FROM_ARRIVED: u8 = 2;
-pub(super) const FROM_HINT: u8 = 4;
+bitflags! {
+    /// The one-bit state of an interrupt.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct State: u32 {
+        /// Pended by an edge, by software, or by an SGI; ends with the acknowledge.
+        const LATCHED = 1 << 0;
+        /// The linked physical interrupt was taken and has not been given to the guest yet.
+        const ARRIVED = 1 << 1;
+        /// The line must be asked at the next flush.
+        const HINT = 1 << 2;
+        /// What moves into a LR with the interrupt.
+        const PENDING = Self::LATCHED.bits() | Self::ARRIVED.bits() | Self::HINT.bits();
 
-/// The state of 32 interrupts.
-#[derive(Clone)]
-pub(super) struct Bank {
-    pub enabled: u32,
-    /// Edge-triggered; else level-sensitive.
-    pub edge: u32,
-    /// Pended by an edge, by software, or by an SGI; ends with the acknowledge.
-    pub latched: u32,
-    /// The linked physical interrupt was taken and has not been given to the guest yet.
-    pub arrived: u32,
-    /// The line must be asked at the next flush.
-    pub hint: u32,
-    /// Level of a line that is kept here.
-    pub line: u32,
-    /// Active; for an interrupt in a LR the LR speaks.
-    pub active: u32,
-    /// Made active by the guest's write to GICD_ISACTIVER, not by an acknowledge.
-    pub soft_active: u32,
-    /// The line is asked from the caller, not kept.
-    pub asks: u32,
-    /// The line is sampled again after every EOI.
-    pub resample: u32,
-    /// A physical interrupt is linked.
-    pub linked: u32,
-    /// The physical interrupt is active: nobody has deactivated it yet.
-    pub phys_active: u32,
-    /// To do when the LR is reconciled: forget its pending state, its active state, make it active.
-    pub drop_pending: u32,
-    pub drop_active: u32,
-    pub make_active: u32,
-    pub nodes: [Node; 32],
+        /// Level of a line that is kept here.
+        const LINE = 1 << 3;
+        /// Edge-triggered; else level-sensitive.
+        const EDGE = 1 << 4;
+        const ENABLED = 1 << 5;
+        /// Active; for an interrupt in a LR the LR speaks.
+        const ACTIVE = 1 << 6;
+        /// A physical interrupt is linked.
+        const LINKED = 1 << 7;
+        /// The physical interrupt is active: nobody has deactivated it yet.
+        const PHYS_ACTIVE = 1 << 8;
+        /// The line is asked from the caller, not kept.
+        const ASKS = 1 << 9;
+        /// The line is sampled again after every EOI.
+        const RESAMPLE = 1 << 10;
+
+        /// To do when the LR is reconciled: forget its pending state, its active state, make it active.
+        const DROP_PENDING = 1 << 11;
+        const DROP_ACTIVE = 1 << 12;
+        const MAKE_ACTIVE = 1 << 13;
+        /// Made active by the guest's write to GICD_ISACTIVER, not by an acknowledge. Set by `set_soft_active` only.
+        const SOFT_ACTIVE = 1 << 14;
+        /// What makes an interrupt in a LR an unusual case.
+        const DEFERRED = Self::DROP_PENDING.bits() | Self::DROP_ACTIVE.bits() | Self::MAKE_ACTIVE.bits()
+            | Self::SOFT_ACTIVE.bits();
+    }
 }
 
-impl Bank {
-    /// As after reset, for interrupts `first` to `first + 31`.
-    fn new(first: u16, targets: u8) -> Self {
-        Self {
-            enabled: 0,
-            edge: 0,
-            latched: 0,
-            arrived: 0,
-            hint: 0,
-            line: 0,
-            active: 0,
-            soft_active: 0,
-            asks: 0,
-            resample: 0,
-            linked: 0,
-            phys_active: 0,
-            drop_pending: 0,
-            drop_active: 0,
-            make_active: 0,
-            nodes: core::array::from_fn(|bit| Node {
-                int_id: IntId::new(first + bit as u16),
-                hw: NO_HW,
-                prev: NO_NODE,
-                next: NO_NODE,
-                priority: 0,
-                targets,
-                sources: 0,
-                home: 0,
-                level: 0,
-                place: Place::Idle,
-            }),
-        }
-    }
-
-    /// Returns the node of the interrupt with this index, which is one of the bank's.
+impl State {
+    /// Returns true if all of `on` and none of `off` is set.
     #[inline]
-    pub fn node(&self, index: usize) -> &Node {
-        &self.nodes[index % 32]
+    pub const fn is(self, on: Self, off: Self) -> bool {
+        self.bits() & (on.bits() | off.bits()) == on.bits()
     }
 
-    /// The same to change it.
+    /// Returns true if the interrupt is pending, or may be when its line is asked.
     #[inline]
-    pub fn node_mut(&mut self, index: usize) -> &mut Node {
-        &mut self.nodes[index % 32]
+    pub const fn is_candidate(self) -> bool {
+        self.intersects(Self::PENDING) || self.is(Self::LINE, Self::EDGE)
     }
 
-    /// Interrupts in LRs about which more is to do than to give them what is pending.
+    /// Returns true if the interrupt is pending without doubt.
     #[inline]
-    pub fn deferred(&self) -> u32 {
-        self.drop_pending | self.drop_active | self.make_active | self.soft_active
+    pub const fn is_sure(self) -> bool {
+        self.intersects(Self::LATCHED)
+            || self.is(Self::LINE, Self::EDGE)
+            || self.contains(Self::ARRIVED.union(Self::EDGE))
     }
+}
 
-    /// Interrupts that are pending, or may be when their line is asked.
-    pub fn candidates(&self) -> u32 {
-        self.latched | self.arrived | self.hint | (self.line & !self.edge)
-    }
-
-    /// Interrupts that are pending without doubt.
-    pub fn sure(&self) -> u32 {
-        self.latched | (self.line & !self.edge) | (self.arrived & self.edge)
-    }
+/// What is kept for 32 interrupts at once; each repeats the bit in [`State`].
+#[derive(Clone, Default)]
+pub(super) struct Bank {
+    pub enabled: u32,
+    pub soft_active: u32,
 }
 
 /// Where an interrupt is.
@@ -132,20 +105,21 @@ pub(super) enum Place {
     Lr(u8),
 }
 
-/// The rest of one interrupt's state.
+/// One interrupt.
 #[derive(Clone)]
 pub(super) struct Node {
+    pub state: State,
     /// The number that the guest knows it by.
     pub int_id: IntId,
     /// The linked physical interrupt.
-    pub hw: u16,
+    pub hw: IntId,
     prev: u16,
     next: u16,
     /// GICD_IPRIORITYR, five bits implemented.
     pub priority: u8,
     /// GICD_ITARGETSR.
     pub targets: u8,
-    /// Of an SGI: the senders pending in memory; `latched` says whether any.
+    /// Of an SGI: the senders pending in memory; `LATCHED` says whether any.
     pub sources: u8,
     /// The vCPU in whose queue or LR it is.
     pub home: u8,
@@ -155,13 +129,96 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// As after reset.
+    fn new(int_id: IntId, targets: u8) -> Self {
+        let is_sgi = int_id.raw() < 16;
+        Self {
+            state: if is_sgi {
+                State::ENABLED | State::EDGE
+            } else {
+                State::empty()
+            },
+            int_id,
+            hw: int_id,
+            prev: NO_NODE,
+            next: NO_NODE,
+            priority: 0,
+            targets,
+            sources: 0,
+            home: 0,
+            level: 0,
+            place: Place::Idle,
+        }
+    }
+
+    #[inline]
     pub fn is_sgi(&self) -> bool {
         self.int_id.raw() < 16
     }
 
     /// Returns true for an SGI or PPI.
+    #[inline]
     pub fn is_private(&self) -> bool {
         self.int_id.raw() < 32
+    }
+
+    #[inline]
+    pub fn is_in_lr(&self) -> bool {
+        matches!(self.place, Place::Lr(_))
+    }
+
+    /// Returns whether the interrupt is pending and active in its LR, which says `lr`, with what is to do about it done.
+    pub fn state_in_lr(&self, lr: Lr) -> (bool, bool) {
+        (
+            lr.is_pending() && !self.state.contains(State::DROP_PENDING),
+            (lr.is_active() && !self.state.contains(State::DROP_ACTIVE))
+                || self.state.contains(State::MAKE_ACTIVE),
+        )
+    }
+
+    /// Deactivates the physical interrupt if the virtual one no longer stands for it.
+    pub fn settle_physical<P: PhysIrq + ?Sized>(&mut self, phys: &mut P) {
+        if self.state.is(State::PHYS_ACTIVE, State::ARRIVED) && !self.is_in_lr() {
+            self.state.remove(State::PHYS_ACTIVE);
+            phys.deactivate(self.hw);
+        }
+    }
+
+    /// A linked SPI that is masked gives its physical interrupt back: an edge stays pending in memory, a level speaks
+    /// for itself when the guest unmasks it. (PPIs stay active: the hypervisor does not mask them on the pCPU.)
+    pub fn give_back_masked<P: PhysIrq + ?Sized>(&mut self, phys: &mut P) {
+        if self.state.is(State::ARRIVED, State::ENABLED) && !self.is_private() && !self.is_in_lr() {
+            self.state.remove(State::ARRIVED);
+            if self.state.contains(State::EDGE) {
+                self.state.insert(State::LATCHED);
+            }
+            self.settle_physical(phys);
+        }
+    }
+
+    /// Takes what is pending, really or perhaps, out of memory. Returns the value for a LR that holds it, and what it
+    /// consists of. `always_eoi`: the LR has EOI maintenance whatever the interrupt is.
+    #[inline]
+    pub fn take_pending(&mut self, always_eoi: bool) -> (Lr, State) {
+        let lr = Lr::new(self.int_id, self.priority >> 3).with_pending();
+        let from = self.state & State::PENDING;
+        if self.is_sgi() {
+            let lr = lr.with_source(self.sources.trailing_zeros() as u8);
+            self.sources &= self.sources.wrapping_sub(1);
+            if self.sources != 0 {
+                return (lr.with_eoi(), from);
+            }
+            self.state.remove(State::LATCHED);
+            return (if always_eoi { lr.with_eoi() } else { lr }, from);
+        }
+        self.state.remove(State::PENDING);
+        if self.state.contains(State::PHYS_ACTIVE) && !always_eoi {
+            (lr.with_hw(self.hw), from)
+        } else if always_eoi || self.state.is(State::RESAMPLE, State::EDGE) {
+            (lr.with_eoi(), from)
+        } else {
+            (lr, from)
+        }
     }
 
     /// Returns the vCPU that the interrupt is for; 8 for none.
@@ -183,6 +240,7 @@ pub(super) struct Waiting {
 }
 
 pub(super) struct Interrupts {
+    pub nodes: Vec<Node>,
     pub banks: Vec<Bank>,
     pub waiting: [Waiting; MAX_VCPUS],
     pub work: Arc<WorkFlags>,
@@ -190,6 +248,8 @@ pub(super) struct Interrupts {
     pub forwarding: bool,
     /// Number of `soft_active` bits.
     pub soft_active_count: u32,
+    /// The PPIs that have physical interrupts, as a mask.
+    pub linked_ppis: u32,
     pub vcpus: usize,
     /// Difference between the index of an SPI and its number.
     spi_offset: usize,
@@ -197,14 +257,16 @@ pub(super) struct Interrupts {
 
 impl Interrupts {
     pub fn new(vcpus: usize, spi_banks: usize) -> Self {
-        let private = (0..vcpus).map(|vcpu| Bank {
-            enabled: 0xffff,
-            edge: 0xffff,
-            ..Bank::new(0, 1 << vcpu)
-        });
-        let spis = (1..=spi_banks).map(|bank| Bank::new(bank as u16 * 32, 1));
+        let private = (0..vcpus)
+            .flat_map(|vcpu| (0..32).map(move |raw| Node::new(IntId::new(raw), 1 << vcpu)));
+        let spis = (32..32 + spi_banks as u16 * 32).map(|raw| Node::new(IntId::new(raw), 1));
+        let mut banks = vec![Bank::default(); vcpus + spi_banks];
+        for bank in &mut banks[..vcpus] {
+            bank.enabled = 0xffff;
+        }
         Self {
-            banks: private.chain(spis).collect(),
+            nodes: private.chain(spis).collect(),
+            banks,
             waiting: [Waiting {
                 heads: [NO_NODE; 32],
                 levels: 0,
@@ -213,6 +275,7 @@ impl Interrupts {
             work: Arc::new(WorkFlags::default()),
             forwarding: false,
             soft_active_count: 0,
+            linked_ppis: 0,
             vcpus,
             spi_offset: (vcpus - 1) * 32,
         }
@@ -223,35 +286,20 @@ impl Interrupts {
     pub fn index(&self, vcpu: usize, irq: IntId) -> Option<usize> {
         let raw = irq.index();
         if vcpu >= self.vcpus {
-            None
-        } else if raw < 32 {
-            Some(vcpu << 5 | raw)
-        } else {
-            let index = self.spi_offset + raw;
-            (index / 32 < self.banks.len()).then_some(index)
+            return None;
         }
-    }
-
-    /// Returns the interrupt's bank, and its bit there.
-    #[inline]
-    pub fn at(&mut self, index: usize) -> (&mut Bank, u32) {
-        (&mut self.banks[index / 32], 1 << (index % 32))
-    }
-
-    #[inline]
-    pub fn node(&self, index: usize) -> &Node {
-        self.banks[index / 32].node(index)
-    }
-
-    #[inline]
-    pub fn node_mut(&mut self, index: usize) -> &mut Node {
-        self.banks[index / 32].node_mut(index)
+        let index = if raw < 32 {
+            vcpu << 5 | raw
+        } else {
+            self.spi_offset + raw
+        };
+        (index < self.nodes.len()).then_some(index)
     }
 
     /// Brings the interrupt to the place its state asks for. Returns the vCPU that has something to do now.
     #[inline]
     pub fn evaluate(&mut self, index: usize) -> KickSet {
-        let node = self.node(index);
+        let node = &self.nodes[index];
         if let Place::Lr(n) = node.place {
             return self.revisit(usize::from(node.home), n);
         }
@@ -268,9 +316,8 @@ impl Interrupts {
     /// The same for an interrupt that is not in a LR.
     #[inline(never)]
     fn evaluate_in_memory(&mut self, index: usize) -> KickSet {
-        let (bank, bit) = self.at(index);
-        let wanted = bank.candidates() & bank.enabled & !bank.active & bit != 0;
-        let node = bank.node(index);
+        let node = &self.nodes[index];
+        let wanted = node.state.is_candidate() && node.state.is(State::ENABLED, State::ACTIVE);
         let home = node.target();
         let level = node.priority >> 3;
         let is_queued = node.place == Place::Queued;
@@ -313,11 +360,11 @@ impl Interrupts {
             (id, id)
         } else {
             let head = *head;
-            let tail = core::mem::replace(&mut self.node_mut(usize::from(head)).prev, id);
-            self.node_mut(usize::from(tail)).next = id;
+            let tail = core::mem::replace(&mut self.nodes[usize::from(head)].prev, id);
+            self.nodes[usize::from(tail)].next = id;
             (tail, head)
         };
-        let node = self.node_mut(index);
+        let node = &mut self.nodes[index];
         node.prev = prev;
         node.next = next;
         node.home = home as u8;
@@ -327,7 +374,7 @@ impl Interrupts {
 
     /// Makes a queued interrupt the first of its level: it had its turn already and was displaced.
     pub fn move_to_front(&mut self, index: usize) {
-        let node = self.node(index);
+        let node = &self.nodes[index];
         if node.place == Place::Queued {
             let (home, level) = (usize::from(node.home), usize::from(node.level & 31));
             self.waiting[home & (MAX_VCPUS - 1)].heads[level] = index as u16;
@@ -337,7 +384,7 @@ impl Interrupts {
     /// Takes a queued interrupt out.
     #[inline]
     pub fn unlink(&mut self, index: usize) {
-        let node = self.node_mut(index);
+        let node = &mut self.nodes[index];
         node.place = Place::Idle;
         let (prev, next, level, home) = (node.prev, node.next, node.level & 31, node.home);
         let waiting = &mut self.waiting[usize::from(home) & (MAX_VCPUS - 1)];
@@ -349,8 +396,8 @@ impl Interrupts {
             if usize::from(*head) == index {
                 *head = next;
             }
-            self.node_mut(usize::from(prev)).next = next;
-            self.node_mut(usize::from(next)).prev = prev;
+            self.nodes[usize::from(prev)].next = next;
+            self.nodes[usize::from(next)].prev = prev;
         }
     }
 
@@ -368,16 +415,19 @@ impl Interrupts {
         self.waiting[vcpu & (MAX_VCPUS - 1)].levels
     }
 
-    /// Notes how many interrupts of a bank the guest made active.
-    pub fn set_soft_active(&mut self, bank: usize, bits: u32, on: bool) {
-        let bank = &mut self.banks[bank];
-        let before = bank.soft_active.count_ones();
-        if on {
-            bank.soft_active |= bits;
-        } else {
-            bank.soft_active &= !bits;
+    /// Notes whether the guest made the interrupt active.
+    pub fn set_soft_active(&mut self, index: usize, on: bool) {
+        let node = &mut self.nodes[index];
+        if node.state.contains(State::SOFT_ACTIVE) == on {
+            return;
         }
-        self.soft_active_count = self.soft_active_count + bank.soft_active.count_ones() - before;
+        node.state.toggle(State::SOFT_ACTIVE);
+        self.banks[index / 32].soft_active ^= 1 << (index % 32);
+        if on {
+            self.soft_active_count += 1;
+        } else {
+            self.soft_active_count -= 1;
+        }
     }
 
     /// The levels that have waiting interrupts, with the first of each.
@@ -391,6 +441,6 @@ impl Interrupts {
 
     #[cfg(test)]
     pub fn next_of(&self, index: usize) -> usize {
-        usize::from(self.node(index).next)
+        usize::from(self.nodes[index].next)
     }
 }

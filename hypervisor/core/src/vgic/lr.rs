@@ -58,20 +58,13 @@ impl Lr {
     pub fn without_pending(self) -> Self {
         Self(self.0 & !Self::PENDING)
     }
-    pub fn without_state(self) -> Self {
-        Self(self.0 & !(Self::PENDING | Self::ACTIVE))
-    }
-    /// Names another CPU as the sender of an SGI.
-    pub fn with_other_sender(self, cpu: u8) -> Self {
-        Self(self.0 & !(7 << Self::SECOND_ID_SHIFT)).with_source(cpu)
-    }
     /// Names the CPU that sent an SGI; GICC_IAR shows it.
     pub fn with_source(self, cpu: u8) -> Self {
         Self(self.0 | (u32::from(cpu & 7) << Self::SECOND_ID_SHIFT))
     }
     /// Links the physical interrupt: the guest's deactivation deactivates it too. No EOI maintenance is possible then.
-    pub fn with_hw(self, phys: u16) -> Self {
-        let second = (u32::from(phys) & Self::ID_MASK) << Self::SECOND_ID_SHIFT;
+    pub fn with_hw(self, phys: IntId) -> Self {
+        let second = (u32::from(phys.raw()) & Self::ID_MASK) << Self::SECOND_ID_SHIFT;
         Self((self.0 & !(Self::ID_MASK << Self::SECOND_ID_SHIFT)) | second | Self::HW)
     }
     /// Unlinks the physical interrupt, if one was linked.

@@ -42,6 +42,7 @@ use crate::addr::{IntId, VcpuId};
 use crate::errno::Errno;
 use crate::machine::{PhysIrq, Trigger};
 
+use irq::State;
 pub use lr::{ListRegisters, MAX_LRS};
 pub use v2::{GICD_SIZE, Width};
 
@@ -213,22 +214,20 @@ impl Vgic {
         }
         for cpu in 0..if irq.is_spi() { 1 } else { self.irqs.vcpus } {
             let index = self.irqs.index(cpu, irq).ok_or(Errno::Inval)?;
-            let (bank, bit) = self.irqs.at(index);
-            if bank.linked & bit != 0 {
+            let node = &mut self.irqs.nodes[index];
+            if node.state.contains(State::LINKED) {
                 return Err(Errno::Busy);
             }
-            bank.linked |= bit;
-            bank.node_mut(index).hw = phys_irq.raw();
+            node.state.insert(State::LINKED);
+            node.hw = phys_irq;
             if irq.is_spi() {
-                match trigger {
-                    Trigger::Edge => bank.edge |= bit,
-                    Trigger::Level => bank.edge &= !bit,
-                }
-                if bank.enabled & bit != 0 {
+                node.state.set(State::EDGE, trigger == Trigger::Edge);
+                if node.state.contains(State::ENABLED) {
                     phys.enable(phys_irq);
                 }
             } else {
-                bank.asks |= bit;
+                node.state.insert(State::ASKS);
+                self.irqs.linked_ppis |= 1 << irq.index();
             }
         }
         Ok(())
@@ -240,19 +239,17 @@ impl Vgic {
     /// domain and saves its vCPUs first. Returns the physical interrupt.
     pub fn unlink_hw<P: PhysIrq + ?Sized>(&mut self, irq: IntId, phys: &mut P) -> Option<IntId> {
         let index = self.irqs.index(0, irq).filter(|_| irq.is_spi())?;
-        let (bank, bit) = self.irqs.at(index);
-        if bank.linked & bit == 0 {
+        let node = &mut self.irqs.nodes[index];
+        if !node.state.contains(State::LINKED) {
             return None;
         }
-        let hw = IntId::new(bank.node(index).hw);
+        let hw = node.hw;
         phys.disable(hw);
-        if bank.phys_active & bit != 0 {
+        if node.state.contains(State::PHYS_ACTIVE) {
             phys.deactivate(hw);
         }
-        bank.linked &= !bit;
-        bank.arrived &= !bit;
-        bank.phys_active &= !bit;
-        bank.node_mut(index).hw = irq::NO_HW;
+        node.state
+            .remove(State::LINKED | State::ARRIVED | State::PHYS_ACTIVE);
         self.unlink_lr(index);
         let _fewer = self.irqs.evaluate(index);
         Some(hw)
@@ -275,12 +272,9 @@ impl Vgic {
         }
         for cpu in 0..if irq.is_spi() { 1 } else { self.irqs.vcpus } {
             let index = self.irqs.index(cpu, irq).ok_or(Errno::Inval)?;
-            let (bank, bit) = self.irqs.at(index);
-            bank.asks |= bit;
-            match resample {
-                Resample::OnEoi => bank.resample |= bit,
-                Resample::OnRaise => bank.resample &= !bit,
-            }
+            let state = &mut self.irqs.nodes[index].state;
+            state.insert(State::ASKS);
+            state.set(State::RESAMPLE, resample == Resample::OnEoi);
         }
         Ok(())
     }
@@ -290,12 +284,11 @@ impl Vgic {
         let Some(index) = self.irqs.index(vcpu.index(), irq) else {
             return KickSet::NONE;
         };
-        let (bank, bit) = self.irqs.at(index);
-        if bank.linked & bit == 0 {
+        let state = &mut self.irqs.nodes[index].state;
+        if !state.contains(State::LINKED) {
             return KickSet::NONE;
         }
-        bank.arrived |= bit;
-        bank.phys_active |= bit;
+        state.insert(State::ARRIVED | State::PHYS_ACTIVE);
         self.irqs.evaluate(index)
     }
 
@@ -304,11 +297,11 @@ impl Vgic {
         let Some(index) = self
             .irqs
             .index(vcpu.index(), irq)
-            .filter(|&index| !self.irqs.node(index).is_sgi())
+            .filter(|_| irq.index() >= 16)
         else {
             return KickSet::NONE;
         };
-        self.irqs.banks[index / 32].latched |= 1 << (index % 32);
+        self.irqs.nodes[index].state.insert(State::LATCHED);
         self.irqs.evaluate(index)
     }
 
@@ -317,19 +310,20 @@ impl Vgic {
         let Some(index) = self
             .irqs
             .index(vcpu.index(), irq)
-            .filter(|&index| !self.irqs.node(index).is_sgi())
+            .filter(|_| irq.index() >= 16)
         else {
             return KickSet::NONE;
         };
-        let (bank, bit) = self.irqs.at(index);
-        if bank.asks & bit != 0 {
-            bank.hint |= bit;
-        } else if bank.line & bit != 0 {
+        let state = &mut self.irqs.nodes[index].state;
+        if state.contains(State::ASKS) {
+            state.insert(State::HINT);
+        } else if state.contains(State::LINE) {
             return KickSet::NONE;
         } else {
-            bank.line |= bit;
-            bank.resample |= bit;
-            bank.latched |= bank.edge & bit;
+            state.insert(State::LINE | State::RESAMPLE);
+            if state.contains(State::EDGE) {
+                state.insert(State::LATCHED);
+            }
         }
         self.irqs.evaluate(index)
     }
@@ -339,15 +333,15 @@ impl Vgic {
         let Some(index) = self
             .irqs
             .index(vcpu.index(), irq)
-            .filter(|&index| !self.irqs.node(index).is_sgi())
+            .filter(|_| irq.index() >= 16)
         else {
             return KickSet::NONE;
         };
-        let (bank, bit) = self.irqs.at(index);
-        if bank.line & bit == 0 {
+        let state = &mut self.irqs.nodes[index].state;
+        if !state.contains(State::LINE) {
             return KickSet::NONE;
         }
-        bank.line &= !bit;
+        state.remove(State::LINE);
         self.irqs.evaluate(index)
     }
 }
@@ -396,6 +390,9 @@ impl PhysIrq for NoHost {
         match *self {}
     }
     fn set_pending(&mut self, _: IntId, _: bool) {
+        match *self {}
+    }
+    fn is_pending(&self, _: IntId) -> bool {
         match *self {}
     }
     fn deactivate(&mut self, _: IntId) {

@@ -1,10 +1,10 @@
 //! What happens to a vCPU as a whole: context switch, sleep and wake, reset.
 
 use super::deliver::for_each_bit;
-use super::irq::Place;
+use super::irq::{Place, State};
 use super::lr::{Lr, MAX_LRS};
 use super::{KickSet, Vgic, VgicHost};
-use crate::addr::{IntId, VcpuId};
+use crate::addr::VcpuId;
 
 impl Vgic {
     /// Takes the vCPU's state out of the hardware, which is left empty.
@@ -17,11 +17,13 @@ impl Vgic {
             return KickSet::NONE;
         };
         let mut kicks = self.reclaim(cpu, host);
-        let mut ppis = self.irqs.banks[cpu].phys_active;
+        let mut ppis = self.irqs.linked_ppis;
         while ppis != 0 {
-            let index = cpu * 32 + ppis.trailing_zeros() as usize;
+            let index = cpu << 5 | ppis.trailing_zeros() as usize;
             ppis &= ppis - 1;
-            kicks |= self.leave_physical(cpu, index, host);
+            if self.irqs.nodes[index].state.contains(State::PHYS_ACTIVE) {
+                kicks |= self.leave_physical(cpu, index, host);
+            }
         }
         let mut used = self.cpus[cpu].used;
         while used != 0 {
@@ -30,10 +32,10 @@ impl Vgic {
             let index = usize::from(self.cpus[cpu].entries[n].index);
             let lr = Lr(host.read_lr(n));
             if self.extract(cpu, n, lr, host) {
-                self.give_back_masked(index, host);
+                self.irqs.nodes[index].give_back_masked(host);
                 kicks |= self.irqs.evaluate(index);
             } else {
-                if self.irqs.banks[index / 32].candidates() & (1 << (index % 32)) != 0 {
+                if self.irqs.nodes[index].state.is_candidate() {
                     self.irqs.waiting[cpu].revisit |= 1 << n;
                 }
                 host.write_lr(n, 0);
@@ -113,16 +115,12 @@ impl Vgic {
         let mut found = false;
         for_each_bit(look, |n| {
             let index = usize::from(interface.entry(n).index);
-            let bank = &self.irqs.banks[index / 32];
-            let bit = 1 << (index % 32);
-            let lr = interface.lr(n, host);
-            let in_lr = lr.is_pending() && bank.drop_pending & bit == 0;
-            let is_active =
-                (lr.is_active() && bank.drop_active & bit == 0) || bank.make_active & bit != 0;
-            let is_enabled = bank.enabled & bit != 0;
-            let is_pending = in_lr || bank.candidates() & bit != 0;
-            found |=
-                is_pending && is_enabled && !is_active && bank.node(index).priority >> 3 < below;
+            let node = &self.irqs.nodes[index];
+            let (is_pending, is_active) = node.state_in_lr(interface.lr(n, host));
+            found |= (is_pending || node.state.is_candidate())
+                && node.state.contains(State::ENABLED)
+                && !is_active
+                && node.priority >> 3 < below;
         });
         found
     }
@@ -152,25 +150,21 @@ impl Vgic {
         self.cpus[cpu].vmcr = 0;
         self.cpus[cpu].apr = 0;
         self.irqs.waiting[cpu].revisit = 0;
-        let private = u32::MAX;
-        self.irqs.set_soft_active(cpu, private, false);
-        let bank = &mut self.irqs.banks[cpu];
-        bank.enabled = 0xffff;
-        bank.latched = 0;
-        bank.arrived = 0;
-        bank.hint = 0;
-        bank.active = 0;
+        self.irqs.banks[cpu].enabled = 0xffff;
         for bit in 0..32 {
-            let index = cpu * 32 + bit;
-            let node = self.irqs.node_mut(index);
+            let index = cpu << 5 | bit;
+            self.irqs.set_soft_active(index, false);
+            let node = &mut self.irqs.nodes[index];
             node.priority = 0;
             node.sources = 0;
-            self.settle_physical(index, host);
+            node.state.remove(State::PENDING | State::ACTIVE);
+            node.state.set(State::ENABLED, node.is_sgi());
+            node.settle_physical(host);
             let _nobody = self.irqs.evaluate(index);
         }
         for &index in &spis[..count] {
             let index = usize::from(index);
-            self.give_back_masked(index, host);
+            self.irqs.nodes[index].give_back_masked(host);
             kicks |= self.irqs.evaluate(index);
         }
         if was_loaded {
@@ -181,7 +175,7 @@ impl Vgic {
 
     /// Forgets the physical interrupt behind a LR that is not in the hardware.
     pub(super) fn unlink_lr(&mut self, index: usize) {
-        let node = self.irqs.node(index);
+        let node = &self.irqs.nodes[index];
         if let Place::Lr(n) = node.place {
             let interface = &mut self.cpus[usize::from(node.home)];
             let entry = &mut interface.entries[usize::from(n)];
@@ -198,8 +192,7 @@ impl Vgic {
         index: usize,
         host: &mut H,
     ) -> KickSet {
-        let bit = 1 << (index % 32);
-        if let Place::Lr(n) = self.irqs.node(index).place {
+        if let Place::Lr(n) = self.irqs.nodes[index].place {
             let n = usize::from(n);
             let lr = Lr(host.read_lr(n));
             if lr.is_empty() {
@@ -209,18 +202,16 @@ impl Vgic {
                 self.write_lr(cpu, n, lr, host);
             }
         }
-        let bank = &mut self.irqs.banks[index / 32];
-        if bank.arrived & bit != 0 {
-            bank.arrived &= !bit;
-            if bank.edge & bit != 0 {
-                bank.latched |= bit;
-            } else {
-                bank.hint |= bit;
-            }
+        let node = &mut self.irqs.nodes[index];
+        if node.state.contains(State::ARRIVED) {
+            let is_edge = node.state.contains(State::EDGE);
+            node.state.remove(State::ARRIVED);
+            node.state
+                .insert(if is_edge { State::LATCHED } else { State::HINT });
         }
-        if bank.phys_active & bit != 0 {
-            bank.phys_active &= !bit;
-            host.deactivate(IntId::new(self.irqs.node(index).hw));
+        if node.state.contains(State::PHYS_ACTIVE) {
+            node.state.remove(State::PHYS_ACTIVE);
+            host.deactivate(node.hw);
         }
         self.irqs.evaluate(index)
     }

@@ -8,9 +8,9 @@
 //! GICD_CPENDSGIR. Narrower accesses elsewhere are UNPREDICTABLE; here they reach just the bytes they name.
 
 use super::deliver::for_each_bit;
-use super::irq::Place;
-use super::{KickSet, Vgic, VgicHost};
-use crate::addr::{IntId, VcpuId};
+use super::irq::{Place, State};
+use super::{KickSet, MAX_VCPUS, Vgic, VgicHost};
+use crate::addr::VcpuId;
 use crate::machine::{Fault, PhysIrq, Trigger};
 
 /// Bytes of the distributor's registers.
@@ -130,28 +130,28 @@ impl Vgic {
             4 | 5 => self
                 .bank_of(cpu, offset >> 2)
                 .map_or(0, |bank| self.read_pending(cpu, bank, host)),
-            6 | 7 => self.bank_of(cpu, offset >> 2).map_or(0, |bank| {
-                let (_, active) = self.states_in_lrs(bank, cpu, host);
-                self.active_in_memory(bank) | active
-            }),
+            6 | 7 => self
+                .bank_of(cpu, offset >> 2)
+                .map_or(0, |bank| self.read_active(cpu, bank, host)),
             8..=15 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| {
-                vgic.irqs.node(index).priority
+                vgic.irqs.nodes[index].priority
             }),
             16..=23 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| {
-                vgic.irqs.node(index).targets
+                vgic.irqs.nodes[index].targets
             }),
             24 | 25 => {
                 let Some(bank) = self.bank_of(cpu, (offset & 0xff) >> 3) else {
                     return 0;
                 };
-                spread(self.irqs.banks[bank].edge >> ((offset & 4) * 4))
+                let edge = self.collect(bank, |state| state.contains(State::EDGE));
+                spread(edge >> ((offset & 4) * 4))
             }
             30 => match offset {
                 0xf10..=0xf2f => {
                     let mut value = 0;
                     for byte in 0..4 {
                         let sgi = (offset & 0xc) as usize + byte;
-                        let mut sources = self.irqs.node(cpu * 32 + sgi).sources;
+                        let mut sources = self.irqs.nodes[cpu << 5 | sgi].sources;
                         if let Some((source, true)) = self.sgi_in_lr(cpu * 32 + sgi, Some(host)) {
                             sources |= 1 << source;
                         }
@@ -179,31 +179,41 @@ impl Vgic {
         value
     }
 
-    /// Returns the active interrupts of a bank that are not in a LR.
-    fn active_in_memory(&self, bank: usize) -> u32 {
-        let mut active = self.irqs.banks[bank].active;
-        for_each_bit(active, |bit| {
-            if matches!(self.irqs.node(bank * 32 + bit).place, Place::Lr(_)) {
-                active &= !(1 << bit);
-            }
-        });
-        active
+    /// Returns the interrupts of a bank whose state is so, as a mask.
+    fn collect(&self, bank: usize, is_so: impl Fn(State) -> bool) -> u32 {
+        let mut mask = 0;
+        for (bit, node) in self.irqs.nodes[bank * 32..][..32].iter().enumerate() {
+            mask |= u32::from(is_so(node.state)) << bit;
+        }
+        mask
     }
 
     fn read_pending<H: VgicHost + ?Sized>(&self, cpu: usize, bank: usize, host: &H) -> u32 {
         let (in_lrs, _) = self.states_in_lrs(bank, cpu, host);
-        let state = &self.irqs.banks[bank];
-        let mut pending =
-            state.latched | (state.arrived & state.edge) | (state.line & !state.edge) | in_lrs;
-        for_each_bit((state.asks | state.arrived) & !pending, |bit| {
-            if host.is_asserted(
-                VcpuId::new(cpu as u16),
-                self.irqs.node(bank * 32 + bit).int_id,
-            ) {
-                pending |= 1 << bit;
-            }
+        let mut pending = in_lrs | self.collect(bank, State::is_sure);
+        let elsewhere = self.collect(bank, |state| state.intersects(State::ASKS | State::LINKED));
+        for_each_bit(elsewhere & !pending, |bit| {
+            let node = &self.irqs.nodes[bank << 5 | bit];
+            let is_pending = if node.state.contains(State::ASKS) {
+                host.is_asserted(VcpuId::new(cpu as u16), node.int_id)
+            } else {
+                // A level that the hypervisor has not taken, or that is still up, or an edge since the last one.
+                host.is_pending(node.hw)
+            };
+            pending |= u32::from(is_pending) << bit;
         });
         pending
+    }
+
+    fn read_active<H: VgicHost + ?Sized>(&self, cpu: usize, bank: usize, host: &H) -> u32 {
+        let (_, in_lrs) = self.states_in_lrs(bank, cpu, host);
+        let mut active = self.collect(bank, |state| state.contains(State::ACTIVE));
+        for_each_bit(active, |bit| {
+            if self.irqs.nodes[bank << 5 | bit].is_in_lr() {
+                active &= !(1 << bit);
+            }
+        });
+        active | in_lrs
     }
 
     fn write_word<P: PhysIrq + ?Sized>(
@@ -287,7 +297,7 @@ impl Vgic {
         for byte in 0..4 {
             if mask >> (byte * 8) & 0xff != 0
                 && set(
-                    self.irqs.node_mut(first + byte),
+                    &mut self.irqs.nodes[first + byte],
                     (value >> (byte * 8)) as u8,
                 )
             {
@@ -310,87 +320,85 @@ impl Vgic {
         kicks
     }
 
-    /// Evaluates each interrupt of a bank named in `bits`.
-    fn evaluate_bits(&mut self, bank: usize, bits: u32) -> KickSet {
-        let mut kicks = KickSet::NONE;
-        for_each_bit(bits, |bit| kicks |= self.irqs.evaluate(bank * 32 + bit));
-        kicks
-    }
-
     fn enable<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
-        let is_spi = bank >= self.irqs.vcpus;
-        let state = &mut self.irqs.banks[bank];
-        let changed = bits & !state.enabled;
-        state.enabled |= changed;
-        state.hint |= changed & state.asks;
-        if is_spi {
-            for_each_bit(changed & state.linked, |bit| {
-                phys.enable(IntId::new(state.node(bit).hw));
-            });
-        }
-        // One that is not pending has nothing to wait for.
-        let pending = changed & state.candidates();
-        self.evaluate_bits(bank, pending)
-    }
-
-    fn disable<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
-        let is_spi = bank >= self.irqs.vcpus;
-        let state = &mut self.irqs.banks[bank];
-        let mut changed = bits & state.enabled;
-        if !is_spi {
-            changed &= !0xffff;
-        }
-        state.enabled &= !changed;
+        let changed = bits & !self.irqs.banks[bank].enabled;
+        self.irqs.banks[bank].enabled |= changed;
         let mut kicks = KickSet::NONE;
         for_each_bit(changed, |bit| {
             let index = bank << 5 | bit;
-            let (state, one) = self.irqs.at(index);
-            let node = state.node(index);
-            let place = node.place;
-            if is_spi && state.linked & one != 0 {
-                phys.disable(IntId::new(node.hw));
-                self.give_back_masked(index, phys);
+            let node = &mut self.irqs.nodes[index];
+            node.state.insert(State::ENABLED);
+            if node.state.contains(State::ASKS) {
+                node.state.insert(State::HINT);
             }
-            if place != Place::Idle {
+            if node.state.contains(State::LINKED) && !node.is_private() {
+                phys.enable(node.hw);
+            }
+            // One that is not pending has nothing to wait for.
+            if node.state.is_candidate() {
                 kicks |= self.irqs.evaluate(index);
             }
         });
         kicks
     }
 
-    /// GICD_ISPENDR: SGIs are pended by GICD_SGIR and GICD_SPENDSGIR only.
-    fn pend(&mut self, bank: usize, bits: u32) -> KickSet {
-        let bits = if bank < self.irqs.vcpus {
+    fn disable<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
+        let changed = self.without_sgis(bank, bits & self.irqs.banks[bank].enabled);
+        self.irqs.banks[bank].enabled &= !changed;
+        let mut kicks = KickSet::NONE;
+        for_each_bit(changed, |bit| {
+            let index = bank << 5 | bit;
+            let node = &mut self.irqs.nodes[index];
+            node.state.remove(State::ENABLED);
+            if node.state.contains(State::LINKED) && !node.is_private() {
+                phys.disable(node.hw);
+                node.give_back_masked(phys);
+            }
+            if node.place != Place::Idle {
+                kicks |= self.irqs.evaluate(index);
+            }
+        });
+        kicks
+    }
+
+    /// SGIs cannot be disabled, and are pended by GICD_SGIR and GICD_SPENDSGIR only.
+    fn without_sgis(&self, bank: usize, bits: u32) -> u32 {
+        if bank < self.irqs.vcpus {
             bits & !0xffff
         } else {
             bits
-        };
-        self.irqs.banks[bank].latched |= bits;
-        self.evaluate_bits(bank, bits)
+        }
+    }
+
+    fn pend(&mut self, bank: usize, bits: u32) -> KickSet {
+        let mut kicks = KickSet::NONE;
+        for_each_bit(self.without_sgis(bank, bits), |bit| {
+            let index = bank << 5 | bit;
+            self.irqs.nodes[index].state.insert(State::LATCHED);
+            kicks |= self.irqs.evaluate(index);
+        });
+        kicks
     }
 
     fn unpend<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
-        let bits = if bank < self.irqs.vcpus {
-            bits & !0xffff
-        } else {
-            bits
-        };
-        let state = &mut self.irqs.banks[bank];
-        state.latched &= !bits;
-        let arrived_edges = state.arrived & state.edge & bits;
-        state.arrived &= !arrived_edges;
         let mut kicks = KickSet::NONE;
-        for_each_bit(bits, |bit| {
-            let index = bank * 32 + bit;
-            if matches!(self.irqs.node(index).place, Place::Lr(_)) {
-                self.irqs.banks[bank].drop_pending |= 1 << bit;
+        for_each_bit(self.without_sgis(bank, bits), |bit| {
+            let index = bank << 5 | bit;
+            let node = &mut self.irqs.nodes[index];
+            let is_edge = node.state.contains(State::EDGE);
+            node.state.remove(State::LATCHED);
+            if is_edge {
+                node.state.remove(State::ARRIVED);
+            }
+            if node.is_in_lr() {
+                node.state.insert(State::DROP_PENDING);
             } else {
-                self.settle_physical(index, phys);
+                node.settle_physical(phys);
+            }
+            if is_edge && node.state.contains(State::LINKED) {
+                phys.set_pending(node.hw, false);
             }
             kicks |= self.irqs.evaluate(index);
-        });
-        for_each_bit(state_linked_edges(&self.irqs.banks[bank]) & bits, |bit| {
-            phys.set_pending(IntId::new(self.irqs.node(bank * 32 + bit).hw), false);
         });
         kicks
     }
@@ -398,19 +406,19 @@ impl Vgic {
     fn activate(&mut self, bank: usize, bits: u32) -> KickSet {
         let mut kicks = KickSet::NONE;
         for_each_bit(bits, |bit| {
-            let index = bank * 32 + bit;
-            let one = 1 << bit;
-            if matches!(self.irqs.node(index).place, Place::Lr(_)) {
-                let state = &mut self.irqs.banks[bank];
-                state.drop_active &= !one;
-                state.make_active |= one;
+            let index = bank << 5 | bit;
+            let node = &mut self.irqs.nodes[index];
+            if node.is_in_lr() {
+                node.state.remove(State::DROP_ACTIVE);
+                node.state.insert(State::MAKE_ACTIVE);
                 kicks |= self.irqs.evaluate(index);
-            } else if self.irqs.banks[bank].active & one == 0 {
-                self.irqs.banks[bank].active |= one;
-                self.irqs.set_soft_active(bank, one, true);
+            } else if !node.state.contains(State::ACTIVE) {
+                node.state.insert(State::ACTIVE);
+                let target = node.target();
+                self.irqs.set_soft_active(index, true);
                 kicks |= self.irqs.evaluate(index);
-                if let targets @ 1.. = self.irqs.node(index).targets {
-                    kicks |= self.irqs.notify(targets.trailing_zeros() as usize);
+                if target < MAX_VCPUS {
+                    kicks |= self.irqs.notify(target);
                 }
             }
         });
@@ -420,17 +428,16 @@ impl Vgic {
     fn deactivate<P: PhysIrq + ?Sized>(&mut self, bank: usize, bits: u32, phys: &mut P) -> KickSet {
         let mut kicks = KickSet::NONE;
         for_each_bit(bits, |bit| {
-            let index = bank * 32 + bit;
-            let one = 1 << bit;
-            let state = &mut self.irqs.banks[bank];
-            if matches!(state.node(index).place, Place::Lr(_)) {
-                state.make_active &= !one;
-                state.drop_active |= one;
+            let index = bank << 5 | bit;
+            let node = &mut self.irqs.nodes[index];
+            if node.is_in_lr() {
+                node.state.remove(State::MAKE_ACTIVE);
+                node.state.insert(State::DROP_ACTIVE);
                 kicks |= self.irqs.evaluate(index);
-            } else if state.active & one != 0 {
-                state.active &= !one;
-                self.irqs.set_soft_active(bank, one, false);
-                self.settle_physical(index, phys);
+            } else if node.state.contains(State::ACTIVE) {
+                node.state.remove(State::ACTIVE);
+                node.settle_physical(phys);
+                self.irqs.set_soft_active(index, false);
                 kicks |= self.irqs.evaluate(index);
             }
         });
@@ -452,19 +459,27 @@ impl Vgic {
             return KickSet::NONE;
         };
         let shift = (offset & 4) * 4;
-        let state = &mut self.irqs.banks[bank];
-        let changed = (gather(value) << shift ^ state.edge) & (gather(mask) << shift);
-        state.edge ^= changed;
-        let edge = state.edge;
-        for_each_bit(changed & state.linked, |bit| {
-            let trigger = if edge & (1 << bit) != 0 {
-                Trigger::Edge
-            } else {
-                Trigger::Level
-            };
-            phys.set_trigger(IntId::new(state.node(bit).hw), trigger);
+        let edges = gather(value) << shift;
+        let mut kicks = KickSet::NONE;
+        for_each_bit(gather(mask) << shift, |bit| {
+            let index = bank << 5 | bit;
+            let node = &mut self.irqs.nodes[index];
+            let is_edge = edges & (1 << bit) != 0;
+            if node.state.contains(State::EDGE) == is_edge {
+                return;
+            }
+            node.state.toggle(State::EDGE);
+            if node.state.contains(State::LINKED) {
+                let trigger = if is_edge {
+                    Trigger::Edge
+                } else {
+                    Trigger::Level
+                };
+                phys.set_trigger(node.hw, trigger);
+            }
+            kicks |= self.irqs.evaluate(index);
         });
-        self.evaluate_bits(bank, changed)
+        kicks
     }
 
     /// GICD_SGIR. The reserved filter and CPUs that do not exist are ignored (XSA-117, XSA-225).
@@ -493,9 +508,9 @@ impl Vgic {
             return KickSet::NONE;
         }
         let index = cpu << 5 | sgi & 15;
-        let (bank, bit) = self.irqs.at(index);
-        bank.latched |= bit;
-        bank.node_mut(index).sources |= sources;
+        let node = &mut self.irqs.nodes[index];
+        node.state.insert(State::LATCHED);
+        node.sources |= sources;
         self.irqs.evaluate(index)
     }
 
@@ -508,26 +523,20 @@ impl Vgic {
             if senders == 0 {
                 continue;
             }
-            let index = cpu * 32 + sgi;
-            let (bank, bit) = self.irqs.at(index);
-            let node = bank.node_mut(index);
+            let index = cpu << 5 | sgi;
+            let in_lr = self.sgi_in_lr(index, None::<&super::NoHost>);
+            let node = &mut self.irqs.nodes[index];
             node.sources &= !senders;
-            if node.sources == 0 {
-                bank.latched &= !bit;
-            }
-            if let Some((source, _)) = self.sgi_in_lr(index, None::<&super::NoHost>)
+            node.state.set(State::LATCHED, node.sources != 0);
+            if let Some((source, _)) = in_lr
                 && senders & (1 << source) != 0
             {
-                self.irqs.banks[cpu].drop_pending |= bit;
+                node.state.insert(State::DROP_PENDING);
             }
             kicks |= self.irqs.evaluate(index);
         }
         kicks
     }
-}
-
-fn state_linked_edges(bank: &super::irq::Bank) -> u32 {
-    bank.linked & bank.edge
 }
 
 /// Moves bit `n` of the low half to bit `2n + 1`: GICD_ICFGR has two bits for each interrupt.

@@ -221,6 +221,11 @@ impl PhysIrq for FakeHost {
     fn set_pending(&mut self, irq: IntId, pending: bool) {
         self.phys(irq.raw()).latched = pending;
     }
+    fn is_pending(&self, irq: IntId) -> bool {
+        assert!(irq.is_spi(), "the lines of PPIs are asked elsewhere");
+        let phys = &self.spis[irq.index()];
+        phys.latched || (phys.line && !phys.edge)
+    }
     fn deactivate(&mut self, irq: IntId) {
         let strict = self.strict;
         let phys = self.phys(irq.raw());

@@ -6,6 +6,7 @@ mod fuzz;
 mod model;
 mod registers;
 
+use super::irq::State;
 use super::{Vgic, VgicConfig, Width};
 use crate::addr::{IntId, VcpuId};
 use fake::FakeHost;
@@ -185,7 +186,7 @@ fn vcpu(cpu: usize) -> VcpuId {
 impl super::irq::Interrupts {
     /// Checks queues against places, and the counter.
     fn check(&self) {
-        let mut queued = vec![None; self.banks.len() * 32];
+        let mut queued = vec![None; self.nodes.len()];
         for cpu in 0..self.vcpus {
             let mut any = false;
             for (level, first) in self.lists(cpu) {
@@ -207,25 +208,33 @@ impl super::irq::Interrupts {
             );
         }
         let mut soft = 0;
-        for index in 0..queued.len() {
+        for (index, node) in self.nodes.iter().enumerate() {
             let bank = &self.banks[index / 32];
-            let node = bank.node(index);
+            let state = node.state;
             let bit = 1 << (index % 32);
             soft += u32::from(bank.soft_active & bit != 0);
+            assert_eq!(
+                (bank.enabled & bit != 0, bank.soft_active & bit != 0),
+                (
+                    state.contains(State::ENABLED),
+                    state.contains(State::SOFT_ACTIVE)
+                )
+            );
             assert_eq!(
                 queued[index].is_some(),
                 node.place == super::irq::Place::Queued,
                 "place of {index}"
             );
-            let wanted =
-                bank.candidates() & bank.enabled & !bank.active & bit != 0 && node.targets != 0;
+            let wanted = state.is_candidate()
+                && state.is(State::ENABLED, State::ACTIVE)
+                && node.targets != 0;
             if let Some((cpu, level)) = queued[index] {
                 assert!(wanted, "{index} waits without reason");
                 assert_eq!((node.target(), node.priority >> 3), (cpu, level));
             } else if node.place == super::irq::Place::Idle {
                 assert!(!wanted, "{index} is lost");
                 assert!(
-                    bank.phys_active & !bank.arrived & bit == 0,
+                    !state.is(State::PHYS_ACTIVE, State::ARRIVED),
                     "{index} physically active for nobody"
                 );
             }

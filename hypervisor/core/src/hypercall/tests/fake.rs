@@ -1,0 +1,677 @@
+//! A machine in the host's memory: frames, tables, consoles and three domains, whose hypercalls go through
+//! [`super::super::dispatch`]. Guest memory is reached through the domain's own p2m, and every access checks that no lock
+//! is held meanwhile.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::addr::{DomId, Gfn, GuestPhys, GuestVirt, HostPhys, IntId, Mfn, VcpuId};
+use crate::domain::{Domain, DomainFacts, DomainTable};
+use crate::emulate::psci::PowerStates;
+use crate::errno::Errno;
+use crate::evtchn::{EventChannels, NO_PORT_LIMIT};
+use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner};
+use crate::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
+use crate::hal::Hal;
+use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
+use crate::hypervisor::{Hypervisor, Identity};
+use crate::machine::{Fault, GuestMemory, PhysIrq, SharedPage, Trigger};
+use crate::p2m::{P2m, P2mMemory, PageAccount};
+use crate::stage2::{Geometry, Table, TableMemory};
+use crate::sync::SpinLock;
+use crate::time::TickScale;
+use crate::vgic::{LineLevels, ListRegisters, Resample, Vgic, VgicConfig, Width};
+
+pub(crate) type Hv = Hypervisor<FakeHal>;
+type Words = [AtomicU32; 1024];
+
+/// The first frame of RAM, and of every domain's.
+pub(crate) const RAM: u32 = 0x4_0000;
+/// Frames of RAM.
+pub(crate) const FRAMES: u32 = 2048;
+/// Frames of dom0, at [`RAM`] on, 1:1.
+pub(crate) const DOM0_PAGES: u32 = 256;
+/// Frames of the others, at guest frame [`RAM`] on.
+pub(crate) const DOMU_PAGES: u32 = 64;
+/// The guest interrupt of event channels.
+const UPCALL: IntId = IntId::new(31);
+
+/// Never an interrupt.
+const NEVER: u32 = u32::MAX;
+
+pub(crate) struct FakeHal {
+    hv: OnceLock<&'static Hv>,
+    tables: Mutex<HashMap<u32, &'static Table>>,
+    ram: Mutex<HashMap<u32, &'static Words>>,
+    pub(crate) console: Mutex<Vec<u8>>,
+    pub(crate) typed: Mutex<VecDeque<u8>>,
+    pub(crate) ticks: AtomicU64,
+    /// An interrupt is pending at every such look.
+    pub(crate) interrupt_every: AtomicU32,
+    looks: AtomicU32,
+    pub(crate) no_mappings: AtomicBool,
+    pub(crate) mapped: AtomicU32,
+    pub(crate) flushed: Mutex<Vec<Mfn>>,
+}
+
+impl FakeHal {
+    fn new() -> Self {
+        Self {
+            hv: OnceLock::new(),
+            tables: Mutex::default(),
+            ram: Mutex::default(),
+            console: Mutex::default(),
+            typed: Mutex::default(),
+            ticks: AtomicU64::new(1000),
+            interrupt_every: AtomicU32::new(NEVER),
+            looks: AtomicU32::new(0),
+            no_mappings: AtomicBool::new(false),
+            mapped: AtomicU32::new(0),
+            flushed: Mutex::default(),
+        }
+    }
+
+    fn hv(&self) -> &'static Hv {
+        self.hv.get().expect("installed")
+    }
+
+    /// Returns the words of a frame. They live for ever, as tests do not.
+    pub(crate) fn words(&self, mfn: Mfn) -> &'static Words {
+        self.ram
+            .lock()
+            .unwrap()
+            .entry(mfn.raw())
+            .or_insert_with(|| {
+                Box::leak(Box::new(std::array::from_fn(|_| {
+                    AtomicU32::new(0xdead_beef)
+                })))
+            })
+    }
+
+    fn byte(&self, at: HostPhys) -> Result<(&'static AtomicU32, u32), Fault> {
+        let mfn = at.frame().ok_or(Fault)?;
+        let offset = at.page_offset();
+        Ok((&self.words(mfn)[offset / 4], (offset % 4) as u32 * 8))
+    }
+}
+
+/// A shared page: gives its reference back when the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct FakePage(Arc<Mapped>);
+
+struct Mapped {
+    words: &'static Words,
+    mfn: Mfn,
+    hv: &'static Hv,
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        self.hv.hal.mapped.fetch_sub(1, Ordering::SeqCst);
+        self.hv.put_frame(self.mfn);
+    }
+}
+
+impl SharedPage for FakePage {
+    fn words(&self) -> &Words {
+        self.0.words
+    }
+    fn mfn(&self) -> Mfn {
+        self.0.mfn
+    }
+}
+
+pub(crate) struct FakeMemory(&'static Hv);
+
+impl FakeMemory {
+    fn alloc(&self, order: u32, owner: Owner) -> Option<Mfn> {
+        let got = self
+            .0
+            .allocator
+            .lock()
+            .alloc(&self.0.frames, &AllocRequest::new(order, owner))
+            .ok()?;
+        for frame in got.mfn.raw()..got.mfn.raw() + (1 << order) {
+            self.0.hal.zero_frame(Mfn::new(frame));
+        }
+        Some(got.mfn)
+    }
+    fn free(&self, mfn: Mfn, order: u32) {
+        let mut allocator = self.0.allocator.lock();
+        allocator
+            .free(&self.0.frames, mfn, order, Contents::Dirty)
+            .expect("free");
+    }
+}
+
+impl TableMemory for FakeMemory {
+    fn alloc_table(&mut self) -> Option<Mfn> {
+        self.alloc_root(0)
+    }
+    fn free_table(&mut self, table: Mfn) {
+        self.free(table, 0);
+    }
+    fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
+        let mfn = self.alloc(u32::from(order), Owner::Xen)?;
+        let mut tables = self.0.hal.tables.lock().unwrap();
+        for frame in mfn.raw()..mfn.raw() + (1 << order) {
+            let table: &Table = Box::leak(Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+            tables.insert(frame, table);
+        }
+        Some(mfn)
+    }
+    fn free_root(&mut self, root: Mfn, order: u8) {
+        self.free(root, u32::from(order));
+    }
+    fn with_table<R>(&self, table: Mfn, body: impl FnOnce(&Table) -> R) -> R {
+        let found = *self
+            .0
+            .hal
+            .tables
+            .lock()
+            .unwrap()
+            .get(&table.raw())
+            .expect("a table");
+        body(found)
+    }
+    fn publish(&self, _entries: &[AtomicU64]) {}
+    fn flush(&mut self) {}
+}
+
+impl P2mMemory for FakeMemory {
+    type Storage = &'static [AtomicU64];
+    fn frames(&self) -> &FrameTable<Self::Storage> {
+        &self.0.frames
+    }
+    fn alloc_ram(&mut self, order: u32, owner: DomId) -> Option<Mfn> {
+        self.alloc(order, Owner::Domain(owner))
+    }
+    fn free_frame(&mut self, mfn: Mfn) {
+        self.free(mfn, 0);
+    }
+    fn undo_alloc_ram(&mut self, mfn: Mfn, order: u32) {
+        let mut allocator = self.0.allocator.lock();
+        allocator
+            .undo(&self.0.frames, mfn, order, Contents::Clean)
+            .expect("undo");
+    }
+    fn free_other(&mut self, mfn: Mfn, owner: DomId) {
+        self.free(mfn, 0);
+        if let Some(domain) = self.0.domains.get(owner) {
+            domain.account.sub(1);
+        }
+    }
+}
+
+impl Hal for FakeHal {
+    type Page = FakePage;
+    type P2mMemory = FakeMemory;
+    type VcpuContext = ();
+
+    fn now(&self) -> u64 {
+        self.ticks.load(Ordering::SeqCst)
+    }
+    fn p2m_memory(&self, _vttbr: u64) -> FakeMemory {
+        FakeMemory(self.hv())
+    }
+    fn map_shared(&self, mfn: Mfn) -> Result<FakePage, Errno> {
+        if self.no_mappings.load(Ordering::SeqCst) {
+            return Err(Errno::NoMem);
+        }
+        self.mapped.fetch_add(1, Ordering::SeqCst);
+        let (words, hv) = (self.words(mfn), self.hv());
+        Ok(FakePage(Arc::new(Mapped { words, mfn, hv })))
+    }
+    fn read_phys(&self, from: HostPhys, buf: &mut [u8]) -> Result<(), Fault> {
+        for (byte, offset) in buf.iter_mut().zip(0..) {
+            let (word, shift) = self.byte(from.checked_add(offset).ok_or(Fault)?)?;
+            *byte = (word.load(Ordering::Relaxed) >> shift) as u8;
+        }
+        Ok(())
+    }
+    fn write_phys(&self, to: HostPhys, buf: &[u8]) -> Result<(), Fault> {
+        for (&byte, offset) in buf.iter().zip(0..) {
+            let (word, shift) = self.byte(to.checked_add(offset).ok_or(Fault)?)?;
+            let before = word.load(Ordering::Relaxed);
+            let after = before & !(0xff << shift) | u32::from(byte) << shift;
+            word.store(after, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+    fn zero_frame(&self, mfn: Mfn) {
+        for word in self.words(mfn) {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+    fn flush_frame(&self, mfn: Mfn) {
+        self.flushed.lock().unwrap().push(mfn);
+    }
+    fn console_write(&self, bytes: &[u8]) {
+        self.console.lock().unwrap().extend_from_slice(bytes);
+    }
+    fn console_read(&self, buf: &mut [u8]) -> usize {
+        let mut typed = self.typed.lock().unwrap();
+        let count = buf.len().min(typed.len());
+        for (to, from) in buf.iter_mut().zip(typed.drain(..count)) {
+            *to = from;
+        }
+        count
+    }
+    fn has_pending_interrupt(&self) -> bool {
+        let every = self.interrupt_every.load(Ordering::SeqCst);
+        every != NEVER && (self.looks.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(every)
+    }
+}
+
+/// A guest's memory as its p2m shows it, virtual = physical.
+struct Space<'a>(&'a Guest);
+
+impl Space<'_> {
+    fn locate(&self, at: u64, write: bool) -> Result<HostPhys, Fault> {
+        let domain = &self.0.domain;
+        if at > u64::from(u32::MAX) {
+            return Err(Fault);
+        }
+        for other in self.0.hv.domains.all() {
+            other.assert_unlocked();
+        }
+        let memory = self.0.hv.hal.p2m_memory(domain.vttbr);
+        let gfn = Gfn::new((at >> 12) as u32);
+        let mapping = domain.p2m.lock().lookup(&memory, gfn).ok_or(Fault)?;
+        let owner = self.0.hv.frames.owner(mapping.mfn);
+        if owner != Some(Owner::Domain(domain.facts.id)) || write && !mapping.ty.is_writable() {
+            return Err(Fault);
+        }
+        Ok(HostPhys::new(mapping.mfn.address().raw() + (at & 0xfff)))
+    }
+
+    /// Cuts an access into pieces within pages.
+    fn pieces(
+        &self,
+        at: GuestVirt,
+        len: usize,
+        write: bool,
+        mut body: impl FnMut(HostPhys, core::ops::Range<usize>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < len {
+            let here = at.raw().checked_add(done as u64).ok_or(Fault)?;
+            let n = (4096 - (here & 0xfff) as usize).min(len - done);
+            body(self.locate(here, write)?, done..done + n)?;
+            done += n;
+        }
+        Ok(())
+    }
+}
+
+impl GuestMemory for Space<'_> {
+    fn read(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
+        self.pieces(from, buf.len(), false, |at, range| {
+            self.0.hv.hal.read_phys(at, &mut buf[range])
+        })
+    }
+    fn write(&self, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
+        self.pieces(to, buf.len(), true, |at, range| {
+            self.0.hv.hal.write_phys(at, &buf[range])
+        })
+    }
+}
+
+impl Domain<FakeHal> {
+    /// Nothing may be locked while guest memory is touched, and between calls.
+    pub(crate) fn assert_unlocked(&self) {
+        assert!(self.p2m.try_lock().is_some(), "p2m is locked");
+        assert!(self.events.try_lock().is_some(), "event channels locked");
+        assert!(self.grants.try_lock().is_some(), "grant table is locked");
+        assert!(self.maptrack.try_lock().is_some(), "maptrack is locked");
+        assert!(self.vgic.try_lock().is_some(), "vGIC is locked");
+        assert!(self.hvm_params.try_lock().is_some(), "params are locked");
+    }
+}
+
+/// A distributor without devices.
+struct NoDevices;
+
+impl PhysIrq for NoDevices {
+    fn enable(&mut self, _irq: IntId) {}
+    fn disable(&mut self, _irq: IntId) {}
+    fn set_trigger(&mut self, _irq: IntId, _trigger: Trigger) {}
+    fn set_pending(&mut self, _irq: IntId, _pending: bool) {}
+    fn deactivate(&mut self, _irq: IntId) {}
+    fn is_pending(&self, _irq: IntId) -> bool {
+        false
+    }
+}
+
+impl LineLevels for NoDevices {
+    fn is_asserted(&self, _vcpu: VcpuId, _irq: IntId) -> bool {
+        false
+    }
+}
+
+/// Empty list registers.
+impl ListRegisters for NoDevices {
+    fn read_lr(&self, _n: usize) -> u32 {
+        0
+    }
+    fn write_lr(&mut self, _n: usize, _value: u32) {}
+    fn empty_lrs(&self) -> u32 {
+        0xf
+    }
+    fn ended_lrs(&self) -> u32 {
+        0
+    }
+    fn set_underflow(&mut self, _on: bool) {}
+    fn vmcr(&self) -> u32 {
+        0
+    }
+    fn set_vmcr(&mut self, _value: u32) {}
+    fn apr(&self) -> u32 {
+        0
+    }
+    fn set_apr(&mut self, _value: u32) {}
+}
+
+struct Regs {
+    number: u32,
+    args: [u64; 5],
+    result: Option<i64>,
+}
+
+impl HypercallRegs for Regs {
+    fn number(&self) -> u32 {
+        self.number
+    }
+    fn argument(&self, n: usize) -> u64 {
+        self.args[n]
+    }
+    fn set_argument(&mut self, n: usize, value: u64) {
+        // As the registers of a 32-bit guest.
+        self.args[n] = u64::from(value as u32);
+    }
+    fn set_result(&mut self, value: i64) {
+        self.result = Some(value);
+    }
+}
+
+/// A domain that makes hypercalls from a vCPU.
+#[derive(Clone)]
+pub(crate) struct Guest {
+    pub(crate) hv: &'static Hv,
+    pub(crate) domain: Arc<Domain<FakeHal>>,
+    pub(crate) vcpu: VcpuId,
+}
+
+/// What a hypercall did.
+#[derive(Debug)]
+pub(crate) struct Called {
+    pub(crate) result: i64,
+    pub(crate) effects: Effects,
+    /// How often it was preempted.
+    pub(crate) preempted: u32,
+}
+
+impl Guest {
+    /// Executes a hypercall to its end.
+    pub(crate) fn call(&self, number: u32, args: &[u64]) -> Called {
+        self.call_at_most(number, args, 1_000_000)
+            .expect("a call that ends")
+    }
+
+    /// Executes a hypercall, unless it is preempted more often than that.
+    pub(crate) fn call_at_most(&self, number: u32, args: &[u64], limit: u32) -> Option<Called> {
+        let mut regs = Regs {
+            number,
+            args: [0; 5],
+            result: None,
+        };
+        regs.args[..args.len()].copy_from_slice(args);
+        let mut effects = Effects::default();
+        let space = Space(self);
+        for preempted in 0..limit {
+            let mut cx = Cx {
+                hv: self.hv,
+                domain: &self.domain,
+                vcpu: self.domain.vcpu(self.vcpu).unwrap(),
+                memory: &space,
+                effects: &mut effects,
+            };
+            let outcome = dispatch(&mut cx, &mut regs);
+            for domain in self.hv.domains.all() {
+                domain.assert_unlocked();
+            }
+            if outcome == Outcome::Done {
+                let result = regs.result.expect("a result");
+                assert_ne!(result, -85, "ERESTART is not for guests");
+                return Some(Called {
+                    result,
+                    effects,
+                    preempted,
+                });
+            }
+            assert_eq!(regs.result, None, "preempted with a result");
+        }
+        None
+    }
+
+    /// Executes a hypercall and returns its result.
+    pub(crate) fn result(&self, number: u32, args: &[u64]) -> i64 {
+        self.call(number, args).result
+    }
+
+    /// Executes a hypercall on a structure at [`ARG`]; returns result and structure.
+    pub(crate) fn op<T: FromBytes + IntoBytes + Immutable>(
+        &self,
+        number: u32,
+        command: u32,
+        op: T,
+    ) -> (i64, T) {
+        self.put(ARG, &op);
+        let result = self.result(number, &[u64::from(command), ARG, 1]);
+        (result, self.get(ARG))
+    }
+
+    pub(crate) fn put<T: IntoBytes + Immutable + ?Sized>(&self, at: u64, value: &T) {
+        Space(self)
+            .write(GuestVirt::new(at), value.as_bytes())
+            .expect("mapped");
+    }
+
+    pub(crate) fn get<T: FromBytes + IntoBytes>(&self, at: u64) -> T {
+        let mut value = T::new_zeroed();
+        Space(self)
+            .read(GuestVirt::new(at), value.as_mut_bytes())
+            .expect("mapped");
+        value
+    }
+
+    /// Returns the frame behind one of the guest's, and as what it is mapped.
+    pub(crate) fn mapping(&self, gfn: u32) -> Option<crate::stage2::Mapping> {
+        let memory = self.hv.hal.p2m_memory(self.domain.vttbr);
+        self.domain.p2m.lock().lookup(&memory, Gfn::new(gfn))
+    }
+
+    /// Returns a word of `shared_info`, by byte offset.
+    pub(crate) fn shared_info(&self, offset: usize) -> u32 {
+        self.domain.shared_info.words()[offset / 4].load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn on_vcpu(&self, vcpu: u16) -> Self {
+        Self {
+            vcpu: VcpuId::new(vcpu),
+            ..self.clone()
+        }
+    }
+}
+
+/// Where tests put a call's structure.
+pub(crate) const ARG: u64 = page(8);
+/// Where tests put lists.
+pub(crate) const LIST: u64 = page(10);
+/// An address with nothing behind it.
+pub(crate) const NOWHERE: u64 = 0x1000_0000;
+
+/// Returns the address of a page of every domain.
+pub(crate) const fn page(n: u32) -> u64 {
+    ((RAM + n) as u64) << 12
+}
+
+/// The machine with dom0 (privileged, 1:1, two vCPUs) and two plain domains.
+pub(crate) struct World {
+    pub(crate) hv: &'static Hv,
+    pub(crate) dom0: Guest,
+    pub(crate) dom1: Guest,
+    pub(crate) dom2: Guest,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let storage: &'static [AtomicU64] =
+            Box::leak((0..FRAMES).map(|_| AtomicU64::new(0)).collect());
+        let bank = (Mfn::new(RAM), FRAMES);
+        let frames = FrameTable::new(&[bank], storage).unwrap();
+        let mut allocator = FrameAllocator::new();
+        allocator
+            .add(&frames, bank.0, bank.1, Contents::Dirty)
+            .unwrap();
+        allocator
+            .claim(&frames, bank.0, DOM0_PAGES, Owner::Domain(DomId::DOM0))
+            .unwrap();
+        let text = |text: &str| text.to_string();
+        let hv: &'static Hv = Box::leak(Box::new(Hypervisor {
+            hal: FakeHal::new(),
+            frames,
+            allocator: SpinLock::new(allocator),
+            domains: DomainTable::default(),
+            identity: Identity {
+                version: (4, 17),
+                extra_version: text(".5-xenith"),
+                capabilities: text("xen-3.0-armv7l "),
+                command_line: text("dom0_mem=512M"),
+                compile_info: [text("rustc"), text("user"), text("host"), text("today")],
+                changeset: text("git:0123456789ab"),
+                build_id: std::array::from_fn(|n| n as u8 + 1),
+            },
+            wallclock: SpinLock::new((0, 0)),
+            scale: TickScale::new(62_500_000),
+            boot_ticks: 1000,
+        }));
+        assert!(hv.hal.hv.set(hv).is_ok());
+        Self {
+            hv,
+            dom0: domain(hv, 0),
+            dom1: domain(hv, 1),
+            dom2: domain(hv, 2),
+        }
+    }
+
+    /// Checks that accounts count the frames that the domains own.
+    pub(crate) fn check_accounts(&self) {
+        for guest in [&self.dom0, &self.dom1, &self.dom2] {
+            let id = guest.domain.facts.id;
+            let owned = (RAM..RAM + FRAMES).map(Mfn::new).filter(|&mfn| {
+                self.hv.frames.owner(mfn) == Some(Owner::Domain(id))
+                    && !self.hv.frames.is_xenheap_of(mfn, id)
+            });
+            assert_eq!(owned.count() as u32, guest.domain.account.pages(), "{id}");
+        }
+    }
+}
+
+fn domain(hv: &'static Hv, number: u16) -> Guest {
+    let id = DomId::new(number);
+    let is_dom0 = number == 0;
+    let pages = if is_dom0 { DOM0_PAGES } else { DOMU_PAGES };
+    let mut memory = hv.hal.p2m_memory(0);
+    let account = Arc::new(PageAccount::new(pages));
+    let mut p2m = P2m::new(&mut memory, Geometry::ARMV7, id, is_dom0, account).unwrap();
+    if is_dom0 {
+        for frame in RAM..RAM + pages {
+            hv.hal.zero_frame(Mfn::new(frame));
+        }
+        p2m.add_ram(&mut memory, Gfn::new(RAM), Mfn::new(RAM), pages)
+            .unwrap();
+    } else {
+        for frame in RAM..RAM + pages {
+            p2m.populate(&mut memory, Gfn::new(frame), 0).unwrap();
+        }
+    }
+    let vttbr = p2m.stage2().root().address().raw() | u64::from(number + 1) << 48;
+    let shared_info = hv.alloc_shared_page(id).unwrap();
+    let limits = Limits {
+        max_frames: 4,
+        ..Limits::default()
+    };
+    let grants = GrantTable::new(id, limits, &mut || hv.alloc_shared_page(id)).unwrap();
+    let view = if is_dom0 {
+        DeviceView::Identity
+    } else {
+        DeviceView::Translated
+    };
+    let max_port = if is_dom0 { NO_PORT_LIMIT } else { 1023 };
+    let vcpus = 2;
+    let events = EventChannels::new(id, vcpus, max_port, shared_info.clone()).unwrap();
+    let config = VgicConfig {
+        vcpus: usize::from(vcpus),
+        nr_spis: 32,
+        lr_count: 4,
+    };
+    let mut vgic = Vgic::new(config).unwrap();
+    vgic.ask_line(UPCALL, Resample::OnRaise).unwrap();
+    // The distributor is on, and so is the upcall's interrupt.
+    for vcpu in (0..vcpus).map(VcpuId::new) {
+        for (register, value) in [(0, 1), (0x100, 1 << UPCALL.raw())] {
+            let kicked = vgic.mmio_write(vcpu, register, Width::Word, value, &mut NoDevices);
+            let _ = kicked.unwrap();
+        }
+        // As at the last entry to the guest.
+        vgic.restore(vcpu, &mut NoDevices);
+        let _ = vgic.flush(vcpu, &mut NoDevices);
+    }
+    let facts = DomainFacts {
+        id,
+        is_privileged: is_dom0,
+        is_direct_mapped: is_dom0,
+        upcall_ppi: UPCALL,
+        virtual_timer_ppi: IntId::new(27),
+        physical_timer_ppi: IntId::new(30),
+        gicd: GuestPhys::new(0x0300_1000),
+    };
+    let domain = Domain::new(
+        facts,
+        p2m,
+        vttbr,
+        grants,
+        Maptrack::new(id, 2, view),
+        events,
+        vgic,
+        PowerStates::new(vcpus),
+        shared_info,
+        vec![(), ()],
+        0,
+    );
+    domain.vcpus[0].is_offline.store(false, Ordering::SeqCst);
+    hv.domains.add(domain.clone()).unwrap();
+    Guest {
+        hv,
+        domain,
+        vcpu: VcpuId::new(0),
+    }
+}
+
+impl Guest {
+    /// Gives the guest RAM at a frame again, whatever is there, if it may have any.
+    pub(crate) fn restore(&self, gfn: u32) {
+        let mut memory = self.hv.hal.p2m_memory(self.domain.vttbr);
+        let mut p2m = self.domain.p2m.lock();
+        if p2m.populate(&mut memory, Gfn::new(gfn), 0).is_err() {
+            // At its limit: RAM that lost its address still counts.
+            let limit = self.domain.account.limit();
+            self.domain.account.set_limit(limit + 1);
+            p2m.populate(&mut memory, Gfn::new(gfn), 0).expect("memory");
+        }
+    }
+}

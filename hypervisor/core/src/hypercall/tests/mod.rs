@@ -1,0 +1,31 @@
+//! Hypercalls as guests make them, on a machine in the host's memory.
+
+mod events;
+pub(crate) mod fake;
+mod fuzz;
+mod grants;
+mod memory;
+mod plain;
+
+use xen_abi::hypercall::*;
+
+/// Numbers as a guest sees errors.
+mod errno {
+    pub const EPERM: i64 = -1;
+    pub const ENOENT: i64 = -2;
+    pub const ESRCH: i64 = -3;
+    pub const ENXIO: i64 = -6;
+    pub const E2BIG: i64 = -7;
+    pub const ENOMEM: i64 = -12;
+    pub const EACCES: i64 = -13;
+    pub const EFAULT: i64 = -14;
+    pub const EBUSY: i64 = -16;
+    pub const EEXIST: i64 = -17;
+    pub const EINVAL: i64 = -22;
+    pub const ENOSYS: i64 = -38;
+    pub const EOPNOTSUPP: i64 = -95;
+    pub const ENOBUFS: i64 = -105;
+}
+
+const SELF: u16 = DOMID_SELF;
+const NO_DOMAIN: u16 = 77;

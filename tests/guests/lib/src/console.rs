@@ -1,0 +1,66 @@
+//! The hypervisor's console, line by line.
+
+use core::cell::UnsafeCell;
+use core::fmt::{self, Write};
+
+use crate::hypercall;
+
+struct Line {
+    bytes: [u8; 120],
+    used: usize,
+}
+
+impl Line {
+    fn flush(&mut self) {
+        hypercall::console_write(self.bytes.get(..self.used).unwrap_or(&[]));
+        self.used = 0;
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if self.used == self.bytes.len() {
+                self.flush();
+            }
+            if let Some(slot) = self.bytes.get_mut(self.used) {
+                *slot = byte;
+                self.used += 1;
+            }
+            if byte == b'\n' {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Console(UnsafeCell<Line>);
+
+// SAFETY: one processor; interrupt handlers do not print (a panic in one does, and does not return).
+unsafe impl Sync for Console {}
+
+static CONSOLE: Console = Console(UnsafeCell::new(Line {
+    bytes: [0; 120],
+    used: 0,
+}));
+
+/// What [`crate::print!`] calls.
+#[doc(hidden)]
+pub fn print(arguments: fmt::Arguments) {
+    // SAFETY: as for `Sync`; the reference ends here.
+    let line = unsafe { &mut *CONSOLE.0.get() };
+    // Writing to the line never fails.
+    let _ = line.write_fmt(arguments);
+}
+
+/// Prints to the hypervisor's console.
+#[macro_export]
+macro_rules! print { ($($a:tt)*) => { $crate::console::print(format_args!($($a)*)) }; }
+
+/// Prints a line to the hypervisor's console.
+#[macro_export]
+macro_rules! println {
+    () => { $crate::print!("\n") };
+    ($($a:tt)*) => { $crate::print!("{}\n", format_args!($($a)*)) };
+}

@@ -1,0 +1,75 @@
+//! Pages to share with the hypervisor, and the mapping of memory.
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crate::cpu;
+
+/// Words of a page.
+pub const WORDS: usize = 1024;
+
+/// A page whose words change behind Rust's back.
+#[repr(C, align(4096))]
+pub struct Page(pub [AtomicU32; WORDS]);
+
+impl Page {
+    /// An empty page.
+    pub const fn new() -> Self {
+        Self([const { AtomicU32::new(0) }; WORDS])
+    }
+
+    /// The word at a byte offset.
+    #[inline(always)]
+    pub fn word(&self, offset: usize) -> &AtomicU32 {
+        &self.0[offset / 4]
+    }
+
+    /// Guest frame number.
+    pub fn frame(&self) -> u64 {
+        u64::from(physical(core::ptr::from_ref(self) as usize) >> 12)
+    }
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+static DELTA: AtomicU32 = AtomicU32::new(0);
+
+pub(crate) fn set_delta(delta: u32) {
+    DELTA.store(delta, Relaxed);
+}
+
+/// The physical address of one of the image's virtual addresses.
+pub fn physical(address: usize) -> u32 {
+    (address as u32).wrapping_add(DELTA.load(Relaxed))
+}
+
+unsafe extern "C" {
+    static __level1: [AtomicU32; 4096];
+}
+
+/// Makes physical memory below 4 GiB normal cacheable memory at the same virtual address, by whole MiB.
+///
+/// # Safety
+/// There is memory, and no device whose registers are in use.
+pub unsafe fn map_normal(start: u64, size: u64) {
+    let first = start >> 20;
+    let last = (start.saturating_add(size).saturating_sub(1) >> 20).min(4095);
+    for section in first..=last {
+        // The image's own window stays.
+        if section != 2 && section != 3 {
+            // SAFETY: the linker script defines the table; `section` is below 4096.
+            unsafe {
+                __level1[section as usize].store((section as u32) << 20 | 0x0001_1c0e, Relaxed)
+            };
+        }
+    }
+    cpu::dsb();
+    // SAFETY: TLBIALL and BPIALL only drop cached translations.
+    unsafe {
+        core::arch::asm!("mcr p15, 0, {0}, c8, c7, 0", "mcr p15, 0, {0}, c7, c5, 6", "dsb", "isb", in(reg) 0,
+            options(nostack, preserves_flags));
+    }
+}
