@@ -11,14 +11,14 @@ use xenith_arch::gicv2::{CpuInterface, Distributor, HypInterface};
 use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
 use xenith_arch::mmu::{Access, FDT_BASE, FRAME_TABLE_BASE, HEAP_BASE};
 use xenith_arch::{Boot, DeviceRegisters, HypTables, setup, sysreg, timer};
+use xenith_boot::cmdline::CommandLine;
+use xenith_boot::fdt::host::{self, ConsoleUart, HostInfo};
+use xenith_boot::fdt::interrupts::IrqResolver;
+use xenith_boot::fdt::tree::Tree;
+use xenith_boot::memory::{PhysRange, usable_ram};
+use xenith_boot::modules::BootModules;
 use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
-use xenith_core::boot::cmdline::CommandLine;
-use xenith_core::boot::memory::{PhysRange, usable_ram};
-use xenith_core::boot::modules::BootModules;
 use xenith_core::emulate::coproc::CpuFeatures;
-use xenith_core::fdt::host::{self, ConsoleUart, HostInfo};
-use xenith_core::fdt::host_irq::IrqResolver;
-use xenith_core::fdt::host_tree::Tree;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
 use xenith_core::hypervisor::{Hypervisor, Identity};
 use xenith_core::sync::SpinLock;
@@ -117,7 +117,7 @@ pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
     if let Some((kind, at)) = parse_early_uart() {
         open_uart(kind, at, flat);
     } else if let Ok(tree) = Tree::new(dtb)
-        && let Ok(Some(uart)) = host::console(&tree, &mut IrqResolver::new(tree), None)
+        && let Ok(Some(uart)) = host::console(&tree, &IrqResolver::new(&tree), None)
         && let Some(kind) = uart.compatible.iter().find_map(Kind::from_compatible)
     {
         open_uart(kind, uart.reg.base(), flat);
@@ -320,7 +320,7 @@ fn init_memory(
         )),
     };
     let taken = PhysRange::from_start_end(place.base().raw(), table_frames.end);
-    (table, xenith_core::boot::memory::subtract(usable, &[taken]))
+    (table, xenith_boot::memory::subtract(usable, &[taken]))
 }
 
 /// Says which options of Xen's are known but have no effect here.
@@ -399,14 +399,14 @@ fn xenith_main(boot: Boot) -> ! {
             .ok()
             .map(|()| u32::from_le_bytes(word))
     };
-    let modules = BootModules::from_tree(&tree, first_word);
+    let modules = BootModules::from_tree(&tree, &first_word);
     let line = CommandLine::parse(modules.as_ref().map_or("", |modules| modules.xen_args));
-    let mut irqs = IrqResolver::new(tree);
-    let uart = host::console(&tree, &mut irqs, line.options.dtuart);
+    let irqs = IrqResolver::new(&tree);
+    let uart = host::console(&tree, &irqs, line.options.dtuart);
     if !console::has_uart() && line.options.console != Some("none") {
         // A bad dtuart= must not silence us while stdout-path names one.
         let fallback = if uart.is_err() {
-            host::console(&tree, &mut irqs, None)
+            host::console(&tree, &irqs, None)
         } else {
             Ok(None)
         };
@@ -504,9 +504,7 @@ fn xenith_main(boot: Boot) -> ! {
     let (frames, usable) = init_memory(&mut tables, &host.memory, &usable, image);
     let mut allocator = FrameAllocator::new();
     let contents = match line.options.bootscrub {
-        Some(value) if xenith_core::boot::cmdline::parse_bool(value) == Some(false) => {
-            Contents::Clean
-        }
+        Some(value) if xenith_boot::cmdline::parse_bool(value) == Some(false) => Contents::Clean,
         _ => Contents::Dirty,
     };
     for range in &usable {
@@ -579,7 +577,7 @@ fn xenith_main(boot: Boot) -> ! {
     if line
         .options
         .bootscrub
-        .and_then(xenith_core::boot::cmdline::parse_bool)
+        .and_then(xenith_boot::cmdline::parse_bool)
         == Some(true)
     {
         say!("Scrubbing Free RAM");
@@ -607,7 +605,7 @@ fn xenith_main(boot: Boot) -> ! {
 
     let dom0 = crate::dom0::build(crate::dom0::Plan {
         hv,
-        blob: tree.blob(),
+        tree: &tree,
         host: &host,
         modules: &modules,
         options: &line.options,

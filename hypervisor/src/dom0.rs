@@ -7,20 +7,19 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use log::{info, warn};
+use xenith_boot::cmdline::Options;
+use xenith_boot::fdt::dom0::{self, Dom0Input};
+use xenith_boot::fdt::host::{ConsoleUart, HostInfo};
+use xenith_boot::fdt::tree::Tree;
+use xenith_boot::kernel::{self, ImageSink, ImageSource, KernelImage, Probe, ReadError, SinkFull};
+use xenith_boot::memory::{PhysRange, dom0_banks, dom0_mem_size};
+use xenith_boot::modules::BootModules;
+use xenith_boot::placement::{Placement, place};
 use xenith_core::addr::{DomId, Gfn, GuestPhys, HostPhys, IntId, PAGE_SIZE, VcpuId};
-use xenith_core::boot::cmdline::Options;
-use xenith_core::boot::kernel::{
-    self, ImageSink, ImageSource, KernelImage, Probe, ReadError, SinkFull,
-};
-use xenith_core::boot::memory::{PhysRange, dom0_banks, dom0_mem_size};
-use xenith_core::boot::modules::BootModules;
-use xenith_core::boot::placement::{Placement, place};
 use xenith_core::domain::{Domain, DomainFacts};
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::emulate::psci::{PowerStates, VcpuStart};
 use xenith_core::evtchn::{EventChannels, NO_PORT_LIMIT};
-use xenith_core::fdt::dom0::{self, Dom0Input, Region};
-use xenith_core::fdt::host::{ConsoleUart, HostInfo};
 use xenith_core::frames::{Contents, Owner};
 use xenith_core::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use xenith_core::hal::Hal;
@@ -38,7 +37,7 @@ pub struct Plan<'a> {
     /// The hypervisor.
     pub hv: &'static Hv,
     /// The host's device tree.
-    pub blob: &'a [u8],
+    pub tree: &'a Tree<'a>,
     /// What was found in it.
     pub host: &'a HostInfo<'a>,
     /// Kernel, initrd and command lines.
@@ -134,10 +133,6 @@ fn copy(hv: &'static Hv, from: HostPhys, to: HostPhys, len: u64) -> Result<(), S
     Ok(())
 }
 
-fn region(range: PhysRange) -> Region {
-    Region::new(range.base().raw(), range.size())
-}
-
 /// Takes dom0's banks out of the allocator and maps them 1:1.
 fn give_memory(
     plan: &Plan<'_>,
@@ -177,8 +172,8 @@ fn give_memory(
 }
 
 /// Where the window for dom0's grant table is: over the hypervisor's own text, which no RAM or device of dom0's can be.
-fn grant_window(plan: &Plan<'_>, frames: u32) -> Region {
-    Region::new(
+fn grant_window(plan: &Plan<'_>, frames: u32) -> PhysRange {
+    PhysRange::from_size(
         plan.image.base().raw(),
         u64::from(frames) * PAGE_SIZE as u64,
     )
@@ -187,7 +182,7 @@ fn grant_window(plan: &Plan<'_>, frames: u32) -> Region {
 /// Loads the kernel: as it is, or unpacked first. Returns it placed.
 fn load_kernel(
     plan: &Plan<'_>,
-    banks: &[Region],
+    banks: &[PhysRange],
     tree_size: u64,
     initrd_size: Option<u64>,
 ) -> Result<Placement, String> {
@@ -209,16 +204,16 @@ fn load_kernel(
         Probe::Gzip(gzip) => {
             // Unpacked at the start of the first bank, then moved to where it belongs, far above.
             let bank = banks.first().ok_or("dom0 has no memory")?;
-            let limit = (bank.size / 2).min(MAX_UNPACKED);
-            let end = HostPhys::new(bank.start.raw() + limit);
+            let limit = (bank.size() / 2).min(MAX_UNPACKED);
+            let end = HostPhys::new(bank.base().raw() + limit);
             let mut sink = MemorySink {
                 hv,
-                next: bank.start,
+                next: bank.base(),
                 end,
             };
             let size = kernel::inflate(&source, &gzip, limit, &mut sink).map_err(text)?;
-            let unpacked =
-                PhysRange::new(bank.start.raw(), size).ok_or("the unpacked kernel is too large")?;
+            let unpacked = PhysRange::new(bank.base().raw(), size)
+                .ok_or("the unpacked kernel is too large")?;
             let unpacked = ModuleSource {
                 hv,
                 range: unpacked,
@@ -233,20 +228,16 @@ fn load_kernel(
         "Loading {} from {:016x} to {:016x}-{:016x}",
         image.format,
         from,
-        placement.kernel.start,
+        placement.kernel.base(),
         placement.kernel.end()
     );
-    if overlaps(from.raw(), image.size, placement.kernel) {
+    if PhysRange::from_size(from.raw(), image.size).overlaps(&placement.kernel) {
         return Err(
             "dom0's memory is too small to move the unpacked kernel: raise dom0_mem".to_string(),
         );
     }
-    copy(hv, from, placement.kernel.start, image.size)?;
+    copy(hv, from, placement.kernel.base(), image.size)?;
     Ok(placement)
-}
-
-fn overlaps(start: u64, size: u64, region: Region) -> bool {
-    start < region.end() && region.start.raw() < start + size
 }
 
 /// Makes dom0 and leaves it runnable.
@@ -301,7 +292,7 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
     let window = grant_window(&plan, grant_frames);
     say!(
         "Grant table range: {:#016x}-{:#016x}",
-        window.start,
+        window.base(),
         window.end()
     );
     say!(
@@ -310,24 +301,17 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
     );
     say!("d0: extended regions not supported for 32-bit guests");
 
-    let bank_regions: Vec<Region> = banks.iter().copied().map(region).collect();
-    let ram: Vec<Region> = plan.host.memory.iter().copied().map(region).collect();
-    let reserved: Vec<Region> = plan
-        .host
-        .reserved_ranges()
-        .into_iter()
-        .map(region)
-        .collect();
+    let reserved = plan.host.reserved_ranges();
     let lines = hv.hal.distributor.lock().lines();
     let initrd = plan.modules.ramdisk().map(|module| module.range);
     let console_path = plan.console.map(|uart| uart.path.as_str());
     let input = Dom0Input {
-        host: plan.blob,
+        host: plan.tree,
         console: console_path,
         hidden_compatibles: &[],
         xen_compatible: &["xen,xen-4.17", "xen,xen"],
-        banks: &bank_regions,
-        ram: &ram,
+        banks: &banks,
+        ram: &plan.host.memory,
         reserved: &reserved,
         forbidden: &[],
         phys_bits: 40,
@@ -355,7 +339,7 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
 
     let placement = load_kernel(
         &plan,
-        &bank_regions,
+        &banks,
         tree.blob.len() as u64,
         initrd.map(|range| range.size()),
     )?;
@@ -363,20 +347,20 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
         say!(
             "Loading d0 initrd from {:016x} to {:#018x}-{:#018x}",
             from.base(),
-            to.start,
+            to.base(),
             to.end()
         );
-        copy(hv, from.base(), to.start, from.size())?;
-        tree.set_initrd(to.start.raw(), to.end());
+        copy(hv, from.base(), to.base(), from.size())?;
+        tree.set_initrd(to.base().raw(), to.end().raw());
     }
     say!(
         "Loading d0 DTB to {:#018x}-{:#018x}",
-        placement.tree.start,
+        placement.tree.base(),
         placement.tree.end()
     );
     hv.hal
         .memory
-        .write(placement.tree.start, &tree.blob, true)
+        .write(placement.tree.base(), &tree.blob, true)
         .map_err(|_| "dom0's device tree cannot be written")?;
 
     map_devices(&plan, &mut p2m, &tree.mmio, vttbr)?;
@@ -426,7 +410,7 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
             r0: 0,
         });
         boot.frame.r[1] = u32::MAX;
-        boot.frame.r[2] = placement.tree.start.raw() as u32;
+        boot.frame.r[2] = placement.tree.base().raw() as u32;
     }
     let facts = DomainFacts {
         id: DomId::DOM0,
@@ -466,14 +450,19 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
 }
 
 /// Maps the devices that the tree gives to dom0, and the GIC's virtual CPU interface where it expects the physical one.
-fn map_devices(plan: &Plan<'_>, p2m: &mut P2m, mmio: &[Region], vttbr: u64) -> Result<(), String> {
+fn map_devices(
+    plan: &Plan<'_>,
+    p2m: &mut P2m,
+    mmio: &[PhysRange],
+    vttbr: u64,
+) -> Result<(), String> {
     let mut memory = plan.hv.hal.p2m_memory(vttbr);
     for range in mmio {
         let start = range
-            .start
+            .base()
             .frame()
             .ok_or("a device beyond the physical address space")?;
-        let pages = range.size.div_ceil(PAGE_SIZE as u64) as u32;
+        let pages = range.size().div_ceil(PAGE_SIZE as u64) as u32;
         p2m.map_mmio(
             &mut memory,
             Gfn::new(start.raw()),
@@ -482,7 +471,7 @@ fn map_devices(plan: &Plan<'_>, p2m: &mut P2m, mmio: &[Region], vttbr: u64) -> R
             PageType::MmioDirectC,
         )
         .map_err(|error| format!("devices at {range} cannot be mapped into dom0: {error:?}"))?;
-        info!("  - MMIO: {:010x} - {:010x}", range.start, range.end());
+        info!("  - MMIO: {:010x} - {:010x}", range.base(), range.end());
     }
     let gic = &plan.host.gic;
     let gicc = gic

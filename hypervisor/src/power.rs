@@ -1,8 +1,8 @@
 //! Power off and reset of the machine, through PSCI firmware.
 
 use smccc::{Hvc, Smc, psci};
+use xenith_boot::fdt::host::{Psci, PsciMethod, PsciVersion};
 use xenith_core::domain::ShutdownReason;
-use xenith_core::fdt::host::{Psci, PsciMethod, PsciVersion};
 use xenith_core::sync::Once;
 
 use crate::machine::Hv;

@@ -4,7 +4,6 @@
 extern crate alloc;
 
 pub mod addr;
-pub mod boot;
 pub mod console;
 pub mod domain;
 pub mod hal;
@@ -13,7 +12,6 @@ pub mod hypervisor;
 pub mod emulate;
 pub mod errno;
 pub mod evtchn;
-pub mod fdt;
 pub mod frames;
 pub mod gnttab;
 pub mod machine;

@@ -11,9 +11,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::addr::HostPhys;
-use crate::boot::memory::PhysRange;
-use crate::fdt::host_tree::{NodePath, Tree, take_cells};
+use crate::fdt::tree::{Node, Tree, take_cells};
+use crate::memory::PhysRange;
+use xenith_core::addr::HostPhys;
 
 /// The most modules (Xen's limit).
 pub const MAX_MODULES: usize = 32;
@@ -134,16 +134,17 @@ impl<'a> BootModules<'a> {
     ///
     /// # Errors
     /// [`ModuleError`]. What depends on memory is checked by [`Self::check`].
+    #[inline(never)]
     pub fn from_tree(
         tree: &Tree<'a>,
-        mut first_word: impl FnMut(HostPhys) -> Option<u32>,
+        first_word: &dyn Fn(HostPhys) -> Option<u32>,
     ) -> Result<Self, ModuleError> {
         let mut found = Self::default();
         let Some(chosen) = tree.find("/chosen") else {
             return Ok(found);
         };
         let mut untyped_count = 0;
-        for node in chosen.walk().skip(1).filter(NodePath::is_available) {
+        for node in chosen.walk().skip(1).filter(|node| node.is_available()) {
             if node.is_compatible(&["xen,domain"]) {
                 found.dom0less_count += 1;
             }
@@ -154,13 +155,13 @@ impl<'a> BootModules<'a> {
             if node.depth() > 3 || is_of_domain {
                 continue;
             }
-            let Some(kind) = declared_kind(&node) else {
+            let Some(kind) = declared_kind(node) else {
                 continue;
             };
             if found.modules.len() == MAX_MODULES {
                 return Err(ModuleError::TooMany);
             }
-            let range = module_range(&node).ok_or_else(|| ModuleError::NoReg(node.to_string()))?;
+            let range = module_range(node).ok_or_else(|| ModuleError::NoReg(node.to_string()))?;
             let kind = match kind {
                 ModuleKind::Unknown => {
                     let is_policy =
@@ -175,8 +176,7 @@ impl<'a> BootModules<'a> {
                 }
                 kind => kind,
             };
-            let bootargs =
-                cmdline(&node, "bootargs", "the kernel module's bootargs")?.unwrap_or("");
+            let bootargs = cmdline(node, "bootargs", "the kernel module's bootargs")?.unwrap_or("");
             found.modules.push(BootModule {
                 kind,
                 range,
@@ -184,13 +184,13 @@ impl<'a> BootModules<'a> {
                 bootargs,
             });
         }
-        found.take_initrd(&chosen)?;
-        found.take_command_lines(&chosen)?;
+        found.take_initrd(chosen)?;
+        found.take_command_lines(chosen)?;
         Ok(found)
     }
 
     /// Accepts a ramdisk as Linux's own boot protocol describes it, unless there is a module.
-    fn take_initrd(&mut self, chosen: &NodePath<'a>) -> Result<(), ModuleError> {
+    fn take_initrd(&mut self, chosen: Node<'_, 'a>) -> Result<(), ModuleError> {
         let (start, end) = ("linux,initrd-start", "linux,initrd-end");
         if self.ramdisk().is_some() || (chosen.prop(start).is_none() && chosen.prop(end).is_none())
         {
@@ -216,7 +216,7 @@ impl<'a> BootModules<'a> {
     }
 
     /// Decides which property is whose command line.
-    fn take_command_lines(&mut self, chosen: &NodePath<'a>) -> Result<(), ModuleError> {
+    fn take_command_lines(&mut self, chosen: Node<'_, 'a>) -> Result<(), ModuleError> {
         let xen = cmdline(chosen, "xen,xen-bootargs", "xen,xen-bootargs")?;
         let dom0 = cmdline(chosen, "xen,dom0-bootargs", "xen,dom0-bootargs")?;
         let plain = cmdline(chosen, "bootargs", "bootargs")?;
@@ -251,6 +251,7 @@ impl<'a> BootModules<'a> {
     }
 
     /// Returns where the modules are.
+    #[inline(never)]
     pub fn ranges(&self) -> Vec<PhysRange> {
         self.modules.iter().map(|module| module.range).collect()
     }
@@ -260,6 +261,7 @@ impl<'a> BootModules<'a> {
     ///
     /// # Errors
     /// [`ModuleError`].
+    #[inline(never)]
     pub fn check(
         &self,
         memory: &[PhysRange],
@@ -298,7 +300,7 @@ impl<'a> BootModules<'a> {
 }
 
 /// Returns what a node says it is; `Unknown` for a module that does not say; `None` for what is no module.
-fn declared_kind(node: &NodePath<'_>) -> Option<ModuleKind> {
+fn declared_kind(node: Node<'_, '_>) -> Option<ModuleKind> {
     const KINDS: [(&str, ModuleKind); 6] = [
         ("multiboot,kernel", ModuleKind::Kernel),
         ("xen,linux-zimage", ModuleKind::Kernel),
@@ -316,16 +318,16 @@ fn declared_kind(node: &NodePath<'_>) -> Option<ModuleKind> {
 }
 
 /// Returns the range that a module's `reg` gives. It is a physical address: `ranges` are not looked at.
-fn module_range(node: &NodePath<'_>) -> Option<PhysRange> {
+fn module_range(node: Node<'_, '_>) -> Option<PhysRange> {
     let parent = node.parent()?;
-    let (address, rest) = take_cells(node.prop("reg")?, inherited(&parent, "#address-cells", 2))?;
-    let (size, _) = take_cells(rest, inherited(&parent, "#size-cells", 1))?;
+    let (address, rest) = take_cells(node.prop("reg")?, inherited(parent, "#address-cells", 2))?;
+    let (size, _) = take_cells(rest, inherited(parent, "#size-cells", 1))?;
     PhysRange::new(u64::try_from(address).ok()?, u64::try_from(size).ok()?)
 }
 
 /// Returns a number of cells from a node or the nearest ancestor that has it.
-fn inherited(node: &NodePath<'_>, name: &str, default: u32) -> u32 {
-    let mut at = Some(*node);
+fn inherited(node: Node<'_, '_>, name: &str, default: u32) -> u32 {
+    let mut at = Some(node);
     while let Some(node) = at {
         if let Some(cells) = node.u32(name) {
             return cells;
@@ -337,7 +339,7 @@ fn inherited(node: &NodePath<'_>, name: &str, default: u32) -> u32 {
 
 /// Returns a property that is a command line. Bytes that are not UTF-8 end it.
 fn cmdline<'a>(
-    node: &NodePath<'a>,
+    node: Node<'_, 'a>,
     name: &str,
     title: &'static str,
 ) -> Result<Option<&'a str>, ModuleError> {

@@ -10,32 +10,28 @@
 //! console. The host's tree is not trusted to be well-formed. Takes no locks; allocates, so for boot only.
 
 mod emit;
-mod regions;
-pub mod resources;
 #[cfg(test)]
 mod tests;
-pub mod tree;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::addr::{HostPhys, IntId};
+use crate::fdt::interrupts::{GicInterrupt, IrqResolver};
+use crate::fdt::tree::{Node, Strings, Tree};
 use crate::fdt::writer::WriteError;
-use crate::machine::Trigger;
-use regions::{RegionSet, whole_pages};
-use resources::{GicInterrupt, Resources};
-use tree::{NodeIndex, Tree, TreeError, base_name, strings};
-
-pub use regions::Region;
+use crate::insert_sorted;
+use crate::memory::{PhysRange, normalise, subtract};
+use xenith_core::addr::{HostPhys, IntId};
+use xenith_core::machine::Trigger;
 
 /// Compatible strings of the interrupt controllers that Xenith drives, and so replaces in dom0's tree.
-const GIC_COMPATIBLES: [&[u8]; 6] = [
-    b"arm,cortex-a15-gic",
-    b"arm,cortex-a7-gic",
-    b"arm,gic-400",
-    b"arm,gic-v2",
-    b"arm,cortex-a9-gic",
-    b"arm,gic-v3",
+const GIC_COMPATIBLES: [&str; 6] = [
+    "arm,cortex-a15-gic",
+    "arm,cortex-a7-gic",
+    "arm,gic-400",
+    "arm,gic-v2",
+    "arm,cortex-a9-gic",
+    "arm,gic-v3",
 ];
 /// More warnings are counted, not kept.
 const MAX_WARNINGS: usize = 32;
@@ -45,8 +41,8 @@ const MAX_TREE_SIZE: usize = 2 << 20;
 /// What dom0's tree is made from.
 #[derive(Clone, Copy)]
 pub struct Dom0Input<'a> {
-    /// The host's flattened device tree.
-    pub host: &'a [u8],
+    /// The host's device tree.
+    pub host: &'a Tree<'a>,
     /// Path or alias of the UART that Xenith uses, hidden from dom0; options after `:` are ignored.
     pub console: Option<&'a str>,
     /// Compatible strings of nodes that the platform keeps from dom0.
@@ -54,13 +50,13 @@ pub struct Dom0Input<'a> {
     /// `compatible` of `/hypervisor`, as "xen,xen-4.17", "xen,xen".
     pub xen_compatible: &'a [&'a str],
     /// Dom0's RAM.
-    pub banks: &'a [Region],
+    pub banks: &'a [PhysRange],
     /// The host's whole RAM: never mapped as a device, but for `reserved`.
-    pub ram: &'a [Region],
+    pub ram: &'a [PhysRange],
     /// The ranges of `/reserved-memory`: not given to any domain's allocator, for dom0's drivers to use.
-    pub reserved: &'a [Region],
+    pub reserved: &'a [PhysRange],
     /// What must not be mapped besides: the hypervisor and the boot modules if they are outside `ram`.
-    pub forbidden: &'a [Region],
+    pub forbidden: &'a [PhysRange],
     /// Width of a physical address in bits (40 with LPAE).
     pub phys_bits: u32,
     /// Dom0's vCPUs.
@@ -76,7 +72,7 @@ pub struct Dom0Input<'a> {
     /// The PPI of the event channel upcall; see [`event_channel_ppi`].
     pub evtchn_ppi: IntId,
     /// Where dom0 may map its grant table.
-    pub grant_table: Region,
+    pub grant_table: PhysRange,
     /// Whether dom0 has an initrd; its place is set later with [`Dom0Tree::set_initrd`].
     pub has_initrd: bool,
     /// Dom0's command line.
@@ -92,7 +88,7 @@ pub struct Dom0Tree {
     /// The flattened device tree. Its size does not change any more.
     pub blob: Vec<u8>,
     /// What to map 1:1 into dom0, in whole pages, sorted, no two ranges touching.
-    pub mmio: Vec<Region>,
+    pub mmio: Vec<PhysRange>,
     /// The SPIs to route to dom0 under their own number, sorted.
     pub spis: Vec<(IntId, Trigger)>,
     /// What was left out or looks wrong, for the log.
@@ -104,6 +100,7 @@ pub struct Dom0Tree {
 
 impl Dom0Tree {
     /// Writes where the initrd lies: first byte and byte behind the last. Does nothing in a tree built without one.
+    #[inline(never)]
     pub fn set_initrd(&mut self, start: u64, end: u64) {
         let Some((start_at, end_at)) = self.initrd_at else {
             return;
@@ -137,9 +134,9 @@ pub enum WarningKind {
     /// Another node uses the same interrupt with another trigger type, which counts.
     TriggerConflict(u32),
     /// Part of the range is RAM, or belongs to the hypervisor: that part is not mapped.
-    MmioOverlap(Region),
+    MmioOverlap(PhysRange),
     /// The range is beyond the physical address space: not mapped.
-    MmioBeyondPhysical(Region),
+    MmioBeyondPhysical(PhysRange),
     /// Xenith writes its own node of that name: the host's was left out.
     Replaced,
     /// No such node: nothing is hidden from dom0.
@@ -204,14 +201,12 @@ impl core::fmt::Display for Warning {
 /// Why dom0's tree could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildError {
-    /// The host's tree is broken.
-    Host(TreeError),
     /// The tree asks for absurdly much work (cyclic or huge `ranges` and `interrupt-map` properties).
     TooComplex,
     /// No GIC node whose first register range is at this address.
     NoGic(HostPhys),
     /// The root's `#address-cells` and `#size-cells` cannot express this range of dom0's.
-    CellsTooNarrow(Region),
+    CellsTooNarrow(PhysRange),
     /// Dom0 has no RAM or no vCPU, or a timer or event channel interrupt that is no PPI.
     BadInput,
     /// The result is too large, or the heap is exhausted.
@@ -221,7 +216,6 @@ pub enum BuildError {
 impl core::fmt::Display for BuildError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Host(error) => write!(f, "the host's device tree is broken ({error:?})"),
             Self::TooComplex => f.write_str(
                 "the host's device tree has absurdly long ranges or interrupt-map lists",
             ),
@@ -247,13 +241,8 @@ impl From<WriteError> for BuildError {
     }
 }
 
-impl From<TreeError> for BuildError {
-    fn from(error: TreeError) -> Self {
-        Self::Host(error)
-    }
-}
-
 /// Returns the PPI for dom0's event channel upcall: the lowest that no timer uses.
+#[inline(never)]
 pub fn event_channel_ppi(timer_ppis: &[IntId]) -> Option<IntId> {
     (16..32)
         .map(IntId::new)
@@ -264,6 +253,7 @@ pub fn event_channel_ppi(timer_ppis: &[IntId]) -> Option<IntId> {
 ///
 /// # Errors
 /// A [`BuildError`]; oddities of single nodes are [`Dom0Tree::warnings`] instead.
+#[inline(never)]
 pub fn build(input: &Dom0Input<'_>) -> Result<Dom0Tree, BuildError> {
     let is_ppi = |id: &IntId| (16..32).contains(&id.raw());
     if input.vcpus == 0
@@ -276,34 +266,26 @@ pub fn build(input: &Dom0Input<'_>) -> Result<Dom0Tree, BuildError> {
     {
         return Err(BuildError::BadInput);
     }
-    let tree = Tree::parse(input.host)?;
-    let (gic, resources) = find_gic(&tree, input.gic_dist)?;
-    let mut builder = Builder::new(input, &tree, gic, &resources);
+    let tree = input.host;
+    let irqs = IrqResolver::new(tree);
+    let is_distributor = |node: &Node<'_, '_>| {
+        let mut first = None;
+        node.for_each_reg(irqs.budget(), &mut |address, _| {
+            first = first.or(Some(address));
+        });
+        node.is_compatible(&GIC_COMPATIBLES) && first == Some(input.gic_dist.raw())
+    };
+    let gic = tree
+        .nodes()
+        .find(is_distributor)
+        .ok_or(BuildError::NoGic(input.gic_dist))?;
+    let irqs = irqs.with_gic(gic);
+    let mut builder = Builder::new(input, gic, &irqs);
     let (blob, initrd_at) = emit::emit(&mut builder)?;
-    if resources.is_exhausted() {
+    if irqs.budget().is_exhausted() {
         return Err(BuildError::TooComplex);
     }
     Ok(builder.finish(blob, initrd_at))
-}
-
-fn find_gic<'t, 'a>(
-    tree: &'t Tree<'a>,
-    dist: HostPhys,
-) -> Result<(NodeIndex, Resources<'t, 'a>), BuildError> {
-    let resources = Resources::new(tree, usize::MAX);
-    let gic = (1..tree.nodes.len())
-        .filter(|&node| is_gic(tree, node))
-        .find(|&node| {
-            let mut first = None;
-            resources.regs(node, |address, _| first = first.or(Some(address)));
-            first == Some(dist.raw())
-        })
-        .ok_or(BuildError::NoGic(dist))?;
-    Ok((gic, resources.with_gic(gic)))
-}
-
-fn is_gic(tree: &Tree<'_>, node: NodeIndex) -> bool {
-    tree.is_compatible(node, |name| GIC_COMPATIBLES.contains(&name))
 }
 
 /// What becomes of a node of the host's tree.
@@ -324,19 +306,20 @@ enum Fate {
 }
 
 /// The state of one build: what was found out about the host's tree, and what is collected for dom0.
-struct Builder<'b, 'a> {
+struct Builder<'b> {
     input: &'b Dom0Input<'b>,
-    tree: &'b Tree<'a>,
-    resources: &'b Resources<'b, 'a>,
-    gic: NodeIndex,
+    tree: &'b Tree<'b>,
+    irqs: &'b IrqResolver<'b, 'b>,
+    gic: Node<'b, 'b>,
     gic_phandle: u32,
-    console: Option<NodeIndex>,
+    console: Option<Node<'b, 'b>>,
     /// The console's registers, unrounded, and its interrupts.
-    console_mmio: Vec<(u64, u64)>,
+    console_mmio: Vec<PhysRange>,
     console_spis: Vec<u32>,
     /// What must not be mapped, in whole pages.
-    closed: RegionSet,
-    mmio: Vec<Region>,
+    closed: Vec<PhysRange>,
+    mmio: Vec<PhysRange>,
+    /// Sorted.
     spis: Vec<(IntId, Trigger)>,
     warnings: Vec<Warning>,
     suppressed_warnings: u32,
@@ -344,42 +327,44 @@ struct Builder<'b, 'a> {
     interrupts: Vec<GicInterrupt>,
 }
 
-impl<'b, 'a> Builder<'b, 'a> {
-    fn new(
-        input: &'b Dom0Input<'b>,
-        tree: &'b Tree<'a>,
-        gic: NodeIndex,
-        resources: &'b Resources<'b, 'a>,
-    ) -> Self {
-        let mut gic_regions = Vec::new();
-        resources.regs(gic, |start, size| {
-            gic_regions.push(Region::new(start, size))
-        });
-        let ram = RegionSet::new(input.ram.iter().copied());
-        let ram = ram.without(&RegionSet::new(input.reserved.iter().copied()));
-        let closed = RegionSet::new(
-            ram.regions()
-                .chain(gic_regions)
-                .chain(input.forbidden.iter().copied()),
-        );
-        let gic_phandle = match tree.node(gic).phandle {
-            0 => tree.max_phandle().saturating_add(1),
-            phandle => phandle,
-        };
+/// Returns the registers of a node.
+fn registers(node: Node<'_, '_>, irqs: &IrqResolver<'_, '_>) -> Vec<PhysRange> {
+    let mut found = Vec::new();
+    node.for_each_reg(irqs.budget(), &mut |start, size| {
+        found.push(PhysRange::from_size(start, size));
+    });
+    found
+}
+
+/// Returns the ranges in whole pages.
+fn whole_pages(ranges: &[PhysRange]) -> Vec<PhysRange> {
+    let ranges = ranges.iter().filter(|range| !range.is_empty());
+    ranges.map(PhysRange::grow_to_pages).collect()
+}
+
+impl<'b> Builder<'b> {
+    fn new(input: &'b Dom0Input<'b>, gic: Node<'b, 'b>, irqs: &'b IrqResolver<'b, 'b>) -> Self {
+        let tree = input.host;
+        let mut closed = subtract(&whole_pages(input.ram), &whole_pages(input.reserved));
+        closed.extend(whole_pages(&registers(gic, irqs)));
+        closed.extend(whole_pages(input.forbidden));
+        let gic_phandle = gic
+            .phandle()
+            .unwrap_or_else(|| tree.max_phandle().saturating_add(1));
         let console = input
             .console
-            .and_then(|path| tree.find(path))
-            .filter(|&node| node != 0);
+            .and_then(|path| tree.find_alias_or_path(path.split(':').next()?))
+            .filter(|node| !node.is_root());
         let mut builder = Self {
             input,
             tree,
-            resources,
+            irqs,
             gic,
             gic_phandle,
             console,
             console_mmio: Vec::new(),
             console_spis: Vec::new(),
-            closed,
+            closed: normalise(&closed),
             mmio: Vec::new(),
             spis: Vec::new(),
             warnings: Vec::new(),
@@ -387,26 +372,20 @@ impl<'b, 'a> Builder<'b, 'a> {
             interrupts: Vec::new(),
         };
         if let Some(console) = console {
-            resources.regs(console, |start, size| {
-                builder
-                    .console_mmio
-                    .push((start, start.saturating_add(size)))
+            builder.console_mmio = registers(console, irqs);
+            irqs.for_each(console, &mut |interrupt| {
+                builder.console_spis.push(interrupt.id);
             });
-            resources.interrupts(console, |interrupt| builder.console_spis.push(interrupt.id));
         } else if let Some(path) = input.console {
             builder.warn_path(path.into(), WarningKind::NoConsole);
         }
         builder
     }
 
-    fn finish(mut self, blob: Vec<u8>, initrd_at: Option<(usize, usize)>) -> Dom0Tree {
-        // Stable, so that the device found first decides the trigger.
-        self.spis.sort_by_key(|&(id, _)| id);
-        self.spis.dedup_by_key(|&mut (id, _)| id);
-        let mmio = RegionSet::new(self.mmio.iter().copied()).without(&self.closed);
+    fn finish(self, blob: Vec<u8>, initrd_at: Option<(usize, usize)>) -> Dom0Tree {
         Dom0Tree {
             blob,
-            mmio: mmio.regions().collect(),
+            mmio: subtract(&self.mmio, &self.closed),
             spis: self.spis,
             warnings: self.warnings,
             suppressed_warnings: self.suppressed_warnings,
@@ -414,9 +393,9 @@ impl<'b, 'a> Builder<'b, 'a> {
         }
     }
 
-    fn warn(&mut self, node: NodeIndex, kind: WarningKind) {
+    fn warn(&mut self, node: Node<'_, '_>, kind: WarningKind) {
         if self.warnings.len() < MAX_WARNINGS {
-            self.warn_path(self.tree.path(node), kind);
+            self.warn_path(node.path(), kind);
         } else {
             self.suppressed_warnings = self.suppressed_warnings.saturating_add(1);
         }
@@ -427,8 +406,8 @@ impl<'b, 'a> Builder<'b, 'a> {
     }
 
     /// Decides what becomes of a node, and leaves its interrupts in `self.interrupts`.
-    fn fate(&mut self, node: NodeIndex) -> Fate {
-        if node == 0 {
+    fn fate(&mut self, node: Node<'b, 'b>) -> Fate {
+        if node.is_root() {
             return Fate::Copy;
         }
         if node == self.gic {
@@ -437,26 +416,23 @@ impl<'b, 'a> Builder<'b, 'a> {
         if Some(node) == self.console {
             return Fate::Skip;
         }
-        let here = self.tree.node(node);
-        if here.parent == 0 {
-            match here.name {
-                b"cpus" => return Fate::Skip,
-                b"chosen" => return Fate::CopyChosen,
-                b"psci" | b"hypervisor" => {
-                    if !self
-                        .tree
-                        .is_compatible(node, |name| name.starts_with(b"arm,psci"))
-                    {
+        if node.parent().is_some_and(Node::is_root) {
+            match node.name() {
+                "cpus" => return Fate::Skip,
+                "chosen" => return Fate::CopyChosen,
+                "psci" | "hypervisor" => {
+                    let mut compatible = node.compatible().iter();
+                    if !compatible.any(|name| name.starts_with("arm,psci")) {
                         self.warn(node, WarningKind::Replaced);
                     }
                     return Fate::Skip;
                 }
-                name if base_name(name) == b"memory" => return Fate::Skip,
+                _ if node.base_name() == "memory" => return Fate::Skip,
                 _ => {}
             }
         }
         let mut passthrough = false;
-        for property in self.tree.properties(node) {
+        for property in node.properties() {
             match property.name {
                 b"compatible" => {
                     if let Some(fate) = self.fate_by_compatible(property.value) {
@@ -470,8 +446,8 @@ impl<'b, 'a> Builder<'b, 'a> {
         }
         self.interrupts.clear();
         let interrupts = &mut self.interrupts;
-        self.resources
-            .interrupts(node, |interrupt| interrupts.push(interrupt));
+        self.irqs
+            .for_each(node, &mut |interrupt| interrupts.push(interrupt));
         // The vGIC cannot pass on a physical PPI: such a device would never be heard.
         if self.interrupts.iter().any(|interrupt| interrupt.is_ppi()) {
             return Fate::Skip;
@@ -479,8 +455,8 @@ impl<'b, 'a> Builder<'b, 'a> {
         if passthrough {
             return Fate::CopyDisabled;
         }
-        if self.tree.is_enabled(node) {
-            let lines = self.input.gic_lines.min(1020);
+        if node.is_available() {
+            let lines = self.lines();
             if let Some(beyond) = self
                 .interrupts
                 .iter()
@@ -494,53 +470,55 @@ impl<'b, 'a> Builder<'b, 'a> {
         Fate::Copy
     }
 
+    /// Returns the number of interrupts of the GIC.
+    fn lines(&self) -> u32 {
+        self.input.gic_lines.min(1020)
+    }
+
     fn fate_by_compatible(&self, list: &[u8]) -> Option<Fate> {
-        strings(list).find_map(|name| match name {
-            b"arm,armv7-timer" | b"arm,armv8-timer" => Some(Fate::Timer),
+        Strings::new(list).iter().find_map(|name| match name {
+            "arm,armv7-timer" | "arm,armv8-timer" => Some(Fate::Timer),
             // The boot protocol's own nodes.
-            b"xen,xen"
-            | b"xen,multiboot-module"
-            | b"multiboot,module"
-            | b"xen,domain"
-            | b"xen,evtchn-v1"
-            | b"xen,domain-shared-memory-v1"
-            | b"xen,cpupool" => Some(Fate::Skip),
+            "xen,xen"
+            | "xen,multiboot-module"
+            | "multiboot,module"
+            | "xen,domain"
+            | "xen,evtchn-v1"
+            | "xen,domain-shared-memory-v1"
+            | "xen,cpupool" => Some(Fate::Skip),
             // Devices that count on a PPI or on the host's CPUs being there.
-            b"arm,cortex-a7-pmu"
-            | b"arm,cortex-a15-pmu"
-            | b"arm,armv8-pmuv3"
-            | b"arm,cortex-a53-edac"
-            | b"arm,armv7-timer-mem" => Some(Fate::Skip),
-            _ if name.starts_with(b"arm,psci") => Some(Fate::Skip),
+            "arm,cortex-a7-pmu"
+            | "arm,cortex-a15-pmu"
+            | "arm,armv8-pmuv3"
+            | "arm,cortex-a53-edac"
+            | "arm,armv7-timer-mem" => Some(Fate::Skip),
+            _ if name.starts_with("arm,psci") => Some(Fate::Skip),
             _ if GIC_COMPATIBLES.contains(&name) => Some(Fate::Skip),
-            _ if self
-                .input
-                .hidden_compatibles
-                .iter()
-                .any(|hidden| hidden.as_bytes() == name) =>
-            {
-                Some(Fate::Skip)
-            }
+            _ if self.input.hidden_compatibles.contains(&name) => Some(Fate::Skip),
             _ => None,
         })
     }
 
     /// Gives dom0 the registers and interrupts of an enabled node that [`Builder::fate`] looked at last.
-    fn give(&mut self, node: NodeIndex) {
-        if !self.tree.is_enabled(node) {
+    fn give(&mut self, node: Node<'b, 'b>) {
+        if !node.is_available() {
             return;
         }
-        let resources = self.resources;
-        resources.regs(node, |start, size| self.map(node, start, size));
+        let irqs = self.irqs;
+        node.for_each_reg(irqs.budget(), &mut |start, size| {
+            self.map(node, start, size)
+        });
         let interrupts = core::mem::take(&mut self.interrupts);
         for &interrupt in &interrupts {
             self.route(node, interrupt);
         }
         self.interrupts = interrupts;
-        if resources.is_pci(node) {
-            resources.pci_windows(node, |start, size| self.map(node, start, size));
-            resources.mapped_interrupts(node, |interrupt| {
-                if interrupt.id >= self.input.gic_lines.min(1020) {
+        if matches!(node.text("device_type"), "pci" | "pciex") {
+            node.for_each_pci_window(irqs.budget(), &mut |start, size| {
+                self.map(node, start, size)
+            });
+            irqs.for_each_mapped(node, &mut |interrupt| {
+                if interrupt.id >= self.lines() {
                     self.warn(node, WarningKind::NoSuchMappedInterrupt(interrupt.id));
                 } else {
                     self.route(node, interrupt);
@@ -549,32 +527,27 @@ impl<'b, 'a> Builder<'b, 'a> {
         }
     }
 
-    fn map(&mut self, node: NodeIndex, start: u64, size: u64) {
+    fn map(&mut self, node: Node<'b, 'b>, start: u64, size: u64) {
         if size == 0 {
             return;
         }
-        let region = Region::new(start, size);
-        let end = start.checked_add(size);
+        let region = PhysRange::from_size(start, size);
         let limit = 1_u64.checked_shl(self.input.phys_bits).unwrap_or(u64::MAX);
-        let Some(end) = end.filter(|&end| end <= limit) else {
+        if region.size() != size || region.end().raw() > limit {
             return self.warn(node, WarningKind::MmioBeyondPhysical(region));
-        };
+        }
         // A device that merely shares a page with the console is dom0's all the same, as with Xen.
-        let is_console = self
-            .console_mmio
-            .iter()
-            .any(|&(from, to)| start < to && from < end);
-        let (first, last) = whole_pages(start, end);
-        if is_console || self.closed.intersects(first, last) {
+        let is_console = self.console_mmio.iter().any(|uart| uart.overlaps(&region));
+        let pages = region.grow_to_pages();
+        if is_console || self.closed.iter().any(|closed| closed.overlaps(&pages)) {
             self.warn(node, WarningKind::MmioOverlap(region));
         }
         if !is_console {
-            self.mmio
-                .push(Region::new(first, last.saturating_sub(first)));
+            self.mmio.push(pages);
         }
     }
 
-    fn route(&mut self, node: NodeIndex, interrupt: GicInterrupt) {
+    fn route(&mut self, node: Node<'b, 'b>, interrupt: GicInterrupt) {
         let Ok(id) = u16::try_from(interrupt.id).map(IntId::new) else {
             return;
         };
@@ -589,7 +562,7 @@ impl<'b, 'a> Builder<'b, 'a> {
                 self.warn(node, WarningKind::TriggerConflict(interrupt.id));
             }
             Some(_) => {}
-            None => self.spis.push((id, interrupt.trigger)),
+            None => insert_sorted(&mut self.spis, (id, interrupt.trigger), |a, b| a.0 <= b.0),
         }
     }
 }

@@ -11,10 +11,11 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::addr::HostPhys;
-use crate::boot::memory::{PhysRange, normalise};
-use crate::fdt::host_irq::{Interrupt, IrqError, IrqResolver};
-use crate::fdt::host_tree::{AddressError, NodePath, Strings, Tree, TreeError, take_cells};
+use crate::fdt::address::AddressError;
+use crate::fdt::interrupts::{Interrupt, IrqError, IrqResolver};
+use crate::fdt::tree::{Node, Strings, Tree, TreeError, take_cells};
+use crate::memory::{PhysRange, normalise};
+use xenith_core::addr::HostPhys;
 
 /// The most memory banks, and the most reserved ranges (Xen's `NR_MEM_BANKS`).
 pub const MAX_BANKS: usize = 256;
@@ -256,23 +257,25 @@ impl<'a> HostInfo<'a> {
     ///
     /// # Errors
     /// [`HostError`] names the first thing that is missing or wrong.
+    #[inline(never)]
     pub fn from_tree(tree: &Tree<'a>) -> Result<Self, HostError> {
-        let mut irqs = IrqResolver::new(*tree);
-        let root = tree.root_path();
+        let irqs = IrqResolver::new(tree);
+        let root = tree.root();
         Ok(Self {
-            model: root.strings("model").unwrap_or_default().first(),
+            model: root.text("model"),
             compatible: root.compatible(),
             memory: memory(tree)?,
             memreserve: memreserve(tree)?,
             reserved: reserved_memory(tree)?,
             cpus: cpus(tree)?,
-            gic: gic(tree, &mut irqs)?,
-            timer: timer(tree, &mut irqs)?,
+            gic: gic(tree, &irqs)?,
+            timer: timer(tree, &irqs)?,
             psci: psci(tree)?,
         })
     }
 
     /// Returns all ranges that firmware wants left alone: `/memreserve/` and `/reserved-memory`.
+    #[inline(never)]
     pub fn reserved_ranges(&self) -> Vec<PhysRange> {
         self.memreserve
             .iter()
@@ -287,20 +290,17 @@ impl<'a> HostInfo<'a> {
 ///
 /// # Errors
 /// [`HostError::NoMemory`] and [`HostError::TooManyBanks`].
+#[inline(never)]
 pub fn memory(tree: &Tree<'_>) -> Result<Vec<PhysRange>, HostError> {
-    let is_memory = |node: &NodePath<'_>| {
-        node.base_name() == "memory"
-            || node
-                .strings("device_type")
-                .is_some_and(|kind| kind.first() == "memory")
-    };
+    let is_memory =
+        |node: &Node<'_, '_>| node.base_name() == "memory" || node.text("device_type") == "memory";
     let mut banks = Vec::new();
     for node in tree
-        .root_path()
+        .root()
         .children()
         .filter(|node| is_memory(node) && node.is_available())
     {
-        push_reg(&mut banks, &node, "/memory")?;
+        push_reg(&mut banks, node, "/memory")?;
     }
     let banks = normalise(&banks);
     if banks.is_empty() {
@@ -313,7 +313,7 @@ pub fn memory(tree: &Tree<'_>) -> Result<Vec<PhysRange>, HostError> {
 /// Adds all entries of a node's `reg` that are not empty and have a physical address.
 fn push_reg(
     ranges: &mut Vec<PhysRange>,
-    node: &NodePath<'_>,
+    node: Node<'_, '_>,
     which: &'static str,
 ) -> Result<(), HostError> {
     for (address, size) in node.reg() {
@@ -334,6 +334,7 @@ fn push_reg(
 ///
 /// # Errors
 /// [`HostError::TooManyBanks`].
+#[inline(never)]
 pub fn memreserve(tree: &Tree<'_>) -> Result<Vec<PhysRange>, HostError> {
     let mut ranges = Vec::new();
     // A range that wraps reserves all that is above its start.
@@ -356,17 +357,18 @@ pub fn memreserve(tree: &Tree<'_>) -> Result<Vec<PhysRange>, HostError> {
 ///
 /// # Errors
 /// [`HostError::TooManyBanks`].
+#[inline(never)]
 pub fn reserved_memory<'a>(tree: &Tree<'a>) -> Result<Vec<Reserved<'a>>, HostError> {
     let mut reserved = Vec::new();
     let mut ranges = Vec::new();
     for node in tree
         .find("/reserved-memory")
-        .iter()
-        .flat_map(NodePath::children)
-        .filter(NodePath::is_available)
+        .into_iter()
+        .flat_map(Node::children)
+        .filter(|node| node.is_available())
     {
         let first = ranges.len();
-        push_reg(&mut ranges, &node, "/reserved-memory")?;
+        push_reg(&mut ranges, node, "/reserved-memory")?;
         let no_map = node.prop("no-map").is_some();
         let added = ranges.iter().skip(first);
         reserved.extend(added.map(|range| Reserved {
@@ -382,15 +384,12 @@ pub fn reserved_memory<'a>(tree: &Tree<'a>) -> Result<Vec<Reserved<'a>>, HostErr
 ///
 /// # Errors
 /// [`HostError::NoCpus`] and [`HostError::BadCpu`].
+#[inline(never)]
 pub fn cpus<'a>(tree: &Tree<'a>) -> Result<HostCpus<'a>, HostError> {
     let parent = tree.find("/cpus").ok_or(HostError::NoCpus)?;
-    let is_cpu = |node: &NodePath<'_>| {
-        node.base_name() == "cpu"
-            || node
-                .strings("device_type")
-                .is_some_and(|kind| kind.first() == "cpu")
-    };
-    let shared_method = parent.strings("enable-method").unwrap_or_default().first();
+    let is_cpu =
+        |node: &Node<'_, '_>| node.base_name() == "cpu" || node.text("device_type") == "cpu";
+    let shared_method = parent.text("enable-method");
     let mut found = HostCpus {
         cpus: Vec::new(),
         ignored_count: 0,
@@ -424,11 +423,17 @@ pub fn cpus<'a>(tree: &Tree<'a>) -> Result<HostCpus<'a>, HostError> {
     }
 }
 
+/// Returns true for a name with "gic" in it. (The library's search for strings in strings costs 2 KiB of code.)
+fn names_gic(name: &str) -> bool {
+    name.as_bytes().windows(3).any(|part| part == b"gic")
+}
+
 /// Returns the interrupt controller.
 ///
 /// # Errors
 /// The `Gic` variants of [`HostError`].
-pub fn gic<'a>(tree: &Tree<'a>, irqs: &mut IrqResolver<'a>) -> Result<Gic<'a>, HostError> {
+#[inline(never)]
+pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, HostError> {
     const WITH_VIRTUALIZATION: [&str; 3] =
         ["arm,cortex-a15-gic", "arm,cortex-a7-gic", "arm,gic-400"];
     const WITHOUT: [&str; 4] = [
@@ -439,19 +444,18 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &mut IrqResolver<'a>) -> Result<Gic<'a>, H
     ];
 
     let is_controller =
-        |node: &NodePath<'_>| node.prop("interrupt-controller").is_some() && node.is_available();
+        |node: &Node<'_, '_>| node.prop("interrupt-controller").is_some() && node.is_available();
     let find = |wanted: &[&str]| {
-        tree.walk()
+        tree.nodes()
             .find(|node| is_controller(node) && node.is_compatible(wanted))
     };
     let Some(node) = find(&WITH_VIRTUALIZATION) else {
         if find(&WITHOUT).is_some() {
             return Err(HostError::NoGicVirtualization);
         }
-        let is_gic = |node: &NodePath<'_>| {
-            is_controller(node) && node.compatible().iter().any(|s| s.contains("gic"))
-        };
-        return Err(match tree.walk().find(is_gic) {
+        let is_gic =
+            |node: &Node<'_, '_>| is_controller(node) && node.compatible().iter().any(names_gic);
+        return Err(match tree.nodes().find(is_gic) {
             Some(other) => HostError::UnsupportedGic(other.compatible().first().to_string()),
             None => HostError::NoGic,
         });
@@ -465,13 +469,13 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &mut IrqResolver<'a>) -> Result<Gic<'a>, H
         return Err(HostError::NoGicVirtualization);
     }
     // The interrupt of the GIC's own node goes to itself, whatever parent the rest of the tree has.
-    let maintenance = match irqs.interrupt(&node, 0) {
+    let maintenance = match irqs.interrupt(node, 0) {
         Ok(Some(interrupt)) => interrupt,
         Ok(None) => return Err(HostError::GicMaintenance(IrqError::Malformed)),
         Err(error) => return Err(HostError::GicMaintenance(error)),
     };
     let is_frame =
-        |child: &NodePath<'_>| child.is_compatible(&["arm,gic-v2m-frame"]) && child.is_available();
+        |child: &Node<'_, '_>| child.is_compatible(&["arm,gic-v2m-frame"]) && child.is_available();
     Ok(Gic {
         path: node.to_string(),
         compatible: node.compatible(),
@@ -494,13 +498,14 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &mut IrqResolver<'a>) -> Result<Gic<'a>, H
 ///
 /// # Errors
 /// [`HostError::NoTimer`] and [`HostError::TimerInterrupt`].
-pub fn timer<'a>(tree: &Tree<'a>, irqs: &mut IrqResolver<'a>) -> Result<Timer, HostError> {
+#[inline(never)]
+pub fn timer<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Timer, HostError> {
     const TIMERS: [&str; 2] = ["arm,armv7-timer", "arm,armv8-timer"];
     let node = tree
-        .walk()
+        .nodes()
         .find(|node| node.is_compatible(&TIMERS) && node.is_available())
         .ok_or(HostError::NoTimer)?;
-    let mut line = |title, name, index| match irqs.named_or_index(&node, name, index) {
+    let line = |title, name, index| match irqs.named_or_index(node, name, index) {
         Ok(Some(interrupt)) => Ok(interrupt),
         Ok(None) => Err(HostError::TimerInterrupt(title, IrqError::Malformed)),
         Err(error) => Err(HostError::TimerInterrupt(title, error)),
@@ -520,18 +525,19 @@ pub fn timer<'a>(tree: &Tree<'a>, irqs: &mut IrqResolver<'a>) -> Result<Timer, H
 ///
 /// # Errors
 /// [`HostError::PsciMethod`].
+#[inline(never)]
 pub fn psci(tree: &Tree<'_>) -> Result<Option<Psci>, HostError> {
     const VERSIONS: [(&str, PsciVersion); 3] = [
         ("arm,psci-1.0", PsciVersion::V1_0),
         ("arm,psci-0.2", PsciVersion::V0_2),
         ("arm,psci", PsciVersion::V0_1),
     ];
-    for node in tree.walk().filter(NodePath::is_available) {
+    for node in tree.nodes().filter(|node| node.is_available()) {
         let compatible = node.compatible();
         let Some((_, version)) = VERSIONS.iter().find(|(name, _)| compatible.contains(name)) else {
             continue;
         };
-        let method = match node.strings("method").unwrap_or_default().first() {
+        let method = match node.text("method") {
             "smc" => PsciMethod::Smc,
             "hvc" => PsciMethod::Hvc,
             _ => return Err(HostError::PsciMethod),
@@ -554,15 +560,15 @@ pub fn psci(tree: &Tree<'_>) -> Result<Option<Psci>, HostError> {
 /// # Errors
 /// [`HostError::NoConsoleNode`] and [`HostError::ConsoleRegisters`]. A bad interrupt is no error: see
 /// [`ConsoleUart::interrupt`].
+#[inline(never)]
 pub fn console<'a>(
     tree: &Tree<'a>,
-    irqs: &mut IrqResolver<'a>,
+    irqs: &IrqResolver<'_, 'a>,
     dtuart: Option<&'a str>,
 ) -> Result<Option<ConsoleUart<'a>>, HostError> {
     let stdout_path = || {
         tree.find("/chosen")
-            .and_then(|chosen| chosen.strings("stdout-path"))
-            .map(Strings::first)
+            .map(|chosen| chosen.text("stdout-path"))
     };
     let Some(name) = dtuart
         .filter(|name| !name.is_empty())
@@ -595,7 +601,7 @@ pub fn console<'a>(
             .filter(|width| matches!(width, 1 | 2 | 4))
             .unwrap_or(1),
         clock_frequency: node.u32("clock-frequency"),
-        interrupt: irqs.interrupt(&node, 0),
+        interrupt: irqs.interrupt(node, 0),
         options,
     }))
 }

@@ -5,8 +5,10 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 use super::*;
+use crate::fdt::address::AddressError;
 use crate::fdt::host::{HostInfo, console};
-use crate::fdt::host_irq::IrqResolver;
+use crate::fdt::interrupts::IrqResolver;
+use crate::memory::PhysRange;
 
 /// Builds blobs, also wrong ones.
 #[derive(Default)]
@@ -119,7 +121,7 @@ fn walks_all_nodes_in_order() {
         .close()
         .finish();
     let tree = Tree::new(&blob).unwrap();
-    let paths: Vec<String> = tree.walk().map(|path| path.to_string()).collect();
+    let paths: Vec<String> = tree.nodes().map(|path| path.to_string()).collect();
     assert_eq!(paths, ["/", "/a", "/a/b@1", "/c"]);
     let below: Vec<String> = tree
         .find("/a")
@@ -134,7 +136,7 @@ fn walks_all_nodes_in_order() {
 #[test]
 fn counts_the_nodes_of_a_real_tree() {
     // Counted by dtc: a line with an opening brace for each node.
-    assert_eq!(Tree::new(VIRT).unwrap().walk().count(), 61);
+    assert_eq!(Tree::new(VIRT).unwrap().nodes().count(), 61);
 }
 
 #[test]
@@ -202,6 +204,9 @@ fn a_range_must_lie_in_one_window() {
         .open("in")
         .cells("reg", &[0x1800, 0x800])
         .close()
+        .open("over")
+        .cells("reg", &[0x1800, 0x801])
+        .close()
         .open("across")
         .cells("reg", &[0x800, 0x1000])
         .close()
@@ -216,6 +221,7 @@ fn a_range_must_lie_in_one_window() {
         reg("/bus/in"),
         Ok(PhysRange::new(0x2_0000_0800, 0x800).unwrap())
     );
+    assert_eq!(reg("/bus/over"), Err(AddressError::NotMapped));
     assert_eq!(reg("/bus/across"), Err(AddressError::NotMapped));
     assert_eq!(reg("/bus/odd"), Err(AddressError::Missing));
 }
@@ -374,7 +380,7 @@ fn bounds_depth_and_nodes() {
         (1..depth).fold(blob, |blob, _| blob.close()).finish()
     };
     assert_eq!(
-        Tree::new(&nested(MAX_DEPTH)).unwrap().walk().count(),
+        Tree::new(&nested(MAX_DEPTH)).unwrap().nodes().count(),
         MAX_DEPTH
     );
     assert_eq!(error(&nested(MAX_DEPTH + 1)), TreeError::TooDeep);
@@ -384,7 +390,7 @@ fn bounds_depth_and_nodes() {
             .finish()
     };
     assert_eq!(
-        Tree::new(&wide(MAX_NODES)).unwrap().walk().count(),
+        Tree::new(&wide(MAX_NODES)).unwrap().nodes().count(),
         MAX_NODES
     );
     assert_eq!(error(&wide(MAX_NODES + 1)), TreeError::TooManyNodes);
@@ -410,22 +416,22 @@ fn use_all(blob: &[u8]) -> bool {
     let Ok(tree) = Tree::new(blob) else {
         return false;
     };
-    let mut irqs = IrqResolver::new(tree);
-    for path in tree.walk() {
-        let _ = path.to_string();
-        for index in 0..path.reg().count().min(8) {
-            let _ = path.reg_range(index);
+    let irqs = IrqResolver::new(&tree);
+    for node in tree.nodes() {
+        let _ = node.to_string();
+        for index in 0..node.reg().count().min(8) {
+            let _ = node.reg_range(index);
         }
-        for index in 0..irqs.count(&path).min(8) {
-            let _ = irqs.interrupt(&path, index);
+        for index in 0..8 {
+            let _ = irqs.interrupt(node, index);
         }
-        for property in path.node().properties().unwrap().iter() {
-            property.unwrap();
-        }
+        assert!(node.properties().all(|property| !property.name.is_empty()));
+        assert!(node.children().all(|child| child.parent() == Some(node)));
+        assert!(node.depth() < MAX_DEPTH && node.end() > node.index());
     }
     let _ = HostInfo::from_tree(&tree).map_err(|error| error.to_string());
-    let _ = console(&tree, &mut irqs, None).map_err(|error| error.to_string());
-    let found = crate::boot::modules::BootModules::from_tree(&tree, |_| None);
+    let _ = console(&tree, &irqs, None).map_err(|error| error.to_string());
+    let found = crate::modules::BootModules::from_tree(&tree, &|_| None);
     let range = PhysRange::new(0x4000_0000, 0x4000_0000).unwrap();
     let _ = found
         .and_then(|found| found.check(&[range], range, range))
@@ -495,5 +501,38 @@ fn no_random_corruption_panics() {
         }
         let outcome = std::panic::catch_unwind(|| use_all(&bad));
         assert!(outcome.is_ok(), "seed {seed:#x} round {round}");
+    }
+}
+
+/// Our reader says the same as the crate `fdt`.
+#[test]
+fn agrees_with_the_fdt_crate() {
+    for blob in [BOARD, VIRT] {
+        let tree = Tree::new(blob).unwrap();
+        let other = fdt::Fdt::new_unaligned(blob).unwrap();
+        let ours = tree.nodes().map(|node| {
+            let properties = node.properties();
+            let properties = properties.map(|property| (property.name.to_vec(), property.value));
+            (node.name().to_string(), properties.collect::<Vec<_>>())
+        });
+        let mut theirs = Vec::new();
+        let root = fdt::nodes::AsNode::as_node(&other.root());
+        let mut pending = std::vec![root];
+        while let Some(node) = pending.pop() {
+            let name = node.name();
+            let name = match name.unit_address {
+                Some(unit) => format!("{}@{unit}", name.name),
+                None if node.name().name == "/" => String::new(),
+                None => name.name.to_string(),
+            };
+            let properties = node.properties();
+            let properties = properties
+                .into_iter()
+                .map(|property| (property.name.as_bytes().to_vec(), property.value));
+            theirs.push((name, properties.collect::<Vec<_>>()));
+            let children: Vec<_> = node.children().into_iter().collect();
+            pending.extend(children.into_iter().rev());
+        }
+        assert_eq!(ours.collect::<Vec<_>>(), theirs);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::vec::Vec;
 
-use super::tree::{cells, strings};
 use super::*;
+use crate::fdt::tree::TreeError;
 use crate::fdt::writer::FdtWriter;
 
 /// `-M virt,virtualization=on,gic-version=2,highmem=off -smp 2 -m 1024` with kernel and initrd by guest-loader.
@@ -15,19 +15,22 @@ const MIB: u64 = 1 << 20;
 
 const TIMERS: [IntId; 3] = [IntId::new(29), IntId::new(30), IntId::new(27)];
 
-fn virt(host: &[u8]) -> Dom0Input<'_> {
+const fn range(base: u64, size: u64) -> PhysRange {
+    PhysRange::new(base, size).unwrap()
+}
+
+fn tree(blob: &[u8]) -> Tree<'_> {
+    Tree::new(blob).unwrap()
+}
+
+fn virt<'a>(host: &'a Tree<'a>) -> Dom0Input<'a> {
     Dom0Input {
         host,
         console: Some("/pl011@9000000"),
         hidden_compatibles: &[],
         xen_compatible: &["xen,xen-4.17", "xen,xen"],
-        banks: const {
-            &[
-                Region::new(0x5000_0000, 256 * MIB),
-                Region::new(0x6800_0000, 256 * MIB),
-            ]
-        },
-        ram: const { &[Region::new(0x4000_0000, 1024 * MIB)] },
+        banks: const { &[range(0x5000_0000, 256 * MIB), range(0x6800_0000, 256 * MIB)] },
+        ram: const { &[range(0x4000_0000, 1024 * MIB)] },
         reserved: &[],
         forbidden: &[],
         phys_bits: 40,
@@ -37,7 +40,7 @@ fn virt(host: &[u8]) -> Dom0Input<'_> {
         gic_lines: 288,
         timer_ppis: TIMERS,
         evtchn_ppi: event_channel_ppi(&TIMERS).unwrap(),
-        grant_table: Region::new(0x4001_0000, 0x4_0000),
+        grant_table: range(0x4001_0000, 0x4_0000),
         has_initrd: true,
         bootargs: Some("console=hvc0"),
         msi_typer: &|frame| (frame.raw() == 0x0802_0000).then_some(80 << 16 | 64),
@@ -46,30 +49,28 @@ fn virt(host: &[u8]) -> Dom0Input<'_> {
 
 fn cells_of(tree: &Tree<'_>, path: &str, name: &str) -> Vec<u32> {
     let node = tree.find(path).unwrap_or_else(|| panic!("no {path}"));
-    cells(
-        tree.property(node, name)
-            .unwrap_or_else(|| panic!("no {path}:{name}")),
-    )
-    .collect()
+    let value = node
+        .prop(name)
+        .unwrap_or_else(|| panic!("no {path}:{name}"));
+    let (cells, _) = value.as_chunks();
+    cells.iter().map(|cell| u32::from_be_bytes(*cell)).collect()
 }
 
 fn strings_of(tree: &Tree<'_>, path: &str, name: &str) -> Vec<String> {
-    let value = tree.property(tree.find(path).unwrap(), name).unwrap();
-    strings(value)
-        .map(|string| String::from_utf8(string.to_vec()).unwrap())
-        .collect()
+    let strings = tree.find(path).unwrap().strings(name).unwrap();
+    strings.iter().map(String::from).collect()
 }
 
 /// As the real Xen's dom0 sees this machine (its /sys/firmware/fdt, /proc/iomem and log).
 #[test]
 fn virt_is_as_the_real_xen_makes_it() {
-    let mut dom0 = build(&virt(VIRT)).unwrap();
+    let mut dom0 = build(&virt(&tree(VIRT))).unwrap();
     assert_eq!(
         (dom0.warnings.as_slice(), dom0.suppressed_warnings),
         (&[][..], 0)
     );
     dom0.set_initrd(0x5820_0000, 0x582d_cb1b);
-    let tree = Tree::parse(&dom0.blob).unwrap();
+    let tree = Tree::new(&dom0.blob).unwrap();
 
     assert_eq!(
         strings_of(&tree, "/hypervisor", "compatible"),
@@ -117,10 +118,7 @@ fn virt_is_as_the_real_xen_makes_it() {
     assert_eq!(cells_of(&tree, "/intc/v2m", "arm,msi-base-spi"), [80]);
     assert_eq!(cells_of(&tree, "/intc/v2m", "arm,msi-num-spis"), [64]);
     assert_eq!(cells_of(&tree, "/intc/v2m", "phandle"), [0x8004]);
-    assert!(
-        tree.property(tree.find("/intc").unwrap(), "interrupts")
-            .is_none()
-    );
+    assert!(tree.find("/intc").unwrap().prop("interrupts").is_none());
     assert_eq!(strings_of(&tree, "/chosen", "bootargs"), ["console=hvc0"]);
     assert_eq!(
         cells_of(&tree, "/chosen", "linux,initrd-start"),
@@ -132,13 +130,12 @@ fn virt_is_as_the_real_xen_makes_it() {
     );
     assert_eq!(cells_of(&tree, "/chosen", "kaslr-seed").len(), 2);
     let chosen = tree.find("/chosen").unwrap();
-    assert!(
-        tree.property(chosen, "stdout-path").is_none() && tree.children(chosen).next().is_none()
-    );
+    assert!(chosen.prop("stdout-path").is_none() && chosen.children().next().is_none());
     assert!(tree.find("/pl011").is_none() && tree.find("/pl061").is_some());
     let roots: Vec<_> = tree
-        .children(0)
-        .filter(|&node| tree.node(node).name.starts_with(b"psci"))
+        .root()
+        .children()
+        .filter(|node| node.name().starts_with("psci"))
         .collect();
     assert_eq!(roots.len(), 1);
 
@@ -153,10 +150,7 @@ fn virt_is_as_the_real_xen_makes_it() {
         // PCI memory, I/O and configuration space are adjacent.
         (0x1000_0000, 0x3000_0000),
     ];
-    assert_eq!(
-        dom0.mmio,
-        expected.map(|(start, size)| Region::new(start, size))
-    );
+    assert_eq!(dom0.mmio, expected.map(|(start, size)| range(start, size)));
     let edge = |id: &u16| (48..80).contains(id) || (80..144).contains(id);
     let spis: Vec<_> = [34, 35, 36, 37, 38, 39]
         .into_iter()
@@ -177,32 +171,37 @@ fn virt_is_as_the_real_xen_makes_it() {
 
 #[test]
 fn highmem_is_mapped_where_it_is() {
-    let dom0 = build(&virt(VIRT_HIGH)).unwrap();
+    let dom0 = build(&virt(&tree(VIRT_HIGH))).unwrap();
     assert!(dom0.warnings.is_empty(), "{:?}", dom0.warnings);
     let high: Vec<_> = dom0
         .mmio
         .iter()
         .copied()
-        .filter(|region| region.start.raw() >= 0x1000_0000)
+        .filter(|region| region.base().raw() >= 0x1000_0000)
         .collect();
     assert_eq!(
         high,
         [
-            Region::new(0x1000_0000, 0x2f00_0000),
+            range(0x1000_0000, 0x2f00_0000),
             // Configuration space and the 64-bit window.
-            Region::new(0x40_1000_0000, 0x1000_0000),
-            Region::new(0x80_0000_0000, 0x80_0000_0000),
+            range(0x40_1000_0000, 0x1000_0000),
+            range(0x80_0000_0000, 0x80_0000_0000),
         ]
     );
     assert_eq!(dom0.spis.len(), 6 + 96);
     // With a narrower physical address space the windows beyond it are left out, and it says so.
     let narrow = build(&Dom0Input {
         phys_bits: 36,
-        ..virt(VIRT_HIGH)
+        ..virt(&tree(VIRT_HIGH))
     })
     .unwrap();
     assert_eq!(narrow.warnings.len(), 2);
-    assert!(narrow.mmio.iter().all(|region| region.end() <= 1 << 36));
+    assert!(
+        narrow
+            .mmio
+            .iter()
+            .all(|region| region.end().raw() <= 1 << 36)
+    );
 }
 
 #[test]
@@ -219,12 +218,16 @@ fn picks_the_lowest_free_ppi() {
 #[test]
 fn says_what_is_wrong() {
     assert_eq!(
-        build(&virt(&VIRT[..2000])).unwrap_err(),
-        BuildError::Host(TreeError::Truncated)
+        Tree::new(&VIRT[..2000]).unwrap_err(),
+        TreeError::Truncated {
+            total: 8013,
+            available: 2000
+        }
     );
+    let host = tree(VIRT);
     let no_gic = Dom0Input {
         gic_dist: HostPhys::new(0x1000),
-        ..virt(VIRT)
+        ..virt(&host)
     };
     assert_eq!(
         build(&no_gic).unwrap_err(),
@@ -233,24 +236,24 @@ fn says_what_is_wrong() {
     assert_eq!(
         build(&Dom0Input {
             vcpus: 0,
-            ..virt(VIRT)
+            ..virt(&tree(VIRT))
         })
         .unwrap_err(),
         BuildError::BadInput
     );
     let lost = build(&Dom0Input {
         console: Some("serial9"),
-        ..virt(VIRT)
+        ..virt(&tree(VIRT))
     })
     .unwrap();
     assert_eq!(lost.warnings[0].kind, WarningKind::NoConsole);
     let alias = build(&Dom0Input {
         console: Some("serial0:115200"),
-        ..virt(VIRT)
+        ..virt(&tree(VIRT))
     })
     .unwrap();
     assert!(alias.warnings.is_empty());
-    assert!(Tree::parse(&alias.blob).unwrap().find("/pl011").is_none());
+    assert!(Tree::new(&alias.blob).unwrap().find("/pl011").is_none());
 }
 
 struct Board(FdtWriter);
@@ -415,13 +418,13 @@ fn awkward() -> Vec<u8> {
     board.0.finish().unwrap()
 }
 
-fn awkward_input(host: &[u8]) -> Dom0Input<'_> {
+fn awkward_input<'a>(host: &'a Tree<'a>) -> Dom0Input<'a> {
     Dom0Input {
         console: Some("/soc/uart0@c28000"),
         hidden_compatibles: &["vendor,hidden"],
-        banks: const { &[Region::new(0x4000_0000, 64 * MIB)] },
-        ram: const { &[Region::new(0x4000_0000, 256 * MIB)] },
-        reserved: const { &[Region::new(0x4fff_0000, 0x1_0000)] },
+        banks: const { &[range(0x4000_0000, 64 * MIB)] },
+        ram: const { &[range(0x4000_0000, 256 * MIB)] },
+        reserved: const { &[range(0x4fff_0000, 0x1_0000)] },
         gic_dist: HostPhys::new(0x01c8_1000),
         gic_lines: 160,
         vcpus: 18,
@@ -433,8 +436,9 @@ fn awkward_input(host: &[u8]) -> Dom0Input<'_> {
 #[test]
 fn awkward_board() {
     let host = awkward();
+    let host = tree(&host);
     let dom0 = build(&awkward_input(&host)).unwrap();
-    let tree = Tree::parse(&dom0.blob).unwrap();
+    let tree = Tree::new(&dom0.blob).unwrap();
     let has = |path: &str| tree.find(path).is_some();
 
     let spi = |id: u16, trigger| (IntId::new(id + 32), trigger);
@@ -459,10 +463,7 @@ fn awkward_board() {
         // One-cell buses can reach beyond 4 GiB.
         (0xffff_f000, 0x1_0000_0000),
     ];
-    assert_eq!(
-        dom0.mmio,
-        expected.map(|(start, size)| Region::new(start, size))
-    );
+    assert_eq!(dom0.mmio, expected.map(|(start, size)| range(start, size)));
     let kinds: Vec<_> = dom0
         .warnings
         .iter()
@@ -475,11 +476,11 @@ fn awkward_board() {
             ("/soc/beyond@1", WarningKind::NoSuchInterrupt(532)),
             (
                 "/soc/sneaks-at-gich@1",
-                WarningKind::MmioOverlap(Region::new(0x01c8_3f00, 0x200))
+                WarningKind::MmioOverlap(range(0x01c8_3f00, 0x200))
             ),
             (
                 "/steals-ram@1",
-                WarningKind::MmioOverlap(Region::new(0x4800_0000, 0x10_0000))
+                WarningKind::MmioOverlap(range(0x4800_0000, 0x10_0000))
             ),
             ("/hypervisor", WarningKind::Replaced),
         ]
@@ -529,7 +530,7 @@ fn awkward_board() {
         "xen,xen-4.17"
     );
     // A bank above 4 GiB cannot be told to a kernel through one-cell addresses.
-    let high = Region::new(0x1_0000_0000, 64 * MIB);
+    let high = range(0x1_0000_0000, 64 * MIB);
     let error = build(&Dom0Input {
         banks: &[high],
         ..awkward_input(&host)
@@ -542,7 +543,11 @@ fn awkward_board() {
 #[test]
 fn survives_corruption() {
     let host = awkward();
-    for (original, template) in [(VIRT, virt(VIRT)), (&host[..], awkward_input(&host))] {
+    let (virt_tree, host_tree) = (tree(VIRT), tree(&host));
+    for (original, template) in [
+        (VIRT, virt(&virt_tree)),
+        (&host[..], awkward_input(&host_tree)),
+    ] {
         let mut seed: u64 = 0x2545_f491_4f6c_dd1d;
         let mut built = 0;
         for round in 0..4000 {
@@ -561,28 +566,30 @@ fn survives_corruption() {
             if round % 7 == 0 {
                 bytes.truncate(seed as usize % original.len());
             }
+            let Ok(host) = Tree::new(&bytes) else {
+                continue;
+            };
             let Ok(dom0) = build(&Dom0Input {
-                host: &bytes,
+                host: &host,
                 ..template
             }) else {
                 continue;
             };
             built += 1;
-            let ram = RegionSet::new(template.ram.iter().copied());
-            let ram = ram.without(&RegionSet::new(template.reserved.iter().copied()));
+            let ram = subtract(template.ram, template.reserved);
             for region in &dom0.mmio {
                 assert!(
-                    !ram.intersects(region.start.raw(), region.end()),
+                    !ram.iter().any(|ram| ram.overlaps(region)),
                     "round {round}: {region}"
                 );
-                assert!(region.end() <= 1 << 40, "round {round}: {region}");
+                assert!(region.end().raw() <= 1 << 40, "round {round}: {region}");
             }
             assert!(
                 dom0.spis
                     .iter()
                     .all(|(id, _)| id.is_spi() && u32::from(id.raw()) < template.gic_lines)
             );
-            assert!(Tree::parse(&dom0.blob).is_ok(), "round {round}");
+            assert!(Tree::new(&dom0.blob).is_ok(), "round {round}");
         }
         assert!(built > 500, "{built}");
     }
@@ -618,6 +625,7 @@ fn bounds_its_work() {
         }
     });
     let host = board.0.finish().unwrap();
+    let host = tree(&host);
     let input = Dom0Input {
         gic_dist: HostPhys::new(0x1000),
         console: None,
@@ -635,6 +643,7 @@ fn by_hand() {
         return;
     };
     let host = std::fs::read(path).unwrap();
+    let host = tree(&host);
     let dist = std::env::var("XENITH_GICD").unwrap();
     let dist = u64::from_str_radix(dist.trim_start_matches("0x"), 16).unwrap();
     let console = std::env::var("XENITH_CONSOLE").ok();

@@ -11,19 +11,10 @@
 
 use alloc::vec::Vec;
 
-/// The first word of every flattened device tree.
-pub const FDT_MAGIC: u32 = 0xd00d_feed;
-pub(crate) const FDT_BEGIN_NODE: u32 = 1;
-pub(crate) const FDT_END_NODE: u32 = 2;
-pub(crate) const FDT_PROP: u32 = 3;
-pub(crate) const FDT_NOP: u32 = 4;
-pub(crate) const FDT_END: u32 = 9;
+use super::format::{BEGIN_NODE, END, END_NODE, HEADER_SIZE, MAGIC, MAX_DEPTH, PROP};
 
-const HEADER_SIZE: usize = 40;
 const VERSION: u32 = 17;
 const LAST_COMPATIBLE_VERSION: u32 = 16;
-/// The deepest nesting that is written or read.
-pub const MAX_DEPTH: usize = 64;
 
 /// Why a tree could not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +123,7 @@ impl FdtWriter {
             return Err(WriteError::TooDeep);
         }
         self.check(name.len().saturating_add(8))?;
-        self.append_u32(FDT_BEGIN_NODE)?;
+        self.append_u32(BEGIN_NODE)?;
         self.append(name)?;
         self.append(&[0])?;
         self.pad()?;
@@ -147,7 +138,7 @@ impl FdtWriter {
     /// [`WriteError::Nesting`] when no node is open, [`WriteError::TooLarge`], [`WriteError::OutOfMemory`].
     pub fn end_node(&mut self) -> Result<(), WriteError> {
         let depth = self.depth.checked_sub(1).ok_or(WriteError::Nesting)?;
-        self.append_u32(FDT_END_NODE)?;
+        self.append_u32(END_NODE)?;
         self.depth = depth;
         self.state = if depth == 0 {
             State::AfterRoot
@@ -180,7 +171,7 @@ impl FdtWriter {
         }
         self.check(value.len().saturating_add(16))?;
         let length = u32::try_from(value.len()).map_err(|_| WriteError::TooLarge)?;
-        self.append_u32(FDT_PROP)?;
+        self.append_u32(PROP)?;
         self.append_u32(length)?;
         self.append_u32(name_offset)?;
         let at = self.blob.len();
@@ -262,13 +253,13 @@ impl FdtWriter {
         if self.state != State::AfterRoot {
             return Err(WriteError::Nesting);
         }
-        self.append_u32(FDT_END)?;
+        self.append_u32(END)?;
         let strings_offset = self.blob.len();
         let strings = core::mem::take(&mut self.strings);
         self.append(&strings)?;
         let word = |value: usize| u32::try_from(value).map_err(|_| WriteError::TooLarge);
         let header = [
-            FDT_MAGIC,
+            MAGIC,
             word(self.blob.len())?,
             word(self.struct_offset)?,
             word(strings_offset)?,
@@ -374,17 +365,17 @@ mod tests {
     #[test]
     fn parses_back() {
         let blob = small();
-        let tree = crate::fdt::dom0::tree::Tree::parse(&blob).unwrap();
+        let tree = crate::fdt::tree::Tree::new(&blob).unwrap();
         let node = tree
             .find("/9-a-node-name-longer-than-thirty-one-characters@1")
             .unwrap();
-        assert_eq!(tree.property(node, "compatible"), Some(&b"a,b\0c\0"[..]));
+        assert_eq!(node.prop("compatible"), Some(&b"a,b\0c\0"[..]));
         assert_eq!(
-            tree.property(node, "wide"),
+            node.prop("wide"),
             Some(&0x1_2345_6789_u64.to_be_bytes()[..])
         );
-        assert_eq!(tree.property(node, "dma-coherent"), Some(&[][..]));
-        assert_eq!(tree.property(0, "model"), Some(&b"a board\0"[..]));
+        assert_eq!(node.prop("dma-coherent"), Some(&[][..]));
+        assert_eq!(tree.root().prop("model"), Some(&b"a board\0"[..]));
         // "cells" shares the tail of "#address-cells", "reg" came with the block: one copy each.
         let count = |what: &[u8]| {
             blob.windows(what.len())

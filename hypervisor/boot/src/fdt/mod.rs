@@ -1,12 +1,14 @@
-//! Device trees: reading the host's.
+//! Device trees: reading the host's, writing dom0's.
 //!
-//! The host's tree comes from a boot loader and is treated as hostile: [`host_tree::Tree`] checks the whole blob once, with
+//! The host's tree comes from a boot loader and is treated as hostile: [`tree::Tree`] checks the whole blob once, with
 //! fixed bounds on depth, nodes and names, and everything else walks a tree that is known to be well formed. What the tree
 //! *says* stays an allegation: every number is taken with checked arithmetic, and every fault is an error value whose
 //! text names the cause and the remedy.
 
+pub mod address;
 pub mod dom0;
+pub mod format;
 pub mod host;
-pub mod host_irq;
-pub mod host_tree;
+pub mod interrupts;
+pub mod tree;
 pub mod writer;

@@ -4,9 +4,9 @@ use std::string::ToString;
 use std::vec::Vec;
 
 use super::*;
-use crate::addr::IntId;
-use crate::fdt::host_tree::tests::Blob;
-use crate::machine::Trigger;
+use crate::fdt::tree::tests::Blob;
+use xenith_core::addr::IntId;
+use xenith_core::machine::Trigger;
 
 macro_rules! fixture {
     ($name:literal) => {
@@ -47,7 +47,7 @@ fn console_of<'a>(
     dtuart: Option<&'a str>,
 ) -> Result<Option<ConsoleUart<'a>>, HostError> {
     let tree = Tree::new(blob).unwrap();
-    console(&tree, &mut IrqResolver::new(tree), dtuart)
+    console(&tree, &IrqResolver::new(&tree), dtuart)
 }
 
 #[test]
@@ -244,20 +244,51 @@ fn console_by_stdout_path_alias_and_path() {
     assert_eq!(console_of(&Blob::new().finish(), None), Ok(None));
 }
 
+fn count<'t, 'a>(irqs: &IrqResolver<'t, 'a>, node: Node<'t, 'a>) -> usize {
+    (0..256)
+        .take_while(|&index| irqs.interrupt(node, index) != Ok(None))
+        .count()
+}
+
 #[test]
 fn interrupts_extended_and_counts() {
     let tree = Tree::new(BOARD).unwrap();
-    let mut irqs = IrqResolver::new(tree);
+    let irqs = IrqResolver::new(&tree);
     let uart = tree.find("/soc/serial").unwrap();
-    assert_eq!(irqs.count(&uart), 2);
-    assert_eq!(irqs.interrupt(&uart, 1), Ok(Some(edge(65))));
-    assert_eq!(irqs.interrupt(&uart, 2), Ok(None));
+    assert_eq!(count(&irqs, uart), 2);
+    assert_eq!(irqs.interrupt(uart, 1), Ok(Some(edge(65))));
+    assert_eq!(irqs.interrupt(uart, 2), Ok(None));
     let timer = tree.find("/timer").unwrap();
     assert_eq!(
-        (irqs.count(&timer), irqs.interrupt(&timer, 3)),
+        (count(&irqs, timer), irqs.interrupt(timer, 3)),
         (4, Ok(Some(level(30))))
     );
-    assert_eq!(irqs.count(&tree.find("/cpus").unwrap()), 0);
+    assert_eq!(count(&irqs, tree.find("/cpus").unwrap()), 0);
+}
+
+/// A phandle of 0 stands for an interrupt that is not there; those behind it keep their places.
+#[test]
+fn interrupts_extended_may_have_holes() {
+    let blob = Blob::new()
+        .open("gic")
+        .text("compatible", "arm,gic-400")
+        .cells("#interrupt-cells", &[3])
+        .cells("phandle", &[1])
+        .close()
+        .open("d")
+        .cells("interrupts-extended", &[0, 1, 0, 5, 4, 9])
+        .close()
+        .finish();
+    let tree = Tree::new(&blob).unwrap();
+    let irqs = IrqResolver::new(&tree);
+    let node = tree.find("/d").unwrap();
+    assert_eq!(irqs.interrupt(node, 0), Err(IrqError::NoController));
+    assert_eq!(irqs.interrupt(node, 1), Ok(Some(level(37))));
+    assert_eq!(irqs.interrupt(node, 2), Err(IrqError::NoController));
+    assert_eq!(irqs.interrupt(node, 3), Ok(None));
+    let mut found = Vec::new();
+    irqs.for_each(node, &mut |interrupt| found.push(interrupt.id));
+    assert_eq!(found, [37]);
 }
 
 #[test]
@@ -299,14 +330,14 @@ fn pci_interrupts_go_through_the_map() {
         .close()
         .finish();
     let tree = Tree::new(&blob).unwrap();
-    let mut irqs = IrqResolver::new(tree);
+    let irqs = IrqResolver::new(&tree);
     assert_eq!(
-        irqs.interrupt(&tree.find("/pcie/device@1,0").unwrap(), 0),
+        irqs.interrupt(tree.find("/pcie/device@1,0").unwrap(), 0),
         Ok(Some(level(32 + 5)))
     );
     // The mask keeps three bits of the pin, so 9 is pin 1.
     assert_eq!(
-        irqs.interrupt(&tree.find("/pcie/device@2,0").unwrap(), 0),
+        irqs.interrupt(tree.find("/pcie/device@2,0").unwrap(), 0),
         Ok(Some(level(32 + 5)))
     );
 }
@@ -339,7 +370,7 @@ fn bad_interrupts_are_errors() {
     };
     let get = |blob: &[u8], path: &str| {
         let tree = Tree::new(blob).unwrap();
-        IrqResolver::new(tree).interrupt(&tree.find(path).unwrap(), 0)
+        IrqResolver::new(&tree).interrupt(tree.find(path).unwrap(), 0)
     };
     assert_eq!(get(&build(&[0, 987, 2], 3), "/d"), Ok(Some(edge(1019))));
     assert_eq!(get(&build(&[0, 988, 4], 3), "/d"), Err(IrqError::BadNumber));
@@ -481,18 +512,18 @@ fn trees_of_real_boards() {
     for (name, gicd, uart) in gic_at {
         let blob = read(name);
         let tree = Tree::new(&blob).unwrap();
-        let mut irqs = IrqResolver::new(tree);
-        let gic = gic(&tree, &mut irqs).unwrap();
+        let irqs = IrqResolver::new(&tree);
+        let gic = gic(&tree, &irqs).unwrap();
         assert_eq!(
             (gic.gicd.base().raw(), gic.maintenance),
             (gicd, level(25)),
             "{name}"
         );
-        let timer = timer(&tree, &mut irqs).unwrap();
+        let timer = timer(&tree, &irqs).unwrap();
         assert_eq!((timer.virt, timer.hyp), (level(27), level(26)), "{name}");
         assert!(!cpus(&tree).unwrap().cpus.is_empty());
         if let Some((dtuart, base, intid)) = uart {
-            let found = console(&tree, &mut irqs, Some(dtuart)).unwrap().unwrap();
+            let found = console(&tree, &irqs, Some(dtuart)).unwrap().unwrap();
             assert_eq!(found.reg.base().raw(), base, "{name}");
             assert_eq!(found.interrupt, Ok(Some(level(intid))), "{name}");
         }
@@ -505,10 +536,10 @@ fn trees_of_real_boards() {
             let tree =
                 Tree::new(&blob).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let _ = HostInfo::from_tree(&tree);
-            let mut irqs = IrqResolver::new(tree);
-            for node in tree.walk() {
-                for index in 0..irqs.count(&node) {
-                    let _ = irqs.interrupt(&node, index);
+            let irqs = IrqResolver::new(&tree);
+            for node in tree.nodes() {
+                for index in 0..count(&irqs, node) {
+                    let _ = irqs.interrupt(node, index);
                 }
             }
         }

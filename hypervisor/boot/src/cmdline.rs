@@ -111,6 +111,7 @@ const TEXT: &str = "a value after \"=\"";
 
 impl<'a> CommandLine<'a> {
     /// Reads a command line.
+    #[inline(never)]
     pub fn parse(line: &'a str) -> Self {
         let mut parsed = Self {
             line,
@@ -264,6 +265,7 @@ fn parse_switch(value: Option<&str>, negated: bool) -> Option<bool> {
 }
 
 /// Returns the boolean that a value names, as Xen's options take it.
+#[inline(never)]
 pub fn parse_bool(value: &str) -> Option<bool> {
     match value {
         "yes" | "on" | "true" | "enable" | "1" => Some(true),

@@ -3,12 +3,14 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use super::resources::GicInterrupt;
-use super::tree::{NodeIndex, cells};
-use super::{BuildError, Builder, Fate, MAX_TREE_SIZE, Region, WarningKind};
-use crate::addr::{HostPhys, IntId};
+use super::{BuildError, Builder, Fate, MAX_TREE_SIZE, WarningKind};
+use crate::fdt::format::{MAX_DEPTH, be32};
+use crate::fdt::interrupts::GicInterrupt;
+use crate::fdt::tree::{Node, Property};
 use crate::fdt::writer::{FdtWriter, WriteError};
-use crate::machine::Trigger;
+use crate::memory::PhysRange;
+use xenith_core::addr::{HostPhys, IntId};
+use xenith_core::machine::Trigger;
 
 /// Room for Xenith's own nodes besides one for each vCPU and the strings, in bytes.
 const OWN_NODES_SIZE: usize = 2048;
@@ -20,13 +22,13 @@ const PPI_FLAGS: u32 = 0xf08;
 type Emitted = (Vec<u8>, Option<(usize, usize)>);
 
 /// Writes the tree, and collects in the builder what dom0 gets.
-pub(super) fn emit(builder: &mut Builder<'_, '_>) -> Result<Emitted, BuildError> {
+pub(super) fn emit(builder: &mut Builder<'_>) -> Result<Emitted, BuildError> {
     let tree = builder.tree;
     let input = builder.input;
     let mut emitter = Emitter {
-        writer: FdtWriter::new(MAX_TREE_SIZE, &[], tree.strings)?,
+        writer: FdtWriter::new(MAX_TREE_SIZE, &[], tree.strings())?,
         gic_phandle: builder.gic_phandle,
-        root_cells: builder.resources.bus_cells(0),
+        root_cells: (tree.root().address_cells(), tree.root().size_cells()),
         initrd_at: None,
     };
     let cpus_size =
@@ -43,48 +45,52 @@ pub(super) fn emit(builder: &mut Builder<'_, '_>) -> Result<Emitted, BuildError>
         .saturating_add(arguments_size);
     emitter
         .writer
-        .reserve(tree.struct_size.saturating_add(own_size))?;
+        .reserve(tree.structure_size().saturating_add(own_size))?;
 
+    // Where the subtrees of the open nodes end.
+    let mut open = [0; MAX_DEPTH];
     let mut depth: usize = 0;
-    let mut open = [0; crate::fdt::writer::MAX_DEPTH];
     let mut has_chosen = false;
     let mut has_timer = false;
-    let mut index = 0;
-    while index < tree.nodes.len() {
-        let node = tree.node(index);
-        while depth > 1 && open.get(depth - 1) != Some(&node.parent) {
+    let mut skip_to = 0;
+    for node in tree.nodes() {
+        if node.index() < skip_to {
+            continue;
+        }
+        while depth > 1 && open.get(depth - 1).is_some_and(|end| node.index() >= *end) {
             emitter.writer.end_node()?;
             depth -= 1;
         }
-        let fate = builder.fate(index);
+        let fate = builder.fate(node);
         match fate {
             Fate::Copy | Fate::CopyDisabled | Fate::CopyChosen => {
-                emitter.writer.begin_node(node.name)?;
+                emitter.writer.begin_node(node.name().as_bytes())?;
                 match fate {
                     Fate::CopyChosen if !has_chosen => {
-                        emitter.chosen_properties(builder, Some(index))?;
+                        emitter.chosen_properties(builder, Some(node))?;
                         has_chosen = true;
                     }
-                    Fate::CopyDisabled => emitter.disabled_properties(builder, index)?,
+                    Fate::CopyDisabled => {
+                        emitter.copy_properties(node, &|property| property.name != b"status")?;
+                        emitter.writer.property_string("status", "disabled")?;
+                    }
                     _ => {
-                        emitter.copy_properties(builder, index)?;
-                        builder.give(index);
+                        emitter.copy_properties(node, &|_| true)?;
+                        builder.give(node);
                     }
                 }
-                *open.get_mut(depth).ok_or(WriteError::TooDeep)? = index;
+                *open.get_mut(depth).ok_or(WriteError::TooDeep)? = node.end();
                 depth += 1;
+                continue;
             }
             Fate::Gic => emitter.gic(builder)?,
             Fate::Timer if !has_timer => {
-                emitter.timer(builder, Some(index))?;
+                emitter.timer(builder, Some(node))?;
                 has_timer = true;
             }
             Fate::Timer | Fate::Skip => {}
         }
-        index = match fate {
-            Fate::Gic | Fate::Timer | Fate::Skip => node.end.max(index + 1),
-            Fate::Copy | Fate::CopyDisabled | Fate::CopyChosen => index + 1,
-        };
+        skip_to = node.end();
     }
     while depth > 1 {
         emitter.writer.end_node()?;
@@ -112,66 +118,46 @@ pub(super) fn emit(builder: &mut Builder<'_, '_>) -> Result<Emitted, BuildError>
 struct Emitter {
     writer: FdtWriter,
     gic_phandle: u32,
-    root_cells: (usize, usize),
+    root_cells: (u32, u32),
     initrd_at: Option<(usize, usize)>,
 }
 
 impl Emitter {
+    /// Copies the properties that `wanted` accepts.
     fn copy_properties(
         &mut self,
-        builder: &Builder<'_, '_>,
-        node: NodeIndex,
+        node: Node<'_, '_>,
+        wanted: &dyn Fn(&Property<'_>) -> bool,
     ) -> Result<(), WriteError> {
-        for property in builder.tree.properties(node) {
+        for property in node.properties().filter(wanted) {
             self.writer
                 .property_at(property.name_offset, property.value)?;
         }
         Ok(())
     }
 
-    fn disabled_properties(
-        &mut self,
-        builder: &Builder<'_, '_>,
-        node: NodeIndex,
-    ) -> Result<(), WriteError> {
-        for property in builder
-            .tree
-            .properties(node)
-            .filter(|property| property.name != b"status")
-        {
-            self.writer
-                .property_at(property.name_offset, property.value)?;
-        }
-        self.writer.property_string("status", "disabled")
-    }
-
     /// What is Xen's in `/chosen` goes, what is for dom0's kernel stays, and the kernel's own is written anew.
     fn chosen_properties(
         &mut self,
-        builder: &Builder<'_, '_>,
-        node: Option<NodeIndex>,
+        builder: &Builder<'_>,
+        node: Option<Node<'_, '_>>,
     ) -> Result<(), WriteError> {
-        for property in node
-            .into_iter()
-            .flat_map(|node| builder.tree.properties(node))
-        {
-            let is_replaced = matches!(
-                property.name,
-                b"bootargs"
-                    | b"xen,xen-bootargs"
-                    | b"xen,dom0-bootargs"
-                    | b"linux,initrd-start"
-                    | b"linux,initrd-end"
-                    | b"stdout-path"
-                    | b"linux,stdout-path"
-                    | b"xen,static-heap"
-                    | b"#xen,static-heap-address-cells"
-                    | b"#xen,static-heap-size-cells"
-            ) || property.name.starts_with(b"linux,uefi-");
-            if !is_replaced {
-                self.writer
-                    .property_at(property.name_offset, property.value)?;
-            }
+        const REPLACED: [&[u8]; 10] = [
+            b"bootargs",
+            b"xen,xen-bootargs",
+            b"xen,dom0-bootargs",
+            b"linux,initrd-start",
+            b"linux,initrd-end",
+            b"stdout-path",
+            b"linux,stdout-path",
+            b"xen,static-heap",
+            b"#xen,static-heap-address-cells",
+            b"#xen,static-heap-size-cells",
+        ];
+        if let Some(node) = node {
+            self.copy_properties(node, &|property| {
+                !REPLACED.contains(&property.name) && !property.name.starts_with(b"linux,uefi-")
+            })?;
         }
         if let Some(bootargs) = builder.input.bootargs {
             self.writer.property_string("bootargs", bootargs)?;
@@ -186,35 +172,29 @@ impl Emitter {
 
     /// The GIC as dom0 has it: the emulated distributor and the virtual CPU interface where the host has its own,
     /// without the virtualization registers and without the maintenance interrupt.
-    fn gic(&mut self, builder: &mut Builder<'_, '_>) -> Result<(), WriteError> {
-        let tree = builder.tree;
+    fn gic(&mut self, builder: &mut Builder<'_>) -> Result<(), WriteError> {
         let gic = builder.gic;
-        let (address_cells, size_cells) = builder.resources.bus_cells(tree.node(gic).parent);
-        let two_ranges = address_cells.saturating_add(size_cells).saturating_mul(8);
-        self.writer.begin_node(tree.node(gic).name)?;
+        let range_cells = gic.parent().map_or(3, |bus| {
+            bus.address_cells().saturating_add(bus.size_cells())
+        });
+        let two_ranges = usize::try_from(range_cells.saturating_mul(8)).unwrap_or(usize::MAX);
+        self.writer.begin_node(gic.name().as_bytes())?;
         self.writer.property_u32("phandle", self.gic_phandle)?;
-        for property in tree.properties(gic) {
-            match property.name {
+        for property in gic.properties() {
+            let value = match property.name {
                 b"compatible"
                 | b"#address-cells"
                 | b"#size-cells"
                 | b"#interrupt-cells"
                 | b"interrupt-controller"
-                | b"ranges" => {
-                    self.writer
-                        .property_at(property.name_offset, property.value)?;
-                }
-                b"reg" => {
-                    let reg = property.value.get(..two_ranges).unwrap_or(property.value);
-                    self.writer.property_at(property.name_offset, reg)?;
-                }
-                _ => {}
-            }
+                | b"ranges" => property.value,
+                b"reg" => property.value.get(..two_ranges).unwrap_or(property.value),
+                _ => continue,
+            };
+            self.writer.property_at(property.name_offset, value)?;
         }
-        for frame in tree.children(gic) {
-            if tree.is_compatible(frame, |name| name == b"arm,gic-v2m-frame")
-                && tree.is_enabled(frame)
-            {
+        for frame in gic.children() {
+            if frame.is_compatible(&["arm,gic-v2m-frame"]) && frame.is_available() {
                 self.msi_frame(builder, frame)?;
             }
         }
@@ -222,30 +202,26 @@ impl Emitter {
     }
 
     /// A GICv2m frame: its page is mapped, and its SPIs come as edges when a device writes to it.
-    fn msi_frame(
+    fn msi_frame<'b>(
         &mut self,
-        builder: &mut Builder<'_, '_>,
-        frame: NodeIndex,
+        builder: &mut Builder<'b>,
+        frame: Node<'b, 'b>,
     ) -> Result<(), WriteError> {
-        let tree = builder.tree;
         let mut found = None;
-        builder
-            .resources
-            .regs(frame, |start, size| found = found.or(Some((start, size))));
+        frame.for_each_reg(builder.irqs.budget(), &mut |start, size| {
+            found = found.or(Some((start, size)));
+        });
         let Some((start, size)) = found else {
             builder.warn(frame, WarningKind::BadMsiFrame);
             return Ok(());
         };
-        let given = |name: &str| {
-            tree.property(frame, name)
-                .and_then(|value| cells(value).next())
-        };
+        let given = |name: &str| frame.prop(name).and_then(|value| be32(value, 0));
         // MSI_TYPER: first SPI in bits 25:16, their number in bits 9:0 (Arm Server Base System Architecture).
         let typer = || (builder.input.msi_typer)(HostPhys::new(start)).unwrap_or(0);
         let first = given("arm,msi-base-spi").unwrap_or_else(|| typer() >> 16 & 0x3ff);
         let count = given("arm,msi-num-spis").unwrap_or_else(|| typer() & 0x3ff);
         let end = first.saturating_add(count);
-        if first < 32 || count == 0 || end > builder.input.gic_lines.min(1020) {
+        if first < 32 || count == 0 || end > builder.lines() {
             builder.warn(frame, WarningKind::BadMsiFrame);
             return Ok(());
         }
@@ -259,16 +235,13 @@ impl Emitter {
                 },
             );
         }
-        self.writer.begin_node(tree.node(frame).name)?;
-        for property in tree.properties(frame) {
-            if matches!(
+        self.writer.begin_node(frame.name().as_bytes())?;
+        self.copy_properties(frame, &|property| {
+            matches!(
                 property.name,
                 b"compatible" | b"msi-controller" | b"reg" | b"phandle" | b"linux,phandle"
-            ) {
-                self.writer
-                    .property_at(property.name_offset, property.value)?;
-            }
-        }
+            )
+        })?;
         // Spelt out, so that the guest need not trust a register that it reads through its own mapping.
         self.writer.property_u32("arm,msi-base-spi", first)?;
         self.writer.property_u32("arm,msi-num-spis", count)?;
@@ -277,24 +250,22 @@ impl Emitter {
 
     fn timer(
         &mut self,
-        builder: &Builder<'_, '_>,
-        host: Option<NodeIndex>,
+        builder: &Builder<'_>,
+        host: Option<Node<'_, '_>>,
     ) -> Result<(), WriteError> {
         self.writer
-            .begin_node(host.map_or(b"timer", |node| builder.tree.node(node).name))?;
-        let compatible = host.and_then(|node| builder.tree.property(node, "compatible"));
+            .begin_node(host.map_or("timer", |node| node.name()).as_bytes())?;
+        let compatible = host.and_then(|node| node.prop("compatible"));
         self.writer
             .property("compatible", compatible.unwrap_or(b"arm,armv7-timer\0"))?;
         self.ppis(&builder.input.timer_ppis)?;
-        if let Some(frequency) =
-            host.and_then(|node| builder.tree.property(node, "clock-frequency"))
-        {
+        if let Some(frequency) = host.and_then(|node| node.prop("clock-frequency")) {
             self.writer.property("clock-frequency", frequency)?;
         }
         self.writer.end_node()
     }
 
-    fn hypervisor(&mut self, builder: &Builder<'_, '_>) -> Result<(), BuildError> {
+    fn hypervisor(&mut self, builder: &Builder<'_>) -> Result<(), BuildError> {
         self.writer.begin_node(b"hypervisor")?;
         self.writer
             .property_strings("compatible", builder.input.xen_compatible)?;
@@ -316,8 +287,7 @@ impl Emitter {
     }
 
     /// Dom0's vCPUs, all like the host's boot CPU.
-    fn cpus(&mut self, builder: &Builder<'_, '_>) -> Result<(), WriteError> {
-        let tree = builder.tree;
+    fn cpus(&mut self, builder: &Builder<'_>) -> Result<(), WriteError> {
         let host = host_cpu(builder);
         self.writer.begin_node(b"cpus")?;
         self.writer.property_u32("#address-cells", 1)?;
@@ -327,7 +297,7 @@ impl Emitter {
             let reg = ((vcpu / 16) << 8) | (vcpu % 16);
             self.writer.begin_node(format!("cpu@{reg:x}").as_bytes())?;
             for name in ["compatible", "clock-frequency"] {
-                if let Some(value) = host.and_then(|host| tree.property(host, name)) {
+                if let Some(value) = host.and_then(|host| host.prop(name)) {
                     self.writer.property(name, value)?;
                 }
             }
@@ -338,8 +308,8 @@ impl Emitter {
         self.writer.end_node()
     }
 
-    fn memory(&mut self, banks: &[Region]) -> Result<(), BuildError> {
-        let first = banks.first().map_or(0, |bank| bank.start.raw());
+    fn memory(&mut self, banks: &[PhysRange]) -> Result<(), BuildError> {
+        let first = banks.first().map_or(0, |bank| bank.base().raw());
         self.writer
             .begin_node(format!("memory@{first:x}").as_bytes())?;
         self.writer.property_string("device_type", "memory")?;
@@ -362,12 +332,12 @@ impl Emitter {
     }
 
     /// Writes `reg` for a child of the root.
-    fn regions(&mut self, regions: &[Region]) -> Result<(), BuildError> {
+    fn regions(&mut self, regions: &[PhysRange]) -> Result<(), BuildError> {
         let (address_cells, size_cells) = self.root_cells;
         let mut reg = Vec::new();
         for &region in regions {
-            let fits = push_number(&mut reg, address_cells, region.start.raw())
-                .and_then(|()| push_number(&mut reg, size_cells, region.size));
+            let fits = push_number(&mut reg, address_cells, region.base().raw())
+                .and_then(|()| push_number(&mut reg, size_cells, region.size()));
             fits.ok_or(BuildError::CellsTooNarrow(region))?;
         }
         self.writer.property_cells("reg", &reg)?;
@@ -376,24 +346,25 @@ impl Emitter {
 }
 
 /// The host's CPU node that dom0's are made like: the boot CPU's, or the first.
-fn host_cpu(builder: &Builder<'_, '_>) -> Option<NodeIndex> {
-    let tree = builder.tree;
-    let cpus = tree
-        .children(0)
-        .find(|&node| tree.node(node).name == b"cpus")?;
-    let is_cpu = |&node: &NodeIndex| tree.property(node, "device_type") == Some(b"cpu\0");
-    let is_boot_cpu = |&node: &NodeIndex| {
+fn host_cpu<'b>(builder: &Builder<'b>) -> Option<Node<'b, 'b>> {
+    let cpus = builder.tree.find("/cpus")?;
+    let is_boot_cpu = |node: &Node<'_, '_>| {
         // On a 64-bit machine reg may have two cells, affinity 3 in the first.
-        let reg = tree.property(node, "reg").and_then(|reg| cells(reg).last());
+        let reg = node
+            .prop("reg")
+            .and_then(|reg| be32(reg, reg.len().checked_sub(4)?));
         reg == Some(builder.input.boot_mpidr & 0x00ff_ffff)
     };
-    let candidates = || tree.children(cpus).filter(is_cpu);
+    let candidates = || {
+        cpus.children()
+            .filter(|node| node.text("device_type") == "cpu")
+    };
     candidates()
         .find(is_boot_cpu)
         .or_else(|| candidates().next())
 }
 
-fn push_number(cells: &mut Vec<u32>, count: usize, value: u64) -> Option<()> {
+fn push_number(cells: &mut Vec<u32>, count: u32, value: u64) -> Option<()> {
     let low = u32::try_from(value & 0xffff_ffff).ok()?;
     let high = u32::try_from(value >> 32).ok()?;
     match count {

@@ -7,7 +7,7 @@
 //! Invariants: the ranges of a [`Placement`] are inside the banks and do not overlap. Takes no locks.
 
 use super::kernel::{KernelImage, Load};
-use crate::fdt::dom0::Region;
+use crate::memory::PhysRange;
 
 const MIB: u64 = 1 << 20;
 const SECTION: u64 = 2 * MIB;
@@ -18,13 +18,13 @@ const KERNEL_REACH: u64 = 128 * MIB;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// The kernel's image.
-    pub kernel: Region,
+    pub kernel: PhysRange,
     /// Its entry point.
     pub entry: u64,
     /// The device tree.
-    pub tree: Region,
+    pub tree: PhysRange,
     /// The initrd, if there is one.
-    pub initrd: Option<Region>,
+    pub initrd: Option<PhysRange>,
 }
 
 /// Why they do not fit.
@@ -40,7 +40,7 @@ pub enum PlacementError {
         room: u64,
     },
     /// The kernel is linked for addresses that are not the domain's RAM.
-    KernelOutsideMemory(Region),
+    KernelOutsideMemory(PhysRange),
     /// Kernel, device tree and initrd are each rounded up to 2 MiB and exceed the first bank.
     ModulesTooLarge {
         /// Size of the kernel in bytes.
@@ -87,15 +87,16 @@ impl core::fmt::Display for PlacementError {
 ///
 /// # Errors
 /// A [`PlacementError`] that says what does not fit.
+#[inline(never)]
 pub fn place(
-    banks: &[Region],
+    banks: &[PhysRange],
     kernel: &KernelImage,
     tree_size: u64,
     initrd_size: Option<u64>,
 ) -> Result<Placement, PlacementError> {
     let bank = *banks
         .first()
-        .filter(|bank| bank.size > 0)
+        .filter(|bank| !bank.is_empty())
         .ok_or(PlacementError::NoMemory)?;
     let (kernel, entry) = place_kernel(banks, bank, kernel)?;
     let modules = Modules {
@@ -105,29 +106,29 @@ pub fn place(
         initrd_size,
     };
     let (base, tree_room) = modules.base().ok_or(PlacementError::ModulesTooLarge {
-        kernel: kernel.size,
+        kernel: kernel.size(),
         tree: tree_size,
         initrd: initrd_size.unwrap_or(0),
-        bank: bank.size,
+        bank: bank.size(),
     })?;
-    let initrd = initrd_size.map(|size| Region::new(base.saturating_add(tree_room), size));
+    let initrd = initrd_size.map(|size| PhysRange::from_size(base.saturating_add(tree_room), size));
     Ok(Placement {
         kernel,
         entry,
-        tree: Region::new(base, tree_size),
+        tree: PhysRange::from_size(base, tree_size),
         initrd,
     })
 }
 
 fn place_kernel(
-    banks: &[Region],
-    bank: Region,
+    banks: &[PhysRange],
+    bank: PhysRange,
     image: &KernelImage,
-) -> Result<(Region, u64), PlacementError> {
-    let start = bank.start.raw();
+) -> Result<(PhysRange, u64), PlacementError> {
+    let start = bank.base().raw();
     match image.load {
         Load::Anywhere { entry_offset } => {
-            let end = bank.end().min(start.saturating_add(KERNEL_REACH));
+            let end = bank.end().raw().min(start.saturating_add(KERNEL_REACH));
             let error = PlacementError::KernelTooLarge {
                 size: image.size,
                 room: end.saturating_sub(start),
@@ -137,17 +138,17 @@ fn place_kernel(
                 .map(|address| address & !(SECTION - 1));
             let address = address.filter(|&address| address >= start).ok_or(error)?;
             Ok((
-                Region::new(address, image.size),
+                PhysRange::from_size(address, image.size),
                 address.saturating_add(entry_offset),
             ))
         }
         Load::Fixed { address, entry } => {
-            let region = Region::new(address, image.size);
-            let fits = |bank: &Region| {
-                bank.start <= region.start
+            let region = PhysRange::from_size(address, image.size);
+            let fits = |bank: &PhysRange| {
+                bank.base() <= region.base()
                     && address
                         .checked_add(image.size)
-                        .is_some_and(|end| end <= bank.end())
+                        .is_some_and(|end| end <= bank.end().raw())
             };
             if !banks.iter().any(fits) {
                 return Err(PlacementError::KernelOutsideMemory(region));
@@ -158,8 +159,8 @@ fn place_kernel(
 }
 
 struct Modules {
-    bank: Region,
-    kernel: Region,
+    bank: PhysRange,
+    kernel: PhysRange,
     tree_size: u64,
     initrd_size: Option<u64>,
 }
@@ -173,10 +174,10 @@ impl Modules {
             .unwrap_or(0)
             .checked_next_multiple_of(SECTION)?
             .checked_add(tree_room)?;
-        let (start, end) = (self.bank.start.raw(), self.bank.end());
-        let kernel_end = self.kernel.end();
+        let (start, end) = (self.bank.base().raw(), self.bank.end().raw());
+        let kernel_end = self.kernel.end().raw();
         // A kernel linked for another bank is in nobody's way here.
-        let is_beside = self.kernel.start.raw() >= end || kernel_end <= start;
+        let is_beside = self.kernel.base().raw() >= end || kernel_end <= start;
         let reach = start.checked_add(KERNEL_REACH)?;
         if (kernel_end < reach || is_beside)
             && reach.checked_add(room).is_some_and(|top| top <= end)
@@ -197,7 +198,7 @@ impl Modules {
         }
         let below = self
             .kernel
-            .start
+            .base()
             .raw()
             .checked_sub(room)
             .map(|base| base & !(SECTION - 1));
@@ -210,6 +211,10 @@ impl Modules {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const fn range(base: u64, size: u64) -> PhysRange {
+        PhysRange::new(base, size).unwrap()
+    }
 
     fn zimage(size: u64) -> KernelImage {
         KernelImage {
@@ -235,37 +240,34 @@ mod tests {
     /// The numbers of the real Xen's log (xen-4.17-virt-smp2-xl-create.log).
     #[test]
     fn places_as_the_real_xen() {
-        let banks = [
-            Region::new(0x5000_0000, 256 * MIB),
-            Region::new(0x6800_0000, 256 * MIB),
-        ];
+        let banks = [range(0x5000_0000, 256 * MIB), range(0x6800_0000, 256 * MIB)];
         let placed = place(&banks, &zimage(0x54_5200), 0x1d47, Some(0xf5_25c9)).unwrap();
-        assert_eq!(placed.kernel, Region::new(0x57a0_0000, 0x54_5200));
+        assert_eq!(placed.kernel, range(0x57a0_0000, 0x54_5200));
         assert_eq!(placed.entry, 0x57a0_0000);
-        assert_eq!(placed.tree, Region::new(0x5800_0000, 0x1d47));
-        assert_eq!(placed.initrd, Some(Region::new(0x5820_0000, 0xf5_25c9)));
+        assert_eq!(placed.tree, range(0x5800_0000, 0x1d47));
+        assert_eq!(placed.initrd, Some(range(0x5820_0000, 0xf5_25c9)));
     }
 
     #[test]
     fn falls_back_to_the_top_and_below() {
         // No room above 128 MiB, and the kernel is at the top of the bank: below the kernel.
-        let banks = [Region::new(0x4000_0000, 128 * MIB)];
+        let banks = [range(0x4000_0000, 128 * MIB)];
         let placed = place(&banks, &zimage(5 * MIB), 0x1000, Some(3 * MIB)).unwrap();
-        assert_eq!(placed.kernel.start.raw(), 0x4000_0000 + 122 * MIB);
-        assert_eq!(placed.tree.start.raw(), 0x4000_0000 + 116 * MIB);
-        assert_eq!(placed.initrd.unwrap().start.raw(), 0x4000_0000 + 118 * MIB);
+        assert_eq!(placed.kernel.base().raw(), 0x4000_0000 + 122 * MIB);
+        assert_eq!(placed.tree.base().raw(), 0x4000_0000 + 116 * MIB);
+        assert_eq!(placed.initrd.unwrap().base().raw(), 0x4000_0000 + 118 * MIB);
         // A kernel at a fixed low address: at the top of the bank.
         let placed = place(&banks, &fixed(0x4000_8000, 5 * MIB), 0x1000, None).unwrap();
         assert_eq!(
-            (placed.kernel.start.raw(), placed.entry),
+            (placed.kernel.base().raw(), placed.entry),
             (0x4000_8000, 0x4000_8040)
         );
-        assert_eq!(placed.tree.start.raw(), 0x4000_0000 + 126 * MIB);
+        assert_eq!(placed.tree.base().raw(), 0x4000_0000 + 126 * MIB);
     }
 
     #[test]
     fn says_what_does_not_fit() {
-        let banks = [Region::new(0x4000_0000, 16 * MIB)];
+        let banks = [range(0x4000_0000, 16 * MIB)];
         assert_eq!(
             place(&banks, &zimage(17 * MIB), 1, None),
             Err(PlacementError::KernelTooLarge {
@@ -282,10 +284,7 @@ mod tests {
         let outside = place(&banks, &fixed(0x8000_0000, MIB), 1, None);
         assert_eq!(
             outside,
-            Err(PlacementError::KernelOutsideMemory(Region::new(
-                0x8000_0000,
-                MIB
-            )))
+            Err(PlacementError::KernelOutsideMemory(range(0x8000_0000, MIB)))
         );
         assert!(place(&banks, &fixed(u64::MAX - 0x80, MIB), 1, None).is_err());
     }
@@ -303,8 +302,8 @@ mod tests {
         for round in 0..20_000 {
             let first = 0x4000_0000 + random(64) * 4 * MIB;
             let banks = [
-                Region::new(first, (1 + random(80)) * 4 * MIB),
-                Region::new(0x8000_0000, (1 + random(8)) * 4 * MIB),
+                range(first, (1 + random(80)) * 4 * MIB),
+                range(0x8000_0000, (1 + random(8)) * 4 * MIB),
             ];
             let size = 1 + random(40 * MIB);
             let kernel = match random(3) {
@@ -323,7 +322,8 @@ mod tests {
                 placed.initrd.unwrap_or(placed.tree),
             ];
             for range in ranges {
-                let inside = |bank: &Region| bank.start <= range.start && range.end() <= bank.end();
+                let inside =
+                    |bank: &PhysRange| bank.base() <= range.base() && range.end() <= bank.end();
                 assert!(
                     banks.iter().any(inside),
                     "round {round}: {placed:?} in {banks:?}"
@@ -334,7 +334,7 @@ mod tests {
             ranges.sort();
             for pair in ranges.windows(2) {
                 assert!(
-                    pair[0].end() <= pair[1].start.raw(),
+                    pair[0].end().raw() <= pair[1].base().raw(),
                     "round {round}: {placed:?} in {banks:?}"
                 );
             }

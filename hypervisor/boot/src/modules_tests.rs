@@ -4,7 +4,7 @@ use std::string::ToString;
 
 use super::*;
 use crate::fdt::host::memory;
-use crate::fdt::host_tree::tests::Blob;
+use crate::fdt::tree::tests::Blob;
 
 const GUEST_LOADER: &[u8] = include_bytes!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -40,7 +40,7 @@ const RAMDISK: &str = "multiboot,ramdisk\0multiboot,module";
 /// Reads a tree whose `/chosen` is still open.
 fn with_found<R>(blob: Blob, look: impl FnOnce(Result<BootModules<'_>, ModuleError>) -> R) -> R {
     let blob = blob.close().finish();
-    look(BootModules::from_tree(&Tree::new(&blob).unwrap(), |at| {
+    look(BootModules::from_tree(&Tree::new(&blob).unwrap(), &|at| {
         (at.raw() == 0x4500_0000).then_some(XSM_MAGIC)
     }))
 }
@@ -71,7 +71,7 @@ fn lines(blob: Blob) -> (String, String) {
 #[test]
 fn what_the_guest_loader_of_qemu_writes() {
     let tree = Tree::new(GUEST_LOADER).unwrap();
-    let found = BootModules::from_tree(&tree, |_| None).unwrap();
+    let found = BootModules::from_tree(&tree, &|_| None).unwrap();
     let kernel = found.kernel().unwrap();
     assert_eq!(
         (kernel.range, kernel.bootargs),

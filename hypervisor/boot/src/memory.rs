@@ -6,7 +6,9 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::addr::{HostPhys, PAGE_SIZE};
+use xenith_core::addr::{HostPhys, PAGE_SIZE};
+
+use crate::insert_sorted;
 
 /// The most ranges in a list (Xen: 256 memory banks; holes may double that).
 pub const MAX_RANGES: usize = 1024;
@@ -39,6 +41,11 @@ impl PhysRange {
             Some(_) => Some(Self { base, size }),
             None => None,
         }
+    }
+
+    /// Makes a range of `size` bytes at `base`, cut off at the end of 64 bits.
+    pub const fn from_size(base: u64, size: u64) -> Self {
+        Self::from_start_end(base, base.saturating_add(size))
     }
 
     /// Makes the range from `start` up to, not including, `end`; empty when `end` is not above `start`.
@@ -141,13 +148,12 @@ impl fmt::Display for PhysRange {
 }
 
 /// Returns the ranges sorted by address, overlapping and adjacent ones merged, empty ones left out.
+#[inline(never)]
 pub fn normalise(ranges: &[PhysRange]) -> Vec<PhysRange> {
-    let mut sorted: Vec<PhysRange> = ranges
-        .iter()
-        .copied()
-        .filter(|range| !range.is_empty())
-        .collect();
-    sorted.sort_unstable();
+    let mut sorted = Vec::with_capacity(ranges.len());
+    for range in ranges.iter().filter(|range| !range.is_empty()) {
+        insert_sorted(&mut sorted, *range, |a, b| a.base <= b.base);
+    }
     let mut merged: Vec<PhysRange> = Vec::with_capacity(sorted.len());
     for range in sorted {
         match merged.last_mut() {
@@ -168,6 +174,7 @@ pub fn total_size(ranges: &[PhysRange]) -> u64 {
 }
 
 /// Returns what is left of `from` without `holes`. Both lists may be in any order.
+#[inline(never)]
 pub fn subtract(from: &[PhysRange], holes: &[PhysRange]) -> Vec<PhysRange> {
     let holes = normalise(holes);
     let mut left = Vec::new();
@@ -197,6 +204,7 @@ pub fn subtract(from: &[PhysRange], holes: &[PhysRange]) -> Vec<PhysRange> {
 ///
 /// `memory` are the banks of the device tree; `exclude` is all that must survive: the hypervisor's image, the DTB, the
 /// boot modules, `/memreserve/` and `/reserved-memory`. A page that an excluded range touches is not used at all.
+#[inline(never)]
 pub fn usable_ram(memory: &[PhysRange], exclude: &[PhysRange]) -> Vec<PhysRange> {
     let holes: Vec<PhysRange> = exclude
         .iter()
@@ -275,6 +283,7 @@ impl fmt::Display for Dom0MemError {
 /// # Errors
 /// [`Dom0MemError::Zero`] and [`Dom0MemError::TooLarge`]. Without the option, [`DEFAULT_DOM0_MEM`] (the caller warns that
 /// it was not given) is subject to the same check.
+#[inline(never)]
 pub fn dom0_mem_size(option: Option<u64>, usable: &[PhysRange]) -> Result<u64, Dom0MemError> {
     let asked = option.unwrap_or(DEFAULT_DOM0_MEM);
     let free = total_size(usable);
@@ -297,6 +306,7 @@ pub fn dom0_mem_size(option: Option<u64>, usable: &[PhysRange]) -> Result<u64, D
 ///
 /// # Errors
 /// [`Dom0MemError`], which says how much could be had.
+#[inline(never)]
 pub fn dom0_banks(usable: &[PhysRange], size: u64) -> Result<Vec<PhysRange>, Dom0MemError> {
     if size == 0 {
         return Err(Dom0MemError::Zero);
@@ -370,18 +380,12 @@ fn collect_banks(first: PhysRange, pieces: &[PhysRange], size: u64) -> Vec<PhysR
         size: first.size.min(size)
     }];
     let above = |piece: &PhysRange| piece.from(first.end_raw());
-    let mut low: Vec<PhysRange> = pieces
-        .iter()
-        .map(|piece| above(piece).below(FOUR_GIB))
-        .collect();
-    let mut high: Vec<PhysRange> = pieces
-        .iter()
-        .map(|piece| above(piece).from(FOUR_GIB))
-        .collect();
-    let largest_first =
-        |a: &PhysRange, b: &PhysRange| b.size.cmp(&a.size).then(a.base.cmp(&b.base));
-    low.sort_unstable_by(largest_first);
-    high.sort_unstable_by(largest_first);
+    let (mut low, mut high) = (Vec::new(), Vec::new());
+    let largest_first = |a: &PhysRange, b: &PhysRange| a.size >= b.size;
+    for piece in pieces.iter().map(above) {
+        insert_sorted(&mut low, piece.below(FOUR_GIB), largest_first);
+        insert_sorted(&mut high, piece.from(FOUR_GIB), largest_first);
+    }
     for piece in low.iter().chain(high.iter()) {
         let missing = size.saturating_sub(total_size(&banks));
         if missing == 0 {

@@ -198,7 +198,8 @@ impl From<ReadError> for KernelError {
 ///
 /// # Errors
 /// A [`KernelError`] that names what was found and what is accepted.
-pub fn probe(source: &impl ImageSource) -> Result<Probe, KernelError> {
+#[inline(never)]
+pub fn probe(source: &dyn ImageSource) -> Result<Probe, KernelError> {
     let size = source.len();
     let head = Head::read(source, 0, size)?;
     if head.be32(0) == UIMAGE_MAGIC {
@@ -214,7 +215,8 @@ pub fn probe(source: &impl ImageSource) -> Result<Probe, KernelError> {
 ///
 /// # Errors
 /// As [`probe`]; gzip or a uImage inside gzip inside a uImage is refused.
-pub fn probe_unpacked(source: &impl ImageSource, gzip: &Gzip) -> Result<KernelImage, KernelError> {
+#[inline(never)]
+pub fn probe_unpacked(source: &dyn ImageSource, gzip: &Gzip) -> Result<KernelImage, KernelError> {
     let size = source.len();
     if let Some(load) = gzip.load {
         return uimage_payload(source, 0, size, load);
@@ -232,11 +234,12 @@ pub fn probe_unpacked(source: &impl ImageSource, gzip: &Gzip) -> Result<KernelIm
 /// # Errors
 /// [`KernelError::Gzip`] for data that is broken, cut off or does not match its checksum,
 /// [`KernelError::UnpackedTooLarge`] beyond `limit` or when the sink is full, [`KernelError::OutOfMemory`].
+#[inline(never)]
 pub fn inflate(
-    source: &impl ImageSource,
+    source: &dyn ImageSource,
     gzip: &Gzip,
     limit: u64,
-    sink: &mut impl ImageSink,
+    sink: &mut dyn ImageSink,
 ) -> Result<u64, KernelError> {
     let end = gzip
         .offset
@@ -315,7 +318,7 @@ struct Head {
 }
 
 impl Head {
-    fn read(source: &impl ImageSource, offset: u64, size: u64) -> Result<Self, KernelError> {
+    fn read(source: &dyn ImageSource, offset: u64, size: u64) -> Result<Self, KernelError> {
         let mut bytes = [0; 64];
         let length = usize::try_from(size).map_or(bytes.len(), |size| size.min(bytes.len()));
         if length < 4 {
@@ -383,7 +386,7 @@ impl Head {
 
 /// A zImage, or an error that says what else it is.
 fn probe_plain(
-    source: &impl ImageSource,
+    source: &dyn ImageSource,
     offset: u64,
     size: u64,
 ) -> Result<KernelImage, KernelError> {
@@ -421,7 +424,7 @@ fn probe_plain(
 
 /// The size of a device tree behind a zImage; 0 when there is none. What is only padding is not loaded.
 fn appended_tree_size(
-    source: &impl ImageSource,
+    source: &dyn ImageSource,
     offset: u64,
     available: u64,
 ) -> Result<u64, KernelError> {
@@ -436,7 +439,7 @@ fn appended_tree_size(
     Ok(if is_tree { size } else { 0 })
 }
 
-fn probe_uimage(source: &impl ImageSource, head: &Head) -> Result<Probe, KernelError> {
+fn probe_uimage(source: &dyn ImageSource, head: &Head) -> Result<Probe, KernelError> {
     let header_size = u64::try_from(UIMAGE_HEADER).unwrap_or(0);
     let available = source.len().saturating_sub(header_size);
     if source.len() < header_size {
@@ -511,7 +514,7 @@ fn probe_uimage(source: &impl ImageSource, head: &Head) -> Result<Probe, KernelE
 
 /// What a uImage carries is loaded as it is, where the uImage says. Only obvious mistakes are refused.
 fn uimage_payload(
-    source: &impl ImageSource,
+    source: &dyn ImageSource,
     offset: u64,
     size: u64,
     load: Load,
@@ -541,7 +544,7 @@ fn uimage_payload(
 }
 
 fn gzip(
-    source: &impl ImageSource,
+    source: &dyn ImageSource,
     offset: u64,
     size: u64,
     load: Option<Load>,
@@ -563,7 +566,7 @@ fn gzip(
 }
 
 /// Checks the header of a gzip member (RFC 1952, 2.3) and returns where the deflate data starts.
-fn gzip_data_start(source: &impl ImageSource, offset: u64, end: u64) -> Result<u64, KernelError> {
+fn gzip_data_start(source: &dyn ImageSource, offset: u64, end: u64) -> Result<u64, KernelError> {
     const CUT_OFF: KernelError = KernelError::Gzip("cut off");
     let read = |at: u64| {
         let mut byte = [0];
