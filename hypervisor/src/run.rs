@@ -38,7 +38,20 @@ pub struct Pcpu {
     timer_fired: bool,
     /// A deadline of the loaded vCPU changed: the timer must be set again.
     pub deadline_changed: bool,
+    /// What the hypervisor's timer is set to, in ticks; `u64::MAX` when it is off.
+    deadline: u64,
+    /// When to look again for interrupts that the GIC forgot to signal ([`Self::expect_resignal`]); `u64::MAX` for never.
+    resignal_at: u64,
+    /// [`RESIGNAL_US`] in ticks where the GIC needs it, else 0.
+    resignal_after: u64,
 }
+
+/// GICD_IIDR of QEMU's GICv2 model (and of the GIC inside a Cortex-A15, where the precaution costs little).
+const IIDR_OF_QEMU: u32 = 0x0000_043b;
+/// QEMU's model (10.0, `gic_complete_irq`) does not signal a physical interrupt that became, or stayed, pending while it
+/// was active in a list register when the guest ends it there; only the next access to the GIC does. So we come back this
+/// long after an interrupt was given to a guest.
+const RESIGNAL_US: u64 = 1000;
 
 /// Whether a vCPU goes on after a trap.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -159,6 +172,13 @@ impl Pcpu {
             maintenance_ppi,
             timer_fired: false,
             deadline_changed: false,
+            deadline: u64::MAX,
+            resignal_at: u64::MAX,
+            resignal_after: if hv.hal.distributor.lock().iidr() == IIDR_OF_QEMU {
+                hv.scale.to_ticks(RESIGNAL_US * 1000)
+            } else {
+                0
+            },
         }
     }
 
@@ -306,6 +326,9 @@ impl Pcpu {
     /// Nothing runs: scrub a little, or sleep until an interrupt comes.
     fn idle_step(&mut self, loaded: Option<(&Arc<Domain<Machine>>, &Vcpu<Machine>)>) {
         if !crate::machine::scrub_step(self.hv) {
+            if self.resignal_after != 0 {
+                self.gicc.signal_again();
+            }
             sysreg::wfi();
         }
         self.take_interrupts(loaded);
@@ -403,10 +426,13 @@ impl Pcpu {
             // Stays active, so the level cannot fire again, until the guest ends it through the list register.
             let set = domain.vgic.lock().inject_hw(vcpu.id, irq);
             kick(domain, set);
+            self.expect_resignal();
             return;
         }
         if irq == self.timer_ppi {
             timer::set_deadline(None);
+            self.deadline = u64::MAX;
+            self.resignal_at = u64::MAX;
             self.timer_fired = true;
         } else if irq == self.maintenance_ppi {
             if let Some((domain, vcpu)) = loaded {
@@ -423,6 +449,7 @@ impl Pcpu {
             // Stays active until the guest ends it.
             let set = domain.vgic.lock().inject_hw(VcpuId::new(0), irq);
             kick(&domain, set);
+            self.expect_resignal();
             return;
         }
         self.gicc.deactivate(ack);
@@ -520,7 +547,22 @@ impl Pcpu {
                 deadline = deadline.min(self.scheduler.slice_end());
             }
         }
+        let deadline = deadline.min(self.resignal_at);
+        self.deadline = deadline;
         timer::set_deadline((deadline != u64::MAX).then_some(deadline));
+    }
+
+    /// An interrupt went to a guest, which will end it without us: see [`RESIGNAL_US`].
+    #[inline]
+    fn expect_resignal(&mut self) {
+        if self.resignal_after != 0 && self.resignal_at == u64::MAX {
+            let at = timer::now() + self.resignal_after;
+            self.resignal_at = at;
+            if at < self.deadline {
+                self.deadline = at;
+                timer::set_deadline(Some(at));
+            }
+        }
     }
 
     /// Notes that the loaded vCPU goes to `state`, and tells the guest where it asked for that.

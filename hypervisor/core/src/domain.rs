@@ -119,7 +119,10 @@ const NOT_SHUT_DOWN: u8 = u8::MAX;
 
 impl<H: Hal> Domain<H> {
     /// Puts a domain together.
-    #[allow(clippy::too_many_arguments, reason = "the parts are made elsewhere; this only joins them")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts are made elsewhere; this only joins them"
+    )]
     pub fn new(
         facts: DomainFacts,
         p2m: P2m,
@@ -212,7 +215,12 @@ impl<H: Hal> Domain<H> {
 
     /// Marks the domain shut down. The first reason stays.
     pub fn set_shutdown(&self, reason: ShutdownReason) {
-        let _ = self.shutdown.compare_exchange(NOT_SHUT_DOWN, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.shutdown.compare_exchange(
+            NOT_SHUT_DOWN,
+            reason as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
     }
 
     /// Says what the domain's shutdown is to be called when it comes. The first word stays.
@@ -315,7 +323,11 @@ pub struct RunstateClock {
 
 impl Default for RunstateClock {
     fn default() -> Self {
-        Self { state: RunState::Offline, since: 0, spent: [0; 4] }
+        Self {
+            state: RunState::Offline,
+            since: 0,
+            spent: [0; 4],
+        }
     }
 }
 
@@ -337,7 +349,9 @@ pub struct DomainTable<H: Hal> {
 
 impl<H: Hal> Default for DomainTable<H> {
     fn default() -> Self {
-        Self { domains: SpinLock::new(Vec::new()) }
+        Self {
+            domains: SpinLock::new(Vec::new()),
+        }
     }
 }
 
@@ -387,8 +401,14 @@ impl<H: Hal> DomainTable<H> {
     /// Returns whether any vCPU but this one could run.
     pub fn is_another_runnable(&self, domain: DomId, vcpu: VcpuId) -> bool {
         let domains = self.domains.lock();
-        domains.iter().filter(|other| other.shutdown().is_none()).any(|other| {
-            other.vcpus.iter().any(|v| v.is_runnable() && (other.facts.id, v.id) != (domain, vcpu))
-        })
+        domains
+            .iter()
+            .filter(|other| other.shutdown().is_none())
+            .any(|other| {
+                other
+                    .vcpus
+                    .iter()
+                    .any(|v| v.is_runnable() && (other.facts.id, v.id) != (domain, vcpu))
+            })
     }
 }

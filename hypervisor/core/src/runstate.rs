@@ -35,8 +35,11 @@ pub fn publish<H: Hal>(
     boot: u64,
     memory: &impl GuestMemory,
 ) {
-    let Some(area) = vcpu.runstate_address() else { return };
-    let flagged = domain.vm_assist.load(Ordering::Relaxed) & (1 << VMASST_RUNSTATE_UPDATE_FLAG) != 0;
+    let Some(area) = vcpu.runstate_address() else {
+        return;
+    };
+    let flagged =
+        domain.vm_assist.load(Ordering::Relaxed) & (1 << VMASST_RUNSTATE_UPDATE_FLAG) != 0;
     // A guest that unmapped its area loses the update, nothing else.
     let _: Result<(), Fault> = (|| {
         let bytes = encode(clock, scale, boot, if flagged { UPDATE } else { 0 });

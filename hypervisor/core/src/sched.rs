@@ -29,7 +29,11 @@ pub struct RoundRobin<H: Hal> {
 
 impl<H: Hal> Default for RoundRobin<H> {
     fn default() -> Self {
-        Self { last: (DomId::DOM0, VcpuId::new(0)), slice_end: 0, machine: core::marker::PhantomData }
+        Self {
+            last: (DomId::DOM0, VcpuId::new(0)),
+            slice_end: 0,
+            machine: core::marker::PhantomData,
+        }
     }
 }
 
@@ -53,12 +57,27 @@ impl<H: Hal> RoundRobin<H> {
     }
 
     /// Returns whether a vCPU other than `vcpu` could run now.
-    pub fn others_runnable(&self, domains: &DomainTable<H>, domain: &Domain<H>, vcpu: &Vcpu<H>) -> bool {
+    pub fn others_runnable(
+        &self,
+        domains: &DomainTable<H>,
+        domain: &Domain<H>,
+        vcpu: &Vcpu<H>,
+    ) -> bool {
         domains.is_another_runnable(domain.facts.id, vcpu.id)
     }
 
     /// Returns whether the running vCPU may go on at `now`.
-    pub fn turn(&self, domains: &DomainTable<H>, domain: &Domain<H>, vcpu: &Vcpu<H>, now: u64) -> Turn {
-        if now >= self.slice_end && self.others_runnable(domains, domain, vcpu) { Turn::Over } else { Turn::Continues }
+    pub fn turn(
+        &self,
+        domains: &DomainTable<H>,
+        domain: &Domain<H>,
+        vcpu: &Vcpu<H>,
+        now: u64,
+    ) -> Turn {
+        if now >= self.slice_end && self.others_runnable(domains, domain, vcpu) {
+            Turn::Over
+        } else {
+            Turn::Continues
+        }
     }
 }

@@ -21,7 +21,11 @@ impl TickScale {
         Self {
             frequency,
             ns_per_tick: (NS_PER_SECOND << 32) / frequency,
-            ticks_per_ns: if ticks_per_ns > u64::MAX as u128 { u64::MAX } else { ticks_per_ns as u64 },
+            ticks_per_ns: if ticks_per_ns > u64::MAX as u128 {
+                u64::MAX
+            } else {
+                ticks_per_ns as u64
+            },
         }
     }
 

@@ -217,7 +217,8 @@ impl PhysIrq for Distributor {
     }
 
     fn is_pending(&self, irq: IntId) -> bool {
-        self.is_valid(irq) && self.regs().ispendr[irq.index() / 32].get() & (1 << (irq.index() % 32)) != 0
+        self.is_valid(irq)
+            && self.regs().ispendr[irq.index() / 32].get() & (1 << (irq.index() % 32)) != 0
     }
 
     fn deactivate(&mut self, irq: IntId) {
@@ -280,6 +281,11 @@ impl CpuInterface {
     #[inline(always)]
     pub fn deactivate(&mut self, ack: Acknowledged) {
         self.regs().dir.set(ack.0);
+    }
+
+    /// Has the GIC look again at what is pending, by writing the priority mask that holds already.
+    pub fn signal_again(&mut self) {
+        self.regs().pmr.set(0xff);
     }
 
     /// Ends the active state of a PPI or SPI that this CPU acknowledged.
