@@ -22,6 +22,10 @@ use crate::machine::Hv;
 /// Kept until there is a heap and a UART.
 const EARLY_RING: usize = 4096;
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one value, in a static: the early bytes must be there before the heap"
+)]
 enum Ring {
     Early(ConsoleRing<[u8; EARLY_RING]>),
     Full(ConsoleRing<Box<[u8]>>),

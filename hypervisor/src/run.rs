@@ -53,6 +53,9 @@ const IIDR_OF_QEMU: u32 = 0x0000_043b;
 /// long after an interrupt was given to a guest.
 const RESIGNAL_US: u64 = 1000;
 
+/// The vCPU that is on this CPU.
+type Loaded<'a> = (&'a Arc<Domain<Machine>>, &'a Vcpu<Machine>, &'a VcpuContext);
+
 /// Whether a vCPU goes on after a trap.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -508,7 +511,7 @@ impl Pcpu {
     }
 
     /// Sets the hypervisor's timer to the next deadline of anybody.
-    fn set_timer(&mut self, loaded: Option<(&Arc<Domain<Machine>>, &Vcpu<Machine>, &VcpuContext)>) {
+    fn set_timer(&mut self, loaded: Option<Loaded<'_>>) {
         self.deadline_changed = false;
         if let Some((domain, ..)) = loaded {
             domain.has_woken.store(false, Ordering::Relaxed);

@@ -159,21 +159,11 @@ saved_context! {
 
 /// The floating-point and SIMD registers.
 #[repr(C, align(8))]
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct VfpState {
     d: [u64; 32],
     fpexc: u32,
     fpscr: u32,
-}
-
-impl Default for VfpState {
-    fn default() -> Self {
-        Self {
-            d: [0; 32],
-            fpexc: 0,
-            fpscr: 0,
-        }
-    }
 }
 
 impl VfpState {

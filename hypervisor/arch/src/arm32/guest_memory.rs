@@ -46,7 +46,7 @@ unsafe fn copy_out(from: NonNull<u8>, offset: usize, buf: &mut [u8]) {
     unsafe {
         let src = from.as_ptr().add(offset);
         let mut i = 0;
-        if (src as usize) % 4 == 0 {
+        if (src as usize).is_multiple_of(4) {
             while i + 4 <= buf.len() {
                 let word = src.add(i).cast::<u32>().read_volatile();
                 buf[i..i + 4].copy_from_slice(&word.to_ne_bytes());
@@ -69,7 +69,7 @@ unsafe fn copy_in(to: NonNull<u8>, offset: usize, buf: &[u8]) {
     unsafe {
         let dst = to.as_ptr().add(offset);
         let mut i = 0;
-        if (dst as usize) % 4 == 0 {
+        if (dst as usize).is_multiple_of(4) {
             while i + 4 <= buf.len() {
                 let word = u32::from_ne_bytes([buf[i], buf[i + 1], buf[i + 2], buf[i + 3]]);
                 dst.add(i).cast::<u32>().write_volatile(word);

@@ -144,7 +144,7 @@ pub fn backtrace(fp: u32, mut each: impl FnMut(u32)) {
     let text = (&raw const _start as usize)..(&raw const __text_end as usize);
     let mut fp = fp as usize;
     for _ in 0..32 {
-        if fp % 4 != 0 || fp < top - 32768 || fp + 8 > top {
+        if !fp.is_multiple_of(4) || fp < top - 32768 || fp + 8 > top {
             return;
         }
         // SAFETY: Two aligned words of the stack.
@@ -209,7 +209,7 @@ impl DeviceRegisters {
 
     /// Reads the 32-bit register at `offset`; out of range reads as 0.
     pub fn read32(&self, offset: usize) -> u32 {
-        if offset % 4 != 0 || offset + 4 > self.len {
+        if !offset.is_multiple_of(4) || offset + 4 > self.len {
             return 0;
         }
         // SAFETY: In the range of `new`'s contract.
@@ -218,7 +218,7 @@ impl DeviceRegisters {
 
     /// Writes the 32-bit register at `offset`; out of range does nothing.
     pub fn write32(&self, offset: usize, value: u32) {
-        if offset % 4 == 0 && offset + 4 <= self.len {
+        if offset.is_multiple_of(4) && offset + 4 <= self.len {
             // SAFETY: In the range of `new`'s contract.
             unsafe { ((self.base + offset) as *mut u32).write_volatile(value) }
         }

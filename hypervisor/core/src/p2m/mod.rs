@@ -701,7 +701,7 @@ impl P2m {
     ///
     /// # Errors
     /// The value itself when something is left.
-    #[expect(clippy::result_large_err, reason = "the caller gets back what it gave")]
+    #[allow(clippy::result_large_err, reason = "the caller gets back what it gave")]
     pub fn destroy<M: P2mMemory>(self, memory: &mut M) -> Result<(), Self> {
         if self.stage2.table_pages() != 0 || self.stage2.needs_sync() {
             return Err(self);
