@@ -333,16 +333,24 @@ fn report_unused(line: &CommandLine<'_>) {
         ("sched", options.sched.is_some()),
         ("vwfi", options.vwfi.is_some()),
         ("console_to_ring", options.console_to_ring.is_some()),
-        ("gnttab=max-ver:2", options.gnttab.max_version.is_some_and(|version| version > 1)),
+        (
+            "gnttab=max-ver:2",
+            options
+                .gnttab
+                .max_version
+                .is_some_and(|version| version > 1),
+        ),
     ];
     for (name, _) in unused.iter().filter(|(_, given)| *given) {
         warn!("parameter \"{name}\" has no effect yet: ignored");
     }
     if let Some(value) = options.bootscrub
         && value != "idle"
-        && xenith_core::boot::cmdline::parse_bool(value).is_none()
+        && xenith_boot::cmdline::parse_bool(value).is_none()
     {
-        warn!("parameter \"bootscrub={value}\" has an invalid value (a boolean or \"idle\"): idle holds");
+        warn!(
+            "parameter \"bootscrub={value}\" has an invalid value (a boolean or \"idle\"): idle holds"
+        );
     }
 }
 
