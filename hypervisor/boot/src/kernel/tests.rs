@@ -348,7 +348,7 @@ fn survives_corruption() {
     }
 }
 
-/// By hand: `XENITH_KERNEL=file cargo test -p xenith-core by_hand_kernel -- --ignored --nocapture`.
+/// By hand: `XENITH_KERNEL=file cargo test -p xenith-boot by_hand_kernel -- --ignored --nocapture`.
 #[test]
 #[ignore = "a tool for looking at one kernel"]
 fn by_hand_kernel() {

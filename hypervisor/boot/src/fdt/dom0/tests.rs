@@ -635,7 +635,7 @@ fn bounds_its_work() {
 }
 
 /// By hand: `XENITH_HOST_DTB=file XENITH_GICD=0x1c81000 XENITH_CONSOLE=serial0 XENITH_OUT=out.dtb
-/// cargo test -p xenith-core by_hand -- --ignored --nocapture`.
+/// cargo test -p xenith-boot by_hand -- --ignored --nocapture`.
 #[test]
 #[ignore = "a tool for looking at one board's tree"]
 fn by_hand() {
