@@ -211,6 +211,7 @@ impl<S: AsRef<[AtomicU64]>> FrameTable<S> {
             .map(|bank| (Mfn::new(bank.start), bank.pages))
     }
 
+    #[inline(never)]
     fn bank_of(&self, mfn: u32) -> Option<Bank> {
         if mfn.wrapping_sub(self.first.start) < self.first.pages {
             return Some(self.first);
