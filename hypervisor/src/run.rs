@@ -147,6 +147,7 @@ impl LineLevels for VgicHost<'_> {
 }
 
 /// Wakes the vCPUs that the vGIC named.
+#[inline(never)]
 pub fn kick(domain: &Domain<Machine>, set: KickSet) {
     if !set.is_empty() {
         for vcpu in set.iter() {

@@ -172,6 +172,7 @@ impl<H: Hal> Domain<H> {
     }
 
     /// Ends a vCPU's wait: something was made pending for it.
+    #[inline(never)]
     pub fn wake(&self, id: VcpuId) {
         if let Some(vcpu) = self.vcpu(id)
             && vcpu.is_blocked.swap(false, Ordering::AcqRel)
@@ -198,6 +199,7 @@ impl<H: Hal> Domain<H> {
     }
 
     /// Raises an interrupt line of a vCPU and wakes whoever has to look.
+    #[inline(never)]
     pub fn raise(&self, vcpu: VcpuId, irq: IntId) {
         let kicked = self.vgic.lock().raise_level(vcpu, irq);
         for vcpu in kicked.iter() {
@@ -372,6 +374,7 @@ impl<H: Hal> DomainTable<H> {
     }
 
     /// Returns the domain with this number.
+    #[inline(never)]
     pub fn get(&self, id: DomId) -> Option<Arc<Domain<H>>> {
         let domains = self.domains.lock();
         let at = domains.binary_search_by_key(&id, |d| d.facts.id).ok()?;

@@ -115,6 +115,7 @@ impl PhysMemory {
     }
 
     #[inline(always)]
+    #[inline(never)]
     fn window(&self, mfn: Mfn) -> NonNull<u8> {
         // SAFETY: By `new`'s contract HTPIDR names this CPU's `CpuLocal`, which is never freed; other CPUs have their own,
         // and interrupts are masked, so the borrow cannot overlap another.
