@@ -394,12 +394,17 @@ fn xenith_main(boot: Boot) -> ! {
     // SAFETY: Mapped just above, RAM or not (reading device registers here is the worst a wrong r2 can do), and kept out
     // of the allocator until the tree is not needed any more.
     let blob = unsafe { xenith_arch::mapped_bytes(fdt_va, MAX_DTB) };
-    let tree = match Tree::new(blob) {
-        Ok(tree) => tree,
-        Err(error) => stop(&alloc::format!(
+    let unusable = |error| -> ! {
+        stop(&alloc::format!(
             "no usable device tree at {dtb:#x} (r2): {error}. Pass the address of the board's DTB in r2."
-        )),
+        ))
     };
+    let loaded = Tree::new(blob).unwrap_or_else(|error| unusable(error));
+    let tree_range = PhysRange::from_start_end(dtb.raw(), dtb.raw() + loaded.size() as u64);
+    // A copy without padding: what the boot loader put in the middle of RAM would cut dom0's memory in two.
+    let compact = loaded.compact();
+    tables.unmap_blocks(FDT_BASE, 2);
+    let tree = Tree::new(&compact).unwrap_or_else(|error| unusable(error));
     let first_word = |at: HostPhys| {
         let mut word = [0; 4];
         memory
@@ -500,16 +505,16 @@ fn xenith_main(boot: Boot) -> ! {
     );
 
     let image = PhysRange::from_start_end(image_start.raw(), image_end.raw());
-    let tree_range = PhysRange::from_start_end(dtb.raw(), dtb.raw() + tree.blob().len() as u64);
     if let Err(error) = modules.check(&host.memory, tree_range, image) {
         stop(&error);
     }
     let mut exclude = host.reserved_ranges();
     exclude.push(image);
-    exclude.push(tree_range);
     exclude.extend(modules.ranges());
     let usable = usable_ram(&host.memory, &exclude);
-    let (frames, usable) = init_memory(&mut tables, &host.memory, &usable, image);
+    // Firmware's reserved memory is not RAM to us: no allocator has it, dom0's drivers may.
+    let ram = xenith_boot::memory::subtract(&host.memory, &host.reserved_ranges());
+    let (frames, usable) = init_memory(&mut tables, &ram, &usable, image);
     let mut allocator = FrameAllocator::new();
     let contents = match line.options.bootscrub {
         Some(value) if xenith_boot::cmdline::parse_bool(value) == Some(false) => Contents::Clean,
@@ -629,8 +634,8 @@ fn xenith_main(boot: Boot) -> ! {
     let (timer_ppi, maintenance_ppi) = (host.timer.hyp.intid, gic.maintenance.intid);
     let module_ranges = modules.ranges();
     // Everything that borrows from the tree ends here.
-    hv.hal.tables.lock().unmap_blocks(FDT_BASE, 2);
-    crate::dom0::release_modules(hv, module_ranges.into_iter().chain([tree_range]));
+    crate::dom0::release_modules(hv, module_ranges.into_iter());
+    drop(compact);
     console::end_boot();
     let (total, used) = crate::HEAP.usage();
     log::debug!("heap: {} of {} KiB used", used / 1024, total / 1024);

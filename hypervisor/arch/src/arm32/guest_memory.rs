@@ -114,7 +114,6 @@ impl PhysMemory {
         Self(())
     }
 
-    #[inline(always)]
     #[inline(never)]
     fn window(&self, mfn: Mfn) -> NonNull<u8> {
         // SAFETY: By `new`'s contract HTPIDR names this CPU's `CpuLocal`, which is never freed; other CPUs have their own,

@@ -267,6 +267,27 @@ impl<'a> Tree<'a> {
         self.at(0)
     }
 
+    /// Returns the size of the blob in bytes, with whatever padding it has.
+    pub fn size(&self) -> usize {
+        self.blob.len()
+    }
+
+    /// Returns a copy of the blob without the padding at its end: QEMU's is 1 MiB, for a tree of 8 KiB.
+    #[inline(never)]
+    pub fn compact(&self) -> Vec<u8> {
+        let word = |index: usize| be32(self.blob, index * 4).map_or(0, to_usize);
+        let reserved = self.reserve_offset + 16 * (self.reservations().count() + 1);
+        let structure = word(2).saturating_add(self.structure.len());
+        let strings = word(3).saturating_add(self.strings.len());
+        let end = reserved.max(structure).max(strings).max(HEADER_SIZE);
+        let mut copy = self.blob.get(..end).unwrap_or(self.blob).to_vec();
+        let size = u32::try_from(copy.len()).unwrap_or(u32::MAX).to_be_bytes();
+        if let Some(field) = copy.get_mut(4..8) {
+            field.copy_from_slice(&size);
+        }
+        copy
+    }
+
     /// Returns all nodes, the root first, each before its children.
     pub fn nodes(&self) -> impl Iterator<Item = Node<'_, 'a>> {
         (0..self.nodes.len()).map(|index| self.at(index))

@@ -536,3 +536,29 @@ fn agrees_with_the_fdt_crate() {
         assert_eq!(ours.collect::<Vec<_>>(), theirs);
     }
 }
+
+#[test]
+fn a_compact_copy_says_the_same() {
+    for blob in [BOARD, VIRT] {
+        let mut padded = blob.to_vec();
+        padded.resize(blob.len() + 100_000, 0xaa);
+        let size = u32::try_from(padded.len()).unwrap();
+        padded[4..8].copy_from_slice(&size.to_be_bytes());
+        let tree = Tree::new(&padded).unwrap();
+        let copy = tree.compact();
+        assert!(copy.len() <= blob.len());
+        let small = Tree::new(&copy).unwrap();
+        assert_eq!(small.size(), copy.len());
+        let all = |tree: &Tree<'_>| {
+            tree.nodes()
+                .flat_map(|node| {
+                    node.properties()
+                        .map(|property| (property.name.to_vec(), property.value.to_vec()))
+                        .collect::<Vec<_>>()
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(all(&tree), all(&small));
+        assert!(tree.reservations().eq(small.reservations()));
+    }
+}
