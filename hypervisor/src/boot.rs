@@ -128,21 +128,25 @@ pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
         0x1f => "System",
         _ => "unexpected",
     };
-    let extensions = (sysreg::id_pfr1::read() >> 12) & 0xf;
-    if extensions == 1 {
+    let has_extensions = (sysreg::id_pfr1::read() >> 12) & 0xf == 1;
+    let midr = sysreg::midr::read();
+    // Cortex-A7, A12, A15 and A17 are made with the extensions.
+    let could_have =
+        midr >> 24 == 0x41 && matches!((midr >> 4) & 0xfff, 0xc07 | 0xc0d | 0xc0e | 0xc0f);
+    if has_extensions || could_have {
         console::emergency_line(format_args!(
             "Xenith must be entered in Hyp mode; this CPU is in {mode} mode (CPSR {cpsr:#010x})."
         ));
-        console::emergency(
-            "It has the Virtualization Extensions: use a boot loader that switches to non-secure Hyp mode",
-        );
+        if !has_extensions {
+            console::emergency("Its Virtualization Extensions are switched off.");
+        }
+        console::emergency("Use a boot loader or firmware that switches to non-secure Hyp mode");
         console::emergency(
             "(U-Boot: CONFIG_ARMV7_NONSEC and CONFIG_ARMV7_VIRT; QEMU virt: -M virt,virtualization=on).",
         );
     } else {
         console::emergency_line(format_args!(
-            "This CPU (MIDR {:#010x}) has no Virtualization Extensions: Xenith cannot run on it.",
-            sysreg::midr::read()
+            "This CPU (MIDR {midr:#010x}) has no Virtualization Extensions: Xenith cannot run on it."
         ));
         console::emergency("Cortex-A7, A12, A15 and A17 have them; Cortex-A5, A8 and A9 do not.");
     }
