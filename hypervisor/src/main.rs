@@ -1,21 +1,49 @@
 //! The hypervisor binary: the only place that knows everything. It builds the [`machine::Machine`], makes dom0 and runs
 //! it.
-#![no_std]
-#![no_main]
+//!
+//! Built for the host it is no hypervisor: `cargo run` starts `scripts/run`, which builds the real one and boots it.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
 extern crate alloc;
 
+#[cfg(target_os = "none")]
 mod boot;
+#[cfg(target_os = "none")]
 mod console;
+#[cfg(target_os = "none")]
 mod crash;
+#[cfg(target_os = "none")]
 mod dom0;
+#[cfg(target_os = "none")]
 mod keys;
+#[cfg(target_os = "none")]
 mod machine;
+#[cfg(target_os = "none")]
 mod power;
+#[cfg(target_os = "none")]
 mod run;
+#[cfg(target_os = "none")]
 mod traps;
+#[cfg(target_os = "none")]
 mod vcpu;
 
-use xenith_hw::heap::LockedHeap;
-
+#[cfg(target_os = "none")]
 #[global_allocator]
-static HEAP: LockedHeap = LockedHeap::new();
+static HEAP: xenith_hw::heap::LockedHeap = xenith_hw::heap::LockedHeap::new();
+
+#[cfg(not(target_os = "none"))]
+fn main() -> std::process::ExitCode {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/run");
+    match std::process::Command::new(script)
+        .args(std::env::args_os().skip(1))
+        .status()
+    {
+        Ok(status) if status.success() => std::process::ExitCode::SUCCESS,
+        Ok(_) => std::process::ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{script} cannot be run: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

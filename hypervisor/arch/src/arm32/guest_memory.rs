@@ -14,8 +14,7 @@ use super::sysreg;
 /// # Errors
 /// [`Fault`] when the guest itself could not access it.
 #[inline]
-pub fn translate(at: GuestVirt, write: bool) -> Result<HostPhys, Fault> {
-    let va = u32::try_from(at.raw()).map_err(|_| Fault)?;
+pub fn translate(va: u32, write: bool) -> Result<HostPhys, Fault> {
     let kept = sysreg::par::read();
     // SAFETY: An address translation has no effect but on PAR, which is the guest's and restored below.
     unsafe {
@@ -41,21 +40,29 @@ pub fn translate(at: GuestVirt, write: bool) -> Result<HostPhys, Fault> {
 ///
 /// # Safety
 /// `from` is the start of a mapped page and `offset + buf.len()` is at most a page.
+#[inline]
 unsafe fn copy_out(from: NonNull<u8>, offset: usize, buf: &mut [u8]) {
-    // SAFETY: In bounds by the contract; volatile because a guest may change the bytes at the same time.
+    // SAFETY: In bounds by the contract; volatile because a guest may change the bytes at the same time. Words are used
+    // only where both sides are aligned for them.
     unsafe {
-        let src = from.as_ptr().add(offset);
-        let mut i = 0;
-        if (src as usize).is_multiple_of(4) {
-            while i + 4 <= buf.len() {
-                let word = src.add(i).cast::<u32>().read_volatile();
-                buf[i..i + 4].copy_from_slice(&word.to_ne_bytes());
-                i += 4;
+        let mut source = from.as_ptr().add(offset);
+        let mut target = buf.as_mut_ptr();
+        let mut left = buf.len();
+        if (source as usize | target as usize).is_multiple_of(4) {
+            while left >= 4 {
+                target
+                    .cast::<u32>()
+                    .write(source.cast::<u32>().read_volatile());
+                source = source.add(4);
+                target = target.add(4);
+                left -= 4;
             }
         }
-        while i < buf.len() {
-            buf[i] = src.add(i).read_volatile();
-            i += 1;
+        while left > 0 {
+            target.write(source.read_volatile());
+            source = source.add(1);
+            target = target.add(1);
+            left -= 1;
         }
     }
 }
@@ -64,21 +71,28 @@ unsafe fn copy_out(from: NonNull<u8>, offset: usize, buf: &mut [u8]) {
 ///
 /// # Safety
 /// `to` is the start of a page mapped for writing and `offset + buf.len()` is at most a page.
+#[inline]
 unsafe fn copy_in(to: NonNull<u8>, offset: usize, buf: &[u8]) {
-    // SAFETY: In bounds by the contract; volatile because a guest may access the bytes at the same time.
+    // SAFETY: As in `copy_out`, the other way.
     unsafe {
-        let dst = to.as_ptr().add(offset);
-        let mut i = 0;
-        if (dst as usize).is_multiple_of(4) {
-            while i + 4 <= buf.len() {
-                let word = u32::from_ne_bytes([buf[i], buf[i + 1], buf[i + 2], buf[i + 3]]);
-                dst.add(i).cast::<u32>().write_volatile(word);
-                i += 4;
+        let mut target = to.as_ptr().add(offset);
+        let mut source = buf.as_ptr();
+        let mut left = buf.len();
+        if (source as usize | target as usize).is_multiple_of(4) {
+            while left >= 4 {
+                target
+                    .cast::<u32>()
+                    .write_volatile(source.cast::<u32>().read());
+                source = source.add(4);
+                target = target.add(4);
+                left -= 4;
             }
         }
-        while i < buf.len() {
-            dst.add(i).write_volatile(buf[i]);
-            i += 1;
+        while left > 0 {
+            target.write_volatile(source.read());
+            source = source.add(1);
+            target = target.add(1);
+            left -= 1;
         }
     }
 }
@@ -191,47 +205,56 @@ pub struct GuestSpace<F: Fn(Mfn) -> bool> {
     pub owns: F,
 }
 
+impl<F: Fn(Mfn) -> bool> GuestSpace<F> {
+    /// Makes the page at `va` visible if the guest's privileged code could access it so and it is the domain's RAM.
+    #[inline]
+    fn page(&self, va: u32, write: bool) -> Result<NonNull<u8>, Fault> {
+        let at = translate(va, write)?;
+        let mfn = at.frame().ok_or(Fault)?;
+        if !(self.owns)(mfn) {
+            return Err(Fault);
+        }
+        Ok(self.memory.window(mfn))
+    }
+}
+
+/// Returns the range as 32-bit addresses, and how much of it lies in the first page.
+#[inline]
+fn first_part(at: GuestVirt, len: usize) -> Result<(u32, usize), Fault> {
+    let va = u32::try_from(at.raw()).map_err(|_| Fault)?;
+    // A range that wraps around the end of the address space is no guest's buffer.
+    let len32 = u32::try_from(len).map_err(|_| Fault)?;
+    va.checked_add(len32.saturating_sub(1)).ok_or(Fault)?;
+    Ok((va, (PAGE_SIZE - (va as usize & (PAGE_SIZE - 1))).min(len)))
+}
+
 impl<F: Fn(Mfn) -> bool> GuestMemory for GuestSpace<F> {
     fn read(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
-        let mut done = 0;
-        while done < buf.len() {
-            let at = translate(from.checked_add(done as u64).ok_or(Fault)?, false)?;
-            let mfn = at.frame().ok_or(Fault)?;
-            if !(self.owns)(mfn) {
-                return Err(Fault);
-            }
-            let n = (PAGE_SIZE - at.page_offset()).min(buf.len() - done);
-            // SAFETY: A whole page is mapped there and `n` ends within it.
-            unsafe {
-                copy_out(
-                    self.memory.window(mfn),
-                    at.page_offset(),
-                    &mut buf[done..done + n],
-                )
-            };
-            done += n;
+        let (mut va, mut part) = first_part(from, buf.len())?;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let page = self.page(va, false)?;
+            let (now, later) = rest.split_at_mut_checked(part).ok_or(Fault)?;
+            // SAFETY: A whole page is mapped there; `first_part` and the loop keep each part within its page.
+            unsafe { copy_out(page, va as usize & (PAGE_SIZE - 1), now) };
+            rest = later;
+            va = va.wrapping_add(part as u32);
+            part = rest.len().min(PAGE_SIZE);
         }
         Ok(())
     }
 
     fn write(&self, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
-        let mut done = 0;
-        while done < buf.len() {
-            let at = translate(to.checked_add(done as u64).ok_or(Fault)?, true)?;
-            let mfn = at.frame().ok_or(Fault)?;
-            if !(self.owns)(mfn) {
-                return Err(Fault);
-            }
-            let n = (PAGE_SIZE - at.page_offset()).min(buf.len() - done);
-            // SAFETY: A whole page is mapped there and `n` ends within it.
-            unsafe {
-                copy_in(
-                    self.memory.window(mfn),
-                    at.page_offset(),
-                    &buf[done..done + n],
-                )
-            };
-            done += n;
+        let (mut va, mut part) = first_part(to, buf.len())?;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let page = self.page(va, true)?;
+            let (now, later) = rest.split_at_checked(part).ok_or(Fault)?;
+            // SAFETY: As in `read`.
+            unsafe { copy_in(page, va as usize & (PAGE_SIZE - 1), now) };
+            rest = later;
+            va = va.wrapping_add(part as u32);
+            part = rest.len().min(PAGE_SIZE);
         }
         Ok(())
     }
