@@ -189,16 +189,15 @@ impl Pcpu {
     /// Runs vCPUs for ever.
     pub fn run(mut self) -> ! {
         loop {
-            match self.scheduler.pick(&self.hv.domains) {
+            // Where nobody can run, somebody waits on the CPU, with his timer live; where everybody is off, nothing does.
+            let picked = self.scheduler.pick(&self.hv.domains);
+            match picked.or_else(|| self.hv.domains.any_waiting()) {
                 Some((domain, id)) => {
                     if let Some(vcpu) = domain.vcpu(id) {
                         self.run_vcpu(&domain, vcpu);
                     }
                 }
-                None => {
-                    self.set_timer(None);
-                    self.idle_step(None);
-                }
+                None => self.idle_step(None),
             }
         }
     }
@@ -231,6 +230,9 @@ impl Pcpu {
         }
         context.virtual_timer = VirtualTimer::save();
         context.saved.save();
+        if vcpu.is_offline.load(Ordering::Acquire) {
+            domain.power.set_off(vcpu.id);
+        }
     }
 
     /// Enters the loaded vCPU again and again; returns the state that it leaves the CPU in.
@@ -240,6 +242,9 @@ impl Pcpu {
         vcpu: &Vcpu<Machine>,
         context: &mut VcpuContext,
     ) -> RunState {
+        if let Some(state) = self.wait(domain, vcpu, context) {
+            return state;
+        }
         loop {
             if self.timer_fired {
                 self.expire(domain, vcpu, context);

@@ -260,7 +260,7 @@ fn firmware_call(
             return block_unless_pending(cpu, domain, vcpu);
         }
         Answer::CpuOff => {
-            domain.power.set_off(vcpu.id);
+            // The power state follows when the registers are saved: another vCPU may then switch it on again.
             vcpu.is_offline.store(true, Ordering::Release);
             return Next::Leave;
         }

@@ -401,6 +401,19 @@ impl<H: Hal> DomainTable<H> {
         first.map(|(domain, id)| (domain.clone(), id))
     }
 
+    /// Returns a vCPU that waits for an interrupt or event, if there is one: it may as well wait on the CPU.
+    pub fn any_waiting(&self) -> Option<(Arc<Domain<H>>, VcpuId)> {
+        let domains = self.domains.lock();
+        domains
+            .iter()
+            .filter(|domain| domain.shutdown().is_none())
+            .find_map(|domain| {
+                let waits = |vcpu: &&Vcpu<H>| !vcpu.is_offline.load(Ordering::Acquire);
+                let vcpu = domain.vcpus.iter().find(waits)?;
+                Some((domain.clone(), vcpu.id))
+            })
+    }
+
     /// Returns whether any vCPU but this one could run.
     pub fn is_another_runnable(&self, domain: DomId, vcpu: VcpuId) -> bool {
         let domains = self.domains.lock();
