@@ -214,7 +214,6 @@ def cpu_hotplug(t):
     m = t.debian("--smp", 2)
     m.login()
     online = "/sys/devices/system/cpu/cpu1/online"
-    # Asleep with the other processor off: a timer of a vCPU that is not loaded must still wake it.
     require(m.shell(f"echo 0 > {online}; sleep 2; nproc").strip().endswith("1"), "cpu1 is still there")
     require(m.shell(f"echo 1 > {online}; sleep 1; nproc").strip().endswith("2"), "cpu1 did not come back")
     cycles = f"for i in 1 2 3 4 5; do echo 0 > {online}; echo 1 > {online}; done; nproc"
