@@ -259,7 +259,8 @@ impl Pcpu {
             } else if self.deadline_changed || domain.has_woken.load(Ordering::Relaxed) {
                 self.set_timer(Some((domain, vcpu, context)));
             }
-            while domain.vgic_work.is_set(vcpu.id.index()) {
+            // Once, not until the flag is clear: it stays set while more interrupts wait than there are list registers.
+            if domain.vgic_work.is_set(vcpu.id.index()) {
                 self.flush(domain, vcpu, context);
             }
             // SAFETY: `run_vcpu` made the vCPU's context and its domain's stage 2 live.

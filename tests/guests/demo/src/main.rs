@@ -281,6 +281,28 @@ fn interrupts(checks: &mut Checks, timers: [u32; 3]) {
         exceptions::taken(5) - before
     );
 
+    // All sixteen SGIs at once, more than any list registers there are, several rounds: each must come exactly once.
+    let mut lost = 0;
+    for _ in 0..20 {
+        let before: [u32; 16] = core::array::from_fn(|id| exceptions::taken(id as u32));
+        cpu::disable_irq();
+        for id in 0..16 {
+            gic::enable(id);
+            gic::write(gic::GICD_SGIR, gic::sgi_self(id));
+        }
+        cpu::enable_irq();
+        wait(|| (0..16).all(|id| exceptions::taken(id as u32) > before[id]));
+        lost += (0..16)
+            .filter(|&id| exceptions::taken(id as u32) != before[id] + 1)
+            .count();
+    }
+    check!(
+        checks,
+        "sgi-flood",
+        lost == 0,
+        "{lost} of 320 lost or doubled"
+    );
+
     // Ten ticks of 1 ms from the virtual timer.
     gic::enable(timers[2]);
     PERIOD.store(frequency / 1000, Relaxed);
