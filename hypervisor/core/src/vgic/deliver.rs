@@ -164,7 +164,14 @@ impl Vgic {
     /// Reads back which list registers the guest has finished: for the maintenance interrupt. Flush after it.
     pub fn sync<H: VgicHost + ?Sized>(&mut self, vcpu: VcpuId, host: &mut H) -> KickSet {
         match self.loaded(vcpu) {
-            Some(cpu) => self.reclaim(cpu, host).without(vcpu),
+            Some(cpu) => {
+                // The underflow is a level: it is taken down here, and the flush decides anew whether it is wanted.
+                if core::mem::take(&mut self.cpus[cpu].underflow) {
+                    host.set_underflow(false);
+                    self.irqs.work.set(cpu);
+                }
+                self.reclaim(cpu, host).without(vcpu)
+            }
             None => KickSet::NONE,
         }
     }

@@ -107,6 +107,11 @@ impl Machine {
                 self.host.cpu = cpu;
                 if self.host.gich[cpu].maintenance() {
                     let _ = self.vgic.sync(vcpu(cpu), &mut self.host);
+                    // A level: left up it would come again at once, and again, until the flush.
+                    assert!(
+                        !self.host.gich[cpu].maintenance(),
+                        "sync ends the maintenance interrupt"
+                    );
                     moved = true;
                 }
                 if moved || self.vgic.needs_flush(vcpu(cpu)) {
