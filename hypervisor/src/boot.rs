@@ -217,24 +217,22 @@ fn report_cpu(features: &CpuFeatures) {
     );
 }
 
-/// Opens the console that the command line and the device tree name.
-fn open_console(tables: &mut HypTables, uart: Option<&ConsoleUart<'_>>) {
-    let Some(uart) = uart else {
-        warn!("no console: neither dtuart= nor /chosen/stdout-path names a UART");
-        return;
-    };
+/// Opens the console that the command line and the device tree name; returns whether it works.
+fn open_console(tables: &mut HypTables, uart: &ConsoleUart<'_>) -> bool {
     let Some(kind) = uart.compatible.iter().find_map(Kind::from_compatible) else {
         warn!(
             "console {}: no driver for this UART; the supported ones are arm,pl011",
             uart.path
         );
-        return;
+        return false;
     };
-    if !open_uart(kind, uart.reg.base(), |at, pages| {
+    let opened = open_uart(kind, uart.reg.base(), |at, pages| {
         tables.map_device(at, pages).ok()
-    }) {
+    });
+    if !opened {
         warn!("console {}: its registers cannot be mapped", uart.path);
     }
+    opened
 }
 
 /// What the boot code takes from RAM before there is an allocator: from the start of one range upwards.
@@ -269,7 +267,10 @@ fn init_memory(
         banks.push((start, pages as u32));
     }
     let words = FrameTable::<&'static [AtomicU64]>::words_needed(&banks).unwrap_or(usize::MAX / 8);
-    let table_pages = (words * 8).div_ceil(PAGE_SIZE);
+    let table_pages = words.saturating_mul(8).div_ceil(PAGE_SIZE);
+    if table_pages > (HEAP_BASE - FRAME_TABLE_BASE) / PAGE_SIZE {
+        stop(&"too much RAM: the table of its frames has room for 64 GiB");
+    }
     // Tables for the mappings as well: one for each 2 MiB, and a few.
     let needed = (table_pages + HEAP_PAGES + table_pages / 512 + 8) as u64 * PAGE_SIZE as u64;
     // Beside the image where there is room, so that the large pieces stay whole; else at the end of the largest.
@@ -305,9 +306,7 @@ fn init_memory(
                 })
             });
             if !matches!(mapped, Some(Ok(()))) {
-                stop(
-                    &"the hypervisor's own tables cannot be mapped: too much RAM for this build (12 GiB is the limit)",
-                );
+                stop(&"the hypervisor's own tables cannot be mapped: too much RAM");
             }
         }
     };
@@ -420,20 +419,28 @@ fn xenith_main(boot: Boot) -> ! {
     let line = CommandLine::parse(modules.as_ref().map_or("", |modules| modules.xen_args));
     let irqs = IrqResolver::new(&tree);
     let uart = host::console(&tree, &irqs, line.options.dtuart);
-    if !console::has_uart() && line.options.console != Some("none") {
-        // A bad dtuart= must not silence us while stdout-path names one.
-        let fallback = if uart.is_err() {
-            host::console(&tree, &irqs, None)
-        } else {
-            Ok(None)
-        };
-        let chosen = uart
-            .as_ref()
-            .ok()
-            .and_then(Option::as_ref)
-            .or(fallback.as_ref().ok().and_then(Option::as_ref));
-        open_console(&mut tables, chosen);
-    }
+    // A bad dtuart= must not silence us while stdout-path names one.
+    let fallback = if uart.is_err() {
+        host::console(&tree, &irqs, None)
+    } else {
+        Ok(None)
+    };
+    let named = uart
+        .as_ref()
+        .ok()
+        .and_then(Option::as_ref)
+        .or(fallback.as_ref().ok().and_then(Option::as_ref));
+    // The UART that is ours: hidden from dom0, its interrupt taken. Any other is dom0's.
+    let own_uart = match parse_early_uart() {
+        Some((_, at)) if console::has_uart() => named.filter(|uart| uart.reg.base() == at),
+        _ if line.options.console == Some("none") => None,
+        _ => {
+            if named.is_none() {
+                warn!("no console: neither dtuart= nor /chosen/stdout-path names a UART");
+            }
+            named.filter(|uart| open_console(&mut tables, uart))
+        }
+    };
     let frequency = timer::frequency();
     let boot_ticks = timer::now();
     say!(
@@ -606,7 +613,7 @@ fn xenith_main(boot: Boot) -> ! {
         distributor.enable(host.timer.hyp.intid);
         distributor.enable(gic.maintenance.intid);
         distributor.enable(host.timer.virt.intid);
-        if let Ok(Some(uart)) = &uart
+        if let Some(uart) = own_uart
             && let Ok(Some(interrupt)) = &uart.interrupt
         {
             hv.hal.set_console_irq(interrupt.intid);
@@ -626,7 +633,7 @@ fn xenith_main(boot: Boot) -> ! {
         host: &host,
         modules: &modules,
         options: &line.options,
-        console: uart.as_ref().ok().and_then(Option::as_ref),
+        console: own_uart,
         usable: &usable,
         image,
         lr_count: usize::from(gich.lr_count()),

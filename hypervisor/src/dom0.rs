@@ -26,7 +26,7 @@ use xenith_core::hal::Hal;
 use xenith_core::machine::Trigger;
 use xenith_core::p2m::{P2m, PageAccount};
 use xenith_core::stage2::{Geometry, PageType};
-use xenith_core::vgic::{Resample, Vgic, VgicConfig};
+use xenith_core::vgic::{MAX_SPIS, Resample, Vgic, VgicConfig};
 
 use crate::machine::Hv;
 use crate::say;
@@ -302,7 +302,8 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
     say!("d0: extended regions not supported for 32-bit guests");
 
     let reserved = plan.host.reserved_ranges();
-    let lines = hv.hal.distributor.lock().lines();
+    // What the virtual GIC has; a physical one may have up to 28 more.
+    let lines = hv.hal.distributor.lock().lines().min(32 + MAX_SPIS);
     let initrd = plan.modules.ramdisk().map(|module| module.range);
     let console_path = plan.console.map(|uart| uart.path.as_str());
     let input = Dom0Input {
@@ -313,7 +314,7 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
         banks: &banks,
         ram: &plan.host.memory,
         reserved: &reserved,
-        forbidden: &[],
+        forbidden: &[plan.image],
         phys_bits: 40,
         vcpus,
         boot_mpidr: xenith_arch::sysreg::mpidr::read() & 0xff_ffff,

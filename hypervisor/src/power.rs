@@ -1,6 +1,6 @@
 //! Power off and reset of the machine, through PSCI firmware.
 
-use smccc::{Hvc, Smc, psci};
+use smccc::{Smc, psci};
 use xenith_boot::fdt::host::{Psci, PsciMethod, PsciVersion};
 use xenith_core::domain::ShutdownReason;
 use xenith_core::sync::Once;
@@ -34,8 +34,8 @@ pub fn power_off() -> ! {
     // Only returns where firmware cannot do it.
     match METHOD.get() {
         Some(Some(PsciMethod::Smc)) => drop(psci::system_off::<Smc>()),
-        Some(Some(PsciMethod::Hvc)) => drop(psci::system_off::<Hvc>()),
-        Some(None) | None => {}
+        // HVC from Hyp mode comes back to ourselves.
+        Some(Some(PsciMethod::Hvc) | None) | None => {}
     }
     log::error!("firmware has no power off (PSCI 0.2 or later): switch the machine off by hand");
     halt()
@@ -45,8 +45,7 @@ pub fn power_off() -> ! {
 pub fn restart() -> ! {
     match METHOD.get() {
         Some(Some(PsciMethod::Smc)) => drop(psci::system_reset::<Smc>()),
-        Some(Some(PsciMethod::Hvc)) => drop(psci::system_reset::<Hvc>()),
-        Some(None) | None => {}
+        Some(Some(PsciMethod::Hvc) | None) | None => {}
     }
     log::error!("firmware has no reset (PSCI 0.2 or later): reset the machine by hand");
     halt()

@@ -472,16 +472,18 @@ fn coprocessor(
             timer_changed(cpu, domain, vcpu, context);
         }
         Action::SetWay => {
-            if !flush_domain(cpu, domain) {
-                // Interrupted: the same instruction goes on.
-                return Next::Resume;
+            // A loop over all sets and ways needs one flush: from then on TVM shows when the guest switches its caches.
+            if sysreg::hcr::read() & setup::hcr::TVM == 0 {
+                if !flush_domain(cpu, domain, &mut context.flush_next) {
+                    // Interrupted: the same instruction goes on.
+                    return Next::Resume;
+                }
+                set_tvm(true);
             }
-            // The guest is about to switch caches: see it happen.
-            set_tvm(true);
         }
         Action::VmWrite(register) => {
             let value = LiveRegs(&mut context.frame).get(rt);
-            if !write_vm_register(cpu, domain, register, value) {
+            if !write_vm_register(cpu, domain, &mut context.flush_next, register, value) {
                 return Next::Resume;
             }
         }
@@ -550,12 +552,18 @@ fn set_tvm(on: bool) {
 
 /// Writes a virtual memory control of the guest while TVM traps it. Returns false when the flush that a change of the
 /// cache state needs was interrupted: the instruction is executed again.
-fn write_vm_register(cpu: &mut Pcpu, domain: &Dom, register: VmRegister, value: u32) -> bool {
+fn write_vm_register(
+    cpu: &mut Pcpu,
+    domain: &Dom,
+    flush_next: &mut Gfn,
+    register: VmRegister,
+    value: u32,
+) -> bool {
     if register == VmRegister::Sctlr {
         let was_on = sysreg::sctlr::read() & SCTLR_C != 0;
         let is_on = value & SCTLR_C != 0;
         // What set/way operations were to do when the cache goes on or off, done by address.
-        if was_on != is_on && !flush_domain(cpu, domain) {
+        if was_on != is_on && !flush_domain(cpu, domain, flush_next) {
             return false;
         }
         if is_on {
@@ -595,14 +603,13 @@ fn write_vm_register(cpu: &mut Pcpu, domain: &Dom, register: VmRegister, value: 
 /// Pages that are flushed between two looks at the interrupts.
 const FLUSH_STEP: u32 = 256;
 
-/// Cleans and invalidates the domain's RAM; false when an interrupt came first, then the next call goes on. Set/way
-/// operations cannot be given to a guest: they reach only this CPU's caches, and other domains' lines.
-fn flush_domain(cpu: &mut Pcpu, domain: &Dom) -> bool {
+/// Cleans and invalidates the domain's RAM from `next`; false when an interrupt came first, then the next call goes on
+/// there. Set/way operations cannot be given to a guest: they reach only this CPU's caches, and other domains' lines.
+fn flush_domain(cpu: &mut Pcpu, domain: &Dom, next: &mut Gfn) -> bool {
     let hv = cpu.hv;
     let memory = hv.hal.p2m_memory(domain.vttbr);
     let p2m = domain.p2m.lock();
-    let mut next = Gfn::new(domain.flush_next.load(Ordering::Relaxed));
-    while let Some((gfn, mapping, run)) = p2m.stage2().next_mapping(&memory, next, u64::MAX) {
+    while let Some((gfn, mapping, run)) = p2m.stage2().next_mapping(&memory, *next, u64::MAX) {
         let pages = run.min(FLUSH_STEP);
         if mapping.ty.is_ram() {
             for i in 0..pages {
@@ -613,13 +620,12 @@ fn flush_domain(cpu: &mut Pcpu, domain: &Dom) -> bool {
         let Some(after) = gfn.checked_add(if mapping.ty.is_ram() { pages } else { run }) else {
             break;
         };
-        next = after;
+        *next = after;
         if hv.hal.has_pending_interrupt() {
-            domain.flush_next.store(next.raw(), Ordering::Relaxed);
             return false;
         }
     }
-    domain.flush_next.store(0, Ordering::Relaxed);
+    *next = Gfn::new(0);
     true
 }
 

@@ -3,6 +3,7 @@
 use xenith_arch::context::{read_register, write_register};
 use xenith_arch::timer::VirtualTimer;
 use xenith_arch::{GuestFrame, SavedContext, setup, sysreg};
+use xenith_core::addr::Gfn;
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::emulate::inject::{
     ExceptionControl, FaultRegisters, GuestException, take_exception,
@@ -22,6 +23,8 @@ pub struct VcpuContext {
     pub virtual_timer: VirtualTimer,
     /// The emulated physical timer.
     pub physical_timer: PhysicalTimer,
+    /// Where flushing the domain's RAM for this vCPU's set/way operation goes on.
+    pub flush_next: Gfn,
     /// HCR out of reset.
     traps: u32,
 }
@@ -44,6 +47,7 @@ impl VcpuContext {
             saved,
             virtual_timer: VirtualTimer::default(),
             physical_timer: PhysicalTimer::new(),
+            flush_next: Gfn::new(0),
             traps,
         }
     }
@@ -55,6 +59,7 @@ impl VcpuContext {
         self.saved = saved;
         self.virtual_timer = VirtualTimer::default();
         self.physical_timer = PhysicalTimer::new();
+        self.flush_next = Gfn::new(0);
         self.frame = GuestFrame::default();
         self.frame.pc = start.pc;
         self.frame.cpsr = start.cpsr;

@@ -106,8 +106,6 @@ pub struct Domain<H: Hal> {
     pub vm_assist: AtomicU32,
     /// Seconds added to wall-clock time for this domain.
     pub time_offset: AtomicU64,
-    /// Where flushing the domain's RAM (for a set/way operation) goes on.
-    pub flush_next: AtomicU32,
     /// The toolstack's name for the domain (XENVER_guest_handle).
     pub handle: SpinLock<[u8; 16]>,
     shutdown: AtomicU8,
@@ -159,7 +157,6 @@ impl<H: Hal> Domain<H> {
             virtual_offset,
             vm_assist: AtomicU32::new(0),
             time_offset: AtomicU64::new(0),
-            flush_next: AtomicU32::new(0),
             handle: SpinLock::new([0; 16]),
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),
             announced: AtomicU8::new(NOT_SHUT_DOWN),

@@ -163,8 +163,8 @@ impl PhysMemory {
         Ok(())
     }
 
-    /// Writes bytes at a physical address and cleans them to the point of coherency where `clean` is set (a guest that
-    /// starts with its caches off must see them).
+    /// Writes bytes at a physical address. Where `clean` is set they go to memory and leave the cache: a guest that starts
+    /// with its caches off must see them, and must not find them again after it wrote past the cache.
     pub fn write(&self, to: HostPhys, buf: &[u8], clean: bool) -> Result<(), Fault> {
         let mut done = 0;
         while done < buf.len() {
@@ -174,7 +174,7 @@ impl PhysMemory {
             // SAFETY: A whole page is mapped there and `n` ends within it.
             unsafe { copy_in(page, at.page_offset(), &buf[done..done + n]) };
             if clean {
-                super::cache::clean_range(page.as_ptr() as usize + at.page_offset(), n);
+                super::cache::clean_invalidate_range(page.as_ptr() as usize + at.page_offset(), n);
             }
             done += n;
         }
@@ -186,8 +186,8 @@ impl PhysMemory {
         let page = self.window(mfn);
         // SAFETY: A whole page is mapped there, and the frame is no guest's while it is scrubbed.
         unsafe { page.as_ptr().write_bytes(0, PAGE_SIZE) };
-        // Another mapping of the frame may be uncached (XSA-364).
-        super::cache::clean_range(page.as_ptr() as usize, PAGE_SIZE);
+        // The next owner may use the frame with caches off (XSA-364), and must not find our zeroes again later.
+        super::cache::clean_invalidate_range(page.as_ptr() as usize, PAGE_SIZE);
     }
 
     /// Cleans and invalidates a frame's cache lines.

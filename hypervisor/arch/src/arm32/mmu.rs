@@ -193,8 +193,8 @@ impl HypTables {
         let table = match self.level3[index] {
             Some(table) => table,
             None => {
-                let table_mfn = frame().ok_or(MapError::NoMemory)?;
                 let slot = self.take_fixmap(1)?;
+                let table_mfn = frame().ok_or(MapError::NoMemory)?;
                 let pa = table_mfn.address().raw();
                 publish(
                     &self.fixmap[slot],

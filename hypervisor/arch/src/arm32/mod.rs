@@ -102,8 +102,14 @@ extern "C" fn arch_not_hyp(dtb: u32, _image: u32) -> ! {
     let cpsr: u32;
     // SAFETY: Reads the mode we run in.
     unsafe { core::arch::asm!("mrs {}, cpsr", out(reg) cpsr, options(nomem, nostack)) };
-    // SAFETY: head.S mapped all of memory flat; a device tree is at most 2 MiB. If there is none, the magic will be wrong.
-    let dtb = unsafe { core::slice::from_raw_parts(dtb as *const u8, 0x20_0000) };
+    // head.S mapped all of memory flat; a device tree is at most 2 MiB. If there is none, the magic will be wrong.
+    let dtb: &[u8] = if dtb == 0 {
+        &[]
+    } else {
+        let len = (u32::MAX - dtb).min(0x20_0000) as usize;
+        // SAFETY: As above; not null, and not beyond the end of the address space.
+        unsafe { core::slice::from_raw_parts(dtb as *const u8, len) }
+    };
     // SAFETY: Does not return.
     unsafe { xenith_not_hyp(dtb, cpsr) }
 }

@@ -43,6 +43,8 @@ pub enum HostError {
     NoGicVirtualization,
     /// A register range of the GIC is missing or not usable: its name.
     GicRegisters(&'static str, AddressError),
+    /// A register frame of the GIC does not begin at a page, or is smaller than this many bytes.
+    GicFrame(&'static str, u64),
     /// The GIC's maintenance interrupt is not usable.
     GicMaintenance(IrqError),
     /// There is no architected timer.
@@ -82,6 +84,10 @@ impl fmt::Display for HostError {
             Self::NoGicVirtualization => f.write_str(
                 "no GIC virtualization registers: the GIC's \"reg\" needs four ranges, GICD GICC GICH GICV \
                  (QEMU: -M virt,virtualization=on,gic-version=2)",
+            ),
+            Self::GicFrame(name, least) => write!(
+                f,
+                "{name} of the interrupt controller must begin at a page and have at least {least:#x} bytes; correct its reg"
             ),
             Self::GicRegisters(name, error) => write!(f, "{name} of the interrupt controller cannot be used: {error}"),
             Self::GicMaintenance(error) => write!(f, "the GIC's maintenance interrupt cannot be used: {error}"),
@@ -464,10 +470,13 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, H
         node.reg_range(index)
             .map_err(|error| HostError::GicRegisters(name, error))
     };
-    let (gicd, gicc) = (reg(0, "GICD")?, reg(1, "GICC")?);
     if node.reg().nth(3).is_none() {
         return Err(HostError::NoGicVirtualization);
     }
+    let gicd = frame(reg(0, "GICD")?, "GICD", 0x1000)?;
+    // Old trees give the CPU interface one page; the second, with GICC_DIR, is there all the same.
+    let gicc = frame(reg(1, "GICC")?, "GICC", 0x1000)?;
+    let gicc = PhysRange::new(gicc.base().raw(), gicc.size().max(0x2000)).unwrap_or(gicc);
     // The interrupt of the GIC's own node goes to itself, whatever parent the rest of the tree has.
     let maintenance = match irqs.interrupt(node, 0) {
         Ok(Some(interrupt)) => interrupt,
@@ -482,8 +491,8 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, H
         phandle: node.phandle(),
         gicd,
         gicc,
-        gich: reg(2, "GICH")?,
-        gicv: reg(3, "GICV")?,
+        gich: frame(reg(2, "GICH")?, "GICH", 0x1000)?,
+        gicv: frame(reg(3, "GICV")?, "GICV", 0x2000)?,
         maintenance,
         v2m_frames: node
             .children()
@@ -492,6 +501,16 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, H
             .take(MAX_BANKS)
             .collect(),
     })
+}
+
+/// Checks a register frame of the GIC: whole pages are mapped, so what is not the GIC's must not lie in them.
+fn frame(range: PhysRange, name: &'static str, least: u64) -> Result<PhysRange, HostError> {
+    let is_usable = range.base().page_offset() == 0 && range.size() >= least;
+    if is_usable {
+        Ok(range)
+    } else {
+        Err(HostError::GicFrame(name, least))
+    }
 }
 
 /// Returns the architected timer.

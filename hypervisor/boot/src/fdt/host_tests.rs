@@ -425,7 +425,7 @@ fn missing_parts_are_named() {
             .open("intc")
             .text("compatible", kind)
             .prop("interrupt-controller", &[]);
-        blob.cells("reg", &[0, 1, 0x1000, 0, 2, 0x1000])
+        blob.cells("reg", &[0, 0x1000, 0x1000, 0, 0x2000, 0x1000])
             .close()
             .finish()
     };
@@ -543,5 +543,21 @@ fn trees_of_real_boards() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn gic_frames_must_be_whole_pages() {
+    let range = |base, size| PhysRange::new(base, size).unwrap();
+    let least = 0x2000;
+    assert!(frame(range(0x8000_0000, 0x2000), "GICV", least).is_ok());
+    for bad in [
+        range(0x8000_0000, 0x1000),
+        range(0x8000_0010, 0x2000),
+        range(0x8000_0000, 0),
+    ] {
+        let error = frame(bad, "GICV", least).unwrap_err();
+        assert_eq!(error, HostError::GicFrame("GICV", least));
+        assert!(error.to_string().contains("GICV") && error.to_string().contains("reg"));
     }
 }
