@@ -1,5 +1,4 @@
-//! Who runs next on a pCPU. This is the simplest policy that is fair: round robin with a time slice. The credit
-//! schedulers take its place behind the same questions.
+//! The simplest policy that is fair: round robin with a time slice, on one pCPU. The credit schedulers take its place.
 
 use alloc::sync::Arc;
 
