@@ -18,7 +18,7 @@ use xenith_core::machine::Fault;
 use xenith_core::p2m::P2mMemory;
 use xenith_core::stage2::{Table, TableMemory};
 use xenith_core::sync::{Once, SpinLock};
-use xenith_hw::shared_page::{MappedPage, Unmap};
+use xenith_hw::shared_page::{FreeSlot, MappedPage, Unmap};
 
 use crate::vcpu::VcpuContext;
 
@@ -111,9 +111,9 @@ struct SharedPages;
 static SHARED_PAGES: SharedPages = SharedPages;
 
 impl Unmap for SharedPages {
-    fn unmap(&self, va: usize, mfn: Mfn) {
+    fn unmap(&self, mapping: FreeSlot) {
         let Some(hv) = installed() else { return };
-        hv.hal.tables.lock().unmap_shared(va);
+        let mfn = hv.hal.tables.lock().unmap_shared(mapping);
         hv.put_frame(mfn);
     }
 }

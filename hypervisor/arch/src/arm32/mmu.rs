@@ -18,7 +18,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
-use xenith_hw::shared_page::{MappedPage, Unmap};
+use xenith_hw::shared_page::{FreeSlot, MappedPage, SlotPool, Unmap};
 
 use super::sysreg;
 
@@ -90,8 +90,7 @@ pub struct HypTables {
     /// Level-3 tables that this code added: index in level 2, and where the table is mapped.
     level3: [Option<&'static Table>; ENTRIES],
     next_fixmap: usize,
-    next_vmap: usize,
-    free_vmap: alloc::vec::Vec<usize>,
+    shared: SlotPool,
 }
 
 fn publish(entry: &AtomicU64, value: u64) {
@@ -127,8 +126,7 @@ impl HypTables {
             fixmap,
             level3: [const { None }; ENTRIES],
             next_fixmap: WINDOW_PAGES,
-            next_vmap: VMAP_BASE,
-            free_vmap: alloc::vec::Vec::new(),
+            shared: SlotPool::new(VMAP_BASE, VMAP_END),
         }
     }
 
@@ -193,8 +191,12 @@ impl HypTables {
         let table = match self.level3[index] {
             Some(table) => table,
             None => {
-                let slot = self.take_fixmap(1)?;
+                // Only what can be used is taken: a guest may come here as often as it likes while memory is out.
+                if self.next_fixmap >= ENTRIES {
+                    return Err(MapError::NoSpace);
+                }
                 let table_mfn = frame().ok_or(MapError::NoMemory)?;
+                let slot = self.take_fixmap(1)?;
                 let pa = table_mfn.address().raw();
                 publish(
                     &self.fixmap[slot],
@@ -221,36 +223,32 @@ impl HypTables {
     /// Maps a page that is shared with a guest; `owner` is told when the last handle to it is gone.
     ///
     /// # Errors
-    /// When no frame for a table or no address is left.
+    /// When no memory, no frame for a table or no address is left.
     pub fn map_shared(
         &mut self,
         mfn: Mfn,
         owner: &'static dyn Unmap,
         frame: &mut dyn FnMut() -> Option<Mfn>,
     ) -> Result<MappedPage, MapError> {
-        let va = match self.free_vmap.pop() {
-            Some(va) => va,
-            None if self.next_vmap < VMAP_END => {
-                self.next_vmap += PAGE_SIZE;
-                self.next_vmap - PAGE_SIZE
-            }
-            None => return Err(MapError::NoSpace),
-        };
-        self.map_page(va, mfn, Access::ReadWrite, frame)
-            .inspect_err(|_| self.free_vmap.push(va))?;
-        let at = NonNull::new(va as *mut u8).ok_or(MapError::NoSpace)?;
-        // SAFETY: Just mapped read-write, page aligned, given out to nobody else until `owner` unmaps it; the caller holds
-        // a reference to the frame.
-        Ok(unsafe { MappedPage::new(at, mfn, owner) })
+        let slot = self.shared.take(owner).ok_or(MapError::NoSpace)?;
+        if let Err(error) = self.map_page(slot.address(), mfn, Access::ReadWrite, frame) {
+            self.shared.put(slot);
+            return Err(error);
+        }
+        // SAFETY: Just mapped read-write, and the slot is given to nobody else until `owner` gives it back to
+        // `unmap_shared`; the caller holds a reference to the frame.
+        Ok(unsafe { slot.into_page(mfn) })
     }
 
-    /// Removes a mapping that `map_shared` made.
-    pub fn unmap_shared(&mut self, va: usize) {
+    /// Removes a mapping that `map_shared` made; returns the frame, whose reference is the caller's again.
+    pub fn unmap_shared(&mut self, mapping: FreeSlot) -> Mfn {
+        let (va, mfn) = (mapping.address(), mapping.mfn());
         if let Some(table) = self.level3[va >> 21] {
             publish(&table[(va >> 12) & 511], 0);
             flush_page(va);
-            self.free_vmap.push(va);
         }
+        self.shared.put(mapping);
+        mfn
     }
 }
 
