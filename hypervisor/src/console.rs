@@ -321,12 +321,27 @@ pub fn emergency(text: &str) {
     emergency_line(format_args!("{text}"));
 }
 
+/// Looks at the console's lock before it is taken by force: some tenths of a second, in which whoever prints a line on
+/// another CPU is done with it, also at 9600 baud. No timer is asked: it may be what is broken.
+const EMERGENCY_LOOKS: u32 = 10_000_000;
+
 /// As [`emergency`], formatted.
 pub fn emergency_line(arguments: core::fmt::Arguments<'_>) {
-    if CONSOLE.is_locked() {
-        // SAFETY: The machine is going down: this CPU panicked inside the console's lock, and prints nothing else.
-        unsafe { CONSOLE.force_unlock() };
+    for _ in 0..EMERGENCY_LOOKS {
+        if let Some(mut console) = CONSOLE.try_lock() {
+            console.line(arguments);
+            return;
+        }
+        core::hint::spin_loop();
     }
+    // SAFETY: The machine is going down, and whoever holds the lock will not give it back: this CPU, which failed while it
+    // printed, or another one that is stuck.
+    unsafe { CONSOLE.force_unlock() };
+    CONSOLE.lock().line(arguments);
+}
+
+/// Prints a line whatever the log level is.
+pub fn print_line(arguments: core::fmt::Arguments<'_>) {
     CONSOLE.lock().line(arguments);
 }
 

@@ -2,70 +2,58 @@
 
 use core::fmt::Write;
 
-use alloc::string::String;
-
+use xenith_core::console::Lines;
 use xenith_core::console::keys::{KeyHandler, find, standard, write_diagnostic_title, write_help};
 
-use crate::console::{emergency_line, with_everything};
+use crate::console::{print_line, with_everything};
 use crate::machine::Hv;
 use crate::power;
 
 /// The keys that do something here.
 const KEYS: [u8; 9] = *b"*Rdehmqrt";
 
-fn handlers() -> impl Iterator<Item = KeyHandler> {
-    KEYS.iter().copied().chain([b'h']).filter_map(standard)
-}
-
-fn print(text: &str) {
-    for line in text.lines() {
-        emergency_line(format_args!("{line}"));
-    }
-}
-
-/// Runs the handler of `key`; unknown keys say nothing, as in Xen.
+/// Runs the handler of `key`; unknown keys say nothing, as in Xen. Nothing is allocated: keys are for when memory is out,
+/// too.
 pub fn handle(hv: &'static Hv, key: u8) {
-    let list: alloc::vec::Vec<KeyHandler> = handlers().collect();
-    let Some(handler) = find(&list, key) else {
+    let list: [Option<KeyHandler>; KEYS.len()] = KEYS.map(standard);
+    if find(&list, key).is_none() {
         return;
-    };
-    with_everything(|| match key {
-        b'h' => {
-            let mut text = String::new();
-            let _ = write_help(&list, &mut text);
-            print(&text);
-        }
-        b'*' => {
-            for handler in list.iter().filter(|handler| handler.is_diagnostic) {
-                let mut title = String::new();
-                let _ = write_diagnostic_title(handler, &mut title);
-                print(&title);
-                run(hv, handler.key);
-            }
-        }
-        _ => run(hv, handler.key),
+    }
+    with_everything(|| {
+        let mut out = Lines::new(|line| print_line(format_args!("{line}")));
+        // Printing does not fail.
+        let _ = match key {
+            b'h' => write_help(&list, &mut out),
+            b'*' => list
+                .iter()
+                .flatten()
+                .filter(|handler| handler.is_diagnostic)
+                .try_for_each(|handler| {
+                    write_diagnostic_title(handler, &mut out)?;
+                    run(hv, handler.key, &mut out)
+                }),
+            _ => run(hv, key, &mut out),
+        };
     });
 }
 
-fn run(hv: &'static Hv, key: u8) {
-    let mut text = String::new();
-    let _ = match key {
+fn run(hv: &'static Hv, key: u8, out: &mut dyn Write) -> core::fmt::Result {
+    match key {
         b'R' => {
-            emergency_line(format_args!("'R' pressed -> rebooting machine"));
+            writeln!(out, "'R' pressed -> rebooting machine")?;
             power::restart()
         }
-        b'q' => domains(hv, &mut text),
-        b'd' => registers(hv, &mut text),
-        b'r' => run_queue(hv, &mut text),
-        b'm' => memory(hv, &mut text),
-        b'e' => events(hv, &mut text),
-        b't' => clocks(hv, &mut text),
+        b'q' => domains(hv, out),
+        b'd' => registers(hv, out),
+        b'r' => run_queue(hv, out),
+        b'm' => memory(hv, out),
+        b'e' => events(hv, out),
+        b't' => clocks(hv, out),
         _ => Ok(()),
-    };
-    print(&text);
+    }
 }
 
-fn domains(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
+fn domains(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
     writeln!(
         out,
         "'q' pressed -> dumping domain info (now = {} ns)",
@@ -105,7 +93,7 @@ fn domains(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
     Ok(())
 }
 
-fn registers(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
+fn registers(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
     use xenith_arch::sysreg;
     writeln!(out, "'d' pressed -> dumping registers")?;
     writeln!(out, "*** Dumping CPU0 host state: ***")?;
@@ -157,7 +145,7 @@ fn registers(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
     Ok(())
 }
 
-fn run_queue(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
+fn run_queue(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
     writeln!(out, "'r' pressed -> dumping run queues")?;
     writeln!(
         out,
@@ -182,7 +170,7 @@ fn run_queue(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
     Ok(())
 }
 
-fn memory(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
+fn memory(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
     writeln!(out, "'m' pressed -> memory info")?;
     let (free, dirty) = {
         let allocator = hv.allocator.lock();
@@ -205,7 +193,7 @@ fn memory(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
     )
 }
 
-fn events(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
+fn events(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
     writeln!(out, "'e' pressed -> dumping event-channel info")?;
     for domain in hv.domains.all() {
         domain.events.lock().dump(out)?;
@@ -213,7 +201,7 @@ fn events(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
     Ok(())
 }
 
-fn clocks(hv: &'static Hv, out: &mut String) -> core::fmt::Result {
+fn clocks(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
     writeln!(out, "'t' pressed -> dumping clocks")?;
     writeln!(
         out,

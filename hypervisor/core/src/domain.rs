@@ -358,12 +358,13 @@ impl<H: Hal> DomainTable<H> {
     /// Adds a domain.
     ///
     /// # Errors
-    /// `EEXIST` when the number is taken.
+    /// `EEXIST` when the number is taken, `ENOMEM`.
     pub fn add(&self, domain: Arc<Domain<H>>) -> Result<(), Errno> {
         let mut domains = self.domains.lock();
         match domains.binary_search_by_key(&domain.facts.id, |d| d.facts.id) {
             Ok(_) => Err(Errno::Exist),
             Err(at) => {
+                domains.try_reserve(1).map_err(|_| Errno::NoMem)?;
                 domains.insert(at, domain);
                 Ok(())
             }
@@ -378,9 +379,22 @@ impl<H: Hal> DomainTable<H> {
         domains.get(at).cloned()
     }
 
-    /// Returns all domains, by number.
-    pub fn all(&self) -> Vec<Arc<Domain<H>>> {
-        self.domains.lock().clone()
+    /// Goes through the domains, by number. The table is locked for each step only: a domain that is added meanwhile is
+    /// met if its number is higher.
+    pub fn all(&self) -> impl Iterator<Item = Arc<Domain<H>>> + '_ {
+        let mut next = Some(DomId::DOM0);
+        core::iter::from_fn(move || {
+            let domain = self.first_from(next?)?;
+            next = domain.facts.id.raw().checked_add(1).map(DomId::new);
+            Some(domain)
+        })
+    }
+
+    #[inline(never)]
+    fn first_from(&self, id: DomId) -> Option<Arc<Domain<H>>> {
+        let domains = self.domains.lock();
+        let at = domains.partition_point(|domain| domain.facts.id < id);
+        domains.get(at).cloned()
     }
 
     /// Returns the first runnable vCPU behind `last` in order of domain and vCPU number, beginning anew at the end.

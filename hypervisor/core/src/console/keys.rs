@@ -56,15 +56,15 @@ pub fn standard(key: u8) -> Option<KeyHandler> {
 }
 
 /// Returns the handler of a key among those that were registered.
-pub fn find(handlers: &[KeyHandler], key: u8) -> Option<&KeyHandler> {
-    handlers.iter().find(|handler| handler.key == key)
+pub fn find(handlers: &[Option<KeyHandler>], key: u8) -> Option<&KeyHandler> {
+    handlers.iter().flatten().find(|handler| handler.key == key)
 }
 
 /// Writes what `h` prints: every registered key, by character.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_help(handlers: &[KeyHandler], out: &mut impl Write) -> fmt::Result {
+pub fn write_help(handlers: &[Option<KeyHandler>], out: &mut dyn Write) -> fmt::Result {
     writeln!(out, "'h' pressed -> showing installed handlers")?;
     for key in 0..=u8::MAX {
         if let Some(handler) = find(handlers, key) {
@@ -84,7 +84,7 @@ pub fn write_help(handlers: &[KeyHandler], out: &mut impl Write) -> fmt::Result 
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_diagnostic_title(handler: &KeyHandler, out: &mut impl Write) -> fmt::Result {
+pub fn write_diagnostic_title(handler: &KeyHandler, out: &mut dyn Write) -> fmt::Result {
     writeln!(
         out,
         "[{}: {}]",

@@ -13,6 +13,7 @@ mod input;
 pub mod keys;
 mod level;
 mod line;
+mod lines;
 mod ring;
 #[cfg(test)]
 mod tests;
@@ -23,4 +24,5 @@ pub use self::level::{
     classify,
 };
 pub use self::line::{Clocks, LineState, LineWriter, Timestamps, WallClock};
+pub use self::lines::Lines;
 pub use self::ring::{ConsoleRing, DEFAULT_RING_BYTES, MAX_RING_BYTES, ring_bytes};

@@ -60,7 +60,7 @@ pub(super) fn unmask<P: SharedPage>(array: &[P], port: Port) -> bool {
 pub(super) fn write_link<P: SharedPage>(
     array: &[P],
     port: Port,
-    out: &mut impl core::fmt::Write,
+    out: &mut dyn core::fmt::Write,
 ) -> core::fmt::Result {
     let Some(word) = event_word(array, port) else {
         return write!(out, "?     ");

@@ -525,7 +525,7 @@ impl<P: SharedPage> EventChannels<P> {
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn dump(&self, out: &mut impl core::fmt::Write) -> core::fmt::Result {
+    pub fn dump(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
         writeln!(
             out,
             "Event channel information for domain {}:",
