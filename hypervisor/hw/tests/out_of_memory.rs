@@ -1,7 +1,5 @@
-//! What guests cause must not end the hypervisor when the heap is empty. The allocator here fails when a test says so.
+//! What guests cause must not end the hypervisor when the heap is empty.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
@@ -9,35 +7,8 @@ use xenith_core::addr::Mfn;
 use xenith_core::machine::SharedPage;
 use xenith_hw::shared_page::{FreeSlot, MappedPage, SlotPool, Unmap};
 
-struct Failing;
-
-thread_local! {
-    static FAILS: Cell<bool> = const { Cell::new(false) };
-}
-
-// SAFETY: The system's allocator, or no memory.
-unsafe impl GlobalAlloc for Failing {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if FAILS.get() {
-            return std::ptr::null_mut();
-        }
-        // SAFETY: By the caller's contract.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: By the caller's contract; what we gave out is the system's.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Failing = Failing;
-
 fn without_memory<R>(body: impl FnOnce() -> R) -> R {
-    FAILS.set(true);
-    let result = body();
-    FAILS.set(false);
-    result
+    fail_alloc::after(0, body)
 }
 
 /// Pages that the tests map: real memory, so that handles can be used.

@@ -80,15 +80,18 @@ impl FakeHal {
 
     /// Returns the words of a frame. They live for ever, as tests do not.
     pub(crate) fn words(&self, mfn: Mfn) -> &'static Words {
-        self.ram
-            .lock()
-            .unwrap()
-            .entry(mfn.raw())
-            .or_insert_with(|| {
-                Box::leak(Box::new(std::array::from_fn(|_| {
-                    AtomicU32::new(0xdead_beef)
-                })))
-            })
+        fail_alloc::never(|| {
+            *self
+                .ram
+                .lock()
+                .unwrap()
+                .entry(mfn.raw())
+                .or_insert_with(|| {
+                    Box::leak(Box::new(std::array::from_fn(|_| {
+                        AtomicU32::new(0xdead_beef)
+                    })))
+                })
+        })
     }
 
     fn byte(&self, at: HostPhys) -> Result<(&'static AtomicU32, u32), Fault> {
@@ -157,10 +160,12 @@ impl TableMemory for FakeMemory {
     fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
         let mfn = self.alloc(u32::from(order), Owner::Xen)?;
         let mut tables = self.0.hal.tables.lock().unwrap();
-        for frame in mfn.raw()..mfn.raw() + (1 << order) {
-            let table: &Table = Box::leak(Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
-            tables.insert(frame, table);
-        }
+        fail_alloc::never(|| {
+            for frame in mfn.raw()..mfn.raw() + (1 << order) {
+                let table: &Table = Box::leak(Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+                tables.insert(frame, table);
+            }
+        });
         Some(mfn)
     }
     fn free_root(&mut self, root: Mfn, order: u8) {
@@ -223,7 +228,9 @@ impl Hal for FakeHal {
         }
         self.mapped.fetch_add(1, Ordering::SeqCst);
         let (words, hv) = (self.words(mfn), self.hv());
-        Ok(FakePage(Arc::new(Mapped { words, mfn, hv })))
+        Ok(FakePage(fail_alloc::never(|| {
+            Arc::new(Mapped { words, mfn, hv })
+        })))
     }
     fn read_phys(&self, from: HostPhys, buf: &mut [u8]) -> Result<(), Fault> {
         for (byte, offset) in buf.iter_mut().zip(0..) {
@@ -247,10 +254,10 @@ impl Hal for FakeHal {
         }
     }
     fn flush_frame(&self, mfn: Mfn) {
-        self.flushed.lock().unwrap().push(mfn);
+        fail_alloc::never(|| self.flushed.lock().unwrap().push(mfn));
     }
     fn console_write(&self, bytes: &[u8]) {
-        self.console.lock().unwrap().extend_from_slice(bytes);
+        fail_alloc::never(|| self.console.lock().unwrap().extend_from_slice(bytes));
     }
     fn console_read(&self, buf: &mut [u8]) -> usize {
         let mut typed = self.typed.lock().unwrap();
@@ -403,6 +410,8 @@ pub(crate) struct Guest {
     pub(crate) hv: &'static Hv,
     pub(crate) domain: Arc<Domain<FakeHal>>,
     pub(crate) vcpu: VcpuId,
+    /// How many allocations a call may make before memory is out.
+    pub(crate) allocations: u32,
 }
 
 /// What a hypercall did.
@@ -439,7 +448,7 @@ impl Guest {
                 memory: &space,
                 effects: &mut effects,
             };
-            let outcome = dispatch(&mut cx, &mut regs);
+            let outcome = fail_alloc::after(self.allocations, || dispatch(&mut cx, &mut regs));
             for domain in self.hv.domains.all() {
                 domain.assert_unlocked();
             }
@@ -656,6 +665,7 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
     domain.vcpus[0].is_offline.store(false, Ordering::SeqCst);
     hv.domains.add(domain.clone()).unwrap();
     Guest {
+        allocations: u32::MAX,
         hv,
         domain,
         vcpu: VcpuId::new(0),

@@ -39,12 +39,13 @@ fn fill(guest: &Guest, rng: &mut Rng, at: u64) {
     guest.put(at, &words[..]);
 }
 
-fn run(seed: u64, calls: u32) {
+/// With `scarce`, memory is out after some allocations of a call.
+fn run(seed: u64, calls: u32, scarce: bool) {
     let world = World::new();
     let mut rng = Rng::new(seed);
     let guests = [&world.dom0, &world.dom1, &world.dom2];
     for call in 0..calls {
-        let guest = guests[rng.below(3) as usize].on_vcpu(rng.below(2) as u16);
+        let mut guest = guests[rng.below(3) as usize].on_vcpu(rng.below(2) as u16);
         world.hv.hal.interrupt_every.store(
             [u32::MAX, 1, 3, 40][rng.below(4) as usize],
             Ordering::SeqCst,
@@ -105,6 +106,9 @@ fn run(seed: u64, calls: u32) {
             args[0] = LIST;
             args[1] = rng.below(6).into();
         }
+        if scarce {
+            guest.allocations = [0, 0, 1, 2, u32::MAX][rng.below(5) as usize];
+        }
         let called = guest.call_at_most(number_of_call, &args, 50);
         if let Some(called) = called {
             assert!(
@@ -129,6 +133,15 @@ fn run(seed: u64, calls: u32) {
 fn no_call_does_harm() {
     for seed in 1..=3 {
         println!("seed {seed}");
-        run(seed, 1000);
+        run(seed, 1000, false);
+    }
+}
+
+/// An allocation that cannot fail would end this test.
+#[test]
+fn no_call_needs_memory() {
+    for seed in 4..=6 {
+        println!("seed {seed}");
+        run(seed, 1000, true);
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod fake;
 mod fuzz;
 mod grants;
 mod memory;
+mod no_memory;
 mod plain;
 
 use xen_abi::hypercall::*;
