@@ -297,6 +297,8 @@ fn init_memory(
         end: early.end,
     };
     early.end = table_frames.next;
+    let heap = tables.reserve_heap(HEAP_PAGES * PAGE_SIZE, PAGE_SIZE);
+    let heap = heap.expect("nothing of the heap's range is in use yet");
     let mut map = |base: usize, pages: usize| {
         for i in 0..pages {
             let frame = early.take();
@@ -311,9 +313,9 @@ fn init_memory(
         }
     };
     map(FRAME_TABLE_BASE, table_pages);
-    map(HEAP_BASE, HEAP_PAGES);
+    map(heap, HEAP_PAGES);
     // SAFETY: Just mapped, and used by nothing else.
-    unsafe { crate::HEAP.add(HEAP_BASE, HEAP_PAGES * PAGE_SIZE) };
+    unsafe { crate::HEAP.add(heap, HEAP_PAGES * PAGE_SIZE) };
     // SAFETY: Just mapped: `table_pages` pages hold at least `words` words.
     let storage = unsafe { xenith_arch::mapped_table(FRAME_TABLE_BASE, words) };
     let table = match FrameTable::new(&banks, storage) {

@@ -7,8 +7,9 @@ use alloc::vec::Vec;
 
 use xenith_arch::gicv2::Distributor;
 use xenith_arch::guest_memory::PhysMemory;
+use xenith_arch::mmu::Access;
 use xenith_arch::{HypTables, setup, sysreg, timer};
-use xenith_core::addr::{DomId, HostPhys, IntId, Mfn};
+use xenith_core::addr::{DomId, HostPhys, IntId, Mfn, PAGE_SIZE};
 use xenith_core::domain::Domain;
 use xenith_core::errno::Errno;
 use xenith_core::frames::{AllocRequest, Contents, FrameTable, FrameZero, Owner};
@@ -103,6 +104,14 @@ pub fn alloc_frame(hv: &Hv) -> Option<Mfn> {
         .alloc(&hv.frames, &request)
         .ok()
         .map(|a| a.mfn)
+}
+
+/// Frees a frame of the hypervisor's own.
+fn free_frame(hv: &Hv, mfn: Mfn) {
+    let mut allocator = hv.allocator.lock();
+    if allocator.free(&hv.frames, mfn, 0, Contents::Dirty).is_err() {
+        log::error!("frame {mfn:#x} could not be freed: it is still in use");
+    }
 }
 
 /// The owner of the mappings of shared pages.
@@ -277,6 +286,49 @@ impl P2mMemory for DomainMemory {
             domain.account.sub(1);
         }
     }
+}
+
+/// Makes the heap grow if it asks to; returns whether it did. No lock may be held but that of a vCPU's context.
+#[inline(always)]
+pub fn grow_heap_if_low(hv: &Hv) -> bool {
+    crate::HEAP.has_request() && grow_heap(hv)
+}
+
+#[cold]
+fn grow_heap(hv: &Hv) -> bool {
+    let Some(bytes) = crate::HEAP.take_request() else {
+        return false;
+    };
+    let tables = &hv.hal.tables;
+    let Some(start) = tables.lock().reserve_heap(bytes, bytes) else {
+        log::warn!("heap: its range of addresses is used up");
+        return false;
+    };
+    let mut end = start;
+    // Frames are taken before the tables are locked. One is kept for a table of ours that a page may need.
+    let mut spare = alloc_frame(hv);
+    while end < start + bytes
+        && spare.is_some()
+        && let Some(mfn) = alloc_frame(hv)
+    {
+        let mapped = tables
+            .lock()
+            .map_page(end, mfn, Access::ReadWrite, &mut || spare.take());
+        if mapped.is_err() {
+            free_frame(hv, mfn);
+            break;
+        }
+        end += PAGE_SIZE;
+        spare = spare.or_else(|| alloc_frame(hv));
+    }
+    if let Some(mfn) = spare {
+        free_frame(hv, mfn);
+    }
+    tables.lock().shrink_heap(end, start + bytes);
+    // SAFETY: Mapped just above, for good, at addresses and with frames that nobody else has.
+    unsafe { crate::HEAP.add(start, end - start) };
+    log::debug!("heap: grown by {} KiB", (end - start) / 1024);
+    end != start
 }
 
 /// Scrubs a free frame while nothing runs; false when none needs it. One at a time: an interrupt may be waiting.

@@ -414,6 +414,7 @@ impl Pcpu {
 
     /// Acknowledges and handles every interrupt that is pending for this CPU.
     fn take_interrupts(&mut self, loaded: Option<(&Arc<Domain<Machine>>, &Vcpu<Machine>)>) {
+        crate::machine::grow_heap_if_low(self.hv);
         // Bounded: each source is the hypervisor's, or goes to a guest and stays active until the guest has seen it.
         for _ in 0..64 {
             let ack = self.gicc.acknowledge();

@@ -20,8 +20,9 @@ use xenith_core::emulate::inject::{FaultCause, GuestException};
 use xenith_core::emulate::psci::{self, Answer, CpuOn, Workarounds};
 use xenith_core::emulate::syndrome::{Cp32, Cp64, DataAbort, Exit, Syndrome, advance_pc};
 use xenith_core::emulate::vtimer::PhysicalTimer;
+use xenith_core::errno::Errno;
 use xenith_core::hal::Hal;
-use xenith_core::hypercall::{self, Cx, Effects, Outcome};
+use xenith_core::hypercall::{self, Cx, Effects, HypercallRegs, Outcome};
 use xenith_core::machine::Fault;
 use xenith_core::runstate;
 use xenith_core::vgic::Width;
@@ -194,8 +195,12 @@ fn hypercall(
         effects: &mut effects,
     };
     let outcome = hypercall::dispatch(&mut cx, &mut LiveRegs(&mut context.frame));
-    if outcome == Outcome::Preempted {
-        context.frame.pc = context.frame.pc.wrapping_sub(4);
+    if outcome != Outcome::Done {
+        if outcome == Outcome::Preempted || crate::machine::grow_heap_if_low(cpu.hv) {
+            context.frame.pc = context.frame.pc.wrapping_sub(4);
+        } else {
+            LiveRegs(&mut context.frame).set_result(i64::from(Errno::NoMem.to_return()));
+        }
     }
     if effects == Effects::default() {
         return Next::Resume;

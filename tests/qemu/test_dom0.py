@@ -207,7 +207,7 @@ def demo(t):
     m.expect(messages.BANNER, 30)
     # The guest's own verdict: it powers off after a failure, too.
     verdict = m.expect(r"\ndemo: (\d+) ok, (\d+) failed\n", 60)
-    require(int(verdict[1]) >= 47 and verdict[2] == "0", f"the guest says {verdict[0].strip()}")
+    require(int(verdict[1]) >= 48 and verdict[2] == "0", f"the guest says {verdict[0].strip()}")
     m.wait_exit(60)
 
 

@@ -90,6 +90,7 @@ pub struct HypTables {
     /// Level-3 tables that this code added: index in level 2, and where the table is mapped.
     level3: [Option<&'static Table>; ENTRIES],
     next_fixmap: usize,
+    next_heap: usize,
     shared: SlotPool,
 }
 
@@ -126,6 +127,7 @@ impl HypTables {
             fixmap,
             level3: [const { None }; ENTRIES],
             next_fixmap: WINDOW_PAGES,
+            next_heap: HEAP_BASE,
             shared: SlotPool::new(VMAP_BASE, VMAP_END),
         }
     }
@@ -218,6 +220,21 @@ impl HypTables {
             mfn.address().raw() | VALID_PAGE | access.bits(),
         );
         Ok(())
+    }
+
+    /// Gives out `bytes` of the heap's range of addresses, aligned to `align` (a power of two); nothing is mapped there.
+    pub fn reserve_heap(&mut self, bytes: usize, align: usize) -> Option<usize> {
+        let start = self.next_heap.checked_next_multiple_of(align)?;
+        let end = start.checked_add(bytes).filter(|&end| end <= HEAP_END)?;
+        self.next_heap = end;
+        Some(start)
+    }
+
+    /// Takes back the addresses from `start` to `end` of a reservation that ended at `end`, if it was the last one.
+    pub fn shrink_heap(&mut self, start: usize, end: usize) {
+        if self.next_heap == end {
+            self.next_heap = start;
+        }
     }
 
     /// Maps a page that is shared with a guest; `owner` is told when the last handle to it is gone.

@@ -88,6 +88,8 @@ pub enum Outcome {
     Done,
     /// Execute the same instruction again; the arguments hold the progress.
     Preempted,
+    /// `ENOMEM`, which is not in the registers yet: execute the same instruction again if the heap has grown since.
+    NoMemory,
 }
 
 /// What a handler returns: a value, or an error for the caller. `Errno::Restart` means preempted.
@@ -213,6 +215,7 @@ fn dispatch_any<H: Hal, M: GuestMemory, R: HypercallRegs>(
             }
             return Outcome::Preempted;
         }
+        Err(Errno::NoMem) => return Outcome::NoMemory,
         Err(error) => regs.set_result(i64::from(error.to_return())),
     }
     Outcome::Done

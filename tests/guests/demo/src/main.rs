@@ -468,6 +468,22 @@ fn event_channels(checks: &mut Checks, irq: u32) {
         "{r} {ipi:?}, {} upcalls",
         exceptions::taken(irq)
     );
+    // Until the table is full, not until the hypervisor's heap is: there are ports for some MiB of it.
+    let (mut count, mut end) = (0, 0);
+    while end == 0 {
+        match events::bind_ipi() {
+            Ok(_) => count += 1,
+            Err(error) => end = error,
+        }
+    }
+    let opened = (1 << 17) - count..1 << 17;
+    let closed = opened.filter(|&port| events::close(port) == 0).count();
+    check!(
+        checks,
+        "event-table",
+        end == -28 && closed as u32 == count,
+        "{count} more ports, then {end}; {closed} closed"
+    );
     check!(
         checks,
         "spurious-interrupts",

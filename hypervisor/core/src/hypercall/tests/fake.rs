@@ -452,7 +452,11 @@ impl Guest {
             for domain in self.hv.domains.all() {
                 domain.assert_unlocked();
             }
-            if outcome == Outcome::Done {
+            if outcome == Outcome::NoMemory {
+                assert_eq!(regs.result, None, "not executed again");
+                regs.result = Some(-12);
+            }
+            if outcome != Outcome::Preempted {
                 let result = regs.result.expect("a result");
                 assert_ne!(result, -85, "ERESTART is not for guests");
                 return Some(Called {
