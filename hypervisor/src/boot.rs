@@ -4,6 +4,7 @@ use core::sync::atomic::AtomicU64;
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use log::warn;
@@ -17,18 +18,20 @@ use xenith_boot::fdt::interrupts::IrqResolver;
 use xenith_boot::fdt::tree::Tree;
 use xenith_boot::memory::{PhysRange, usable_ram};
 use xenith_boot::modules::BootModules;
-use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
+use xenith_core::addr::{CpuId, HostPhys, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
 use xenith_core::hypervisor::{Hypervisor, Identity};
+use xenith_core::sched::{Policy, RoundRobin, Scheduler};
 use xenith_core::sync::SpinLock;
 use xenith_core::time::TickScale;
 use xenith_platforms::uart::{Kind, Pl011, Uart};
 
 use crate::machine::{Hv, Machine};
 use crate::run::Pcpu;
-use crate::{console, power, say};
+use crate::{console, power, say, smp};
 
+const BOOT_CPU: CpuId = CpuId::new(0);
 /// Largest device tree, as Xen's.
 const MAX_DTB: usize = 0x20_0000;
 /// Heap from the image's own memory: enough to read the device tree.
@@ -332,9 +335,6 @@ fn init_memory(
 fn report_unused(line: &CommandLine<'_>) {
     let options = &line.options;
     let unused = [
-        ("maxcpus", options.maxcpus.is_some()),
-        ("hmp-unsafe", options.hmp_unsafe.is_some()),
-        ("dom0_vcpus_pin", options.dom0_vcpus_pin.is_some()),
         ("sched", options.sched.is_some()),
         ("vwfi", options.vwfi.is_some()),
         ("console_to_ring", options.console_to_ring.is_some()),
@@ -390,7 +390,7 @@ fn xenith_main(boot: Boot) -> ! {
     if let Some((kind, at)) = parse_early_uart() {
         open_uart(kind, at, |at, pages| tables.map_device(at, pages).ok());
     }
-    CpuLocal::install(windows);
+    CpuLocal::install(BOOT_CPU, windows);
     // SAFETY: Installed on the only CPU just above.
     let memory = unsafe { PhysMemory::new() };
     setup::init_cpu();
@@ -507,8 +507,6 @@ fn xenith_main(boot: Boot) -> ! {
     let features = cpu_features();
     report_cpu(&features);
     say!("Machine: {}", host.model);
-    let enabled = host.cpus.cpus.iter().filter(|cpu| cpu.is_enabled).count();
-    say!("SMP: {enabled} CPUs in the device tree, 1 in use");
     say!(
         "Generic Timer IRQ: phys={} hyp={} virt={} Freq: {} KHz",
         host.timer.phys.intid.raw(),
@@ -562,8 +560,8 @@ fn xenith_main(boot: Boot) -> ! {
         Err(_) => stop(&"the GIC's registers cannot be mapped"),
     };
     let gicd = map(&mut tables, gic.gicd, 1);
-    let gicc = map(&mut tables, gic.gicc, 2);
-    let gich = map(&mut tables, gic.gich, 1);
+    let gicc_va = map(&mut tables, gic.gicc, 2);
+    let gich_va = map(&mut tables, gic.gich, 1);
     say!("GICv2 initialization:");
     say!("        gic_dist_addr={:016x}", gic.gicd.base());
     say!("        gic_cpu_addr={:016x}", gic.gicc.base());
@@ -579,8 +577,8 @@ fn xenith_main(boot: Boot) -> ! {
         distributor.init_cpu();
         (
             distributor,
-            CpuInterface::new(gicc),
-            HypInterface::new(gich),
+            CpuInterface::new(gicc_va),
+            HypInterface::new(gich_va),
         )
     };
     say!(
@@ -590,11 +588,24 @@ fn xenith_main(boot: Boot) -> ! {
         distributor.iidr(),
         gich.lr_count()
     );
+    let mut policy = alloc::boxed::Box::new(RoundRobin::default());
+    if policy.add_cpu(BOOT_CPU, 0).is_err() {
+        stop(&"no memory for the scheduler");
+    }
+    let scheduler = Arc::new(Scheduler::new(
+        policy,
+        Box::new(smp::Ipi),
+        scale,
+        boot_ticks,
+    ));
+    smp::start_boot_cpu(distributor.sgi_sender(), distributor.own_target());
     let hv: &'static Hv = crate::machine::install(Hypervisor {
         hal: Machine::new(memory, distributor, tables),
         frames,
         allocator: SpinLock::new(allocator),
         domains: Default::default(),
+        units: Default::default(),
+        scheduler,
         identity: identity(&line),
         wallclock: SpinLock::new((0, 0)),
         scale,
@@ -629,6 +640,19 @@ fn xenith_main(boot: Boot) -> ! {
         sysreg::vtcr::read()
     );
 
+    let (timer_ppi, maintenance_ppi) = (host.timer.hyp.intid, gic.maintenance.intid);
+    let template = smp::Template {
+        hv,
+        features,
+        gicc: gicc_va,
+        gich: gich_va,
+        timer_ppi,
+        maintenance_ppi,
+        virtual_timer_ppi: host.timer.virt.intid,
+        allow_different: line.options.hmp_unsafe == Some(true),
+    };
+    smp::bring_up(template, &host, line.options.maxcpus, image_start);
+
     let dom0 = crate::dom0::build(crate::dom0::Plan {
         hv,
         tree: &tree,
@@ -641,10 +665,10 @@ fn xenith_main(boot: Boot) -> ! {
         lr_count: usize::from(gich.lr_count()),
         features: &features,
     });
-    if let Err(reason) = dom0 {
-        stop(&reason);
-    }
-    let (timer_ppi, maintenance_ppi) = (host.timer.hyp.intid, gic.maintenance.intid);
+    let dom0 = match dom0 {
+        Ok(dom0) => dom0,
+        Err(reason) => stop(&reason),
+    };
     let module_ranges = modules.ranges();
     // Everything that borrows from the tree ends here.
     crate::dom0::release_modules(hv, module_ranges.into_iter());
@@ -652,5 +676,19 @@ fn xenith_main(boot: Boot) -> ! {
     console::end_boot();
     let (total, used) = crate::HEAP.usage();
     log::debug!("heap: {} of {} KiB used", used / 1024, total / 1024);
-    Pcpu::new(hv, features, gicc, gich, timer_ppi, maintenance_ppi).run()
+    hv.hal.allow_scrubbing();
+    if let Some(vcpu) = dom0.vcpu(VcpuId::new(0)) {
+        dom0.set_offline(vcpu, false);
+    }
+    drop(dom0);
+    Pcpu::new(
+        hv,
+        BOOT_CPU,
+        features,
+        gicc,
+        gich,
+        timer_ppi,
+        maintenance_ppi,
+    )
+    .run()
 }

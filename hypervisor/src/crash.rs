@@ -15,6 +15,7 @@ fn begin() {
     if CRASHING.swap(true, Ordering::AcqRel) {
         crate::power::halt();
     }
+    crate::smp::stop_others();
     emergency("");
     emergency("****************************************");
 }
@@ -32,7 +33,10 @@ fn end(fp: u32) -> ! {
 fn panic(info: &PanicInfo<'_>) -> ! {
     let fp = frame_pointer();
     begin();
-    emergency("Panic on CPU 0:");
+    emergency_line(format_args!(
+        "Panic on CPU {}:",
+        xenith_arch::guest_memory::this_cpu().index()
+    ));
     match info.location() {
         Some(at) => emergency_line(format_args!(
             "{} at {}:{}",
@@ -48,7 +52,10 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 fn xenith_hyp_fault(what: &str, registers: &FaultRegisters) -> ! {
     begin();
-    emergency("Panic on CPU 0:");
+    emergency_line(format_args!(
+        "Panic on CPU {}:",
+        xenith_arch::guest_memory::this_cpu().index()
+    ));
     emergency_line(format_args!(
         "{what} in the hypervisor, HSR {:08x}",
         xenith_arch::sysreg::hsr::read()

@@ -25,10 +25,11 @@ use xenith_core::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use xenith_core::hal::Hal;
 use xenith_core::machine::Trigger;
 use xenith_core::p2m::{P2m, PageAccount};
+use xenith_core::sched::{Affinity, CpuSet};
 use xenith_core::stage2::{Geometry, PageType};
 use xenith_core::vgic::{MAX_SPIS, Resample, Vgic, VgicConfig};
 
-use crate::machine::Hv;
+use crate::machine::{Hv, Machine};
 use crate::say;
 use crate::vcpu::VcpuContext;
 
@@ -240,11 +241,11 @@ fn load_kernel(
     Ok(placement)
 }
 
-/// Makes dom0 and leaves it runnable.
+/// Makes dom0; it runs when its first vCPU is switched on.
 ///
 /// # Errors
 /// A sentence that names cause and remedy.
-pub fn build(plan: Plan<'_>) -> Result<(), String> {
+pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
     let hv = plan.hv;
     say!("*** LOADING DOMAIN 0 ***");
     if plan.options.dom0_mem.is_none() {
@@ -252,17 +253,11 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
     }
     let size = dom0_mem_size(plan.options.dom0_mem, plan.usable).map_err(text)?;
     let banks = dom0_banks(plan.usable, size).map_err(text)?;
-    let present = plan
-        .host
-        .cpus
-        .cpus
-        .iter()
-        .filter(|cpu| cpu.is_enabled)
-        .count() as u32;
+    let pcpus = crate::smp::online();
     let vcpus = plan
         .options
         .dom0_max_vcpus
-        .unwrap_or(present)
+        .unwrap_or(pcpus.len())
         .clamp(1, MAX_VCPUS);
 
     let account = Arc::new(PageAccount::new((size / PAGE_SIZE as u64) as u32));
@@ -436,18 +431,30 @@ pub fn build(plan: Plan<'_>) -> Result<(), String> {
         shared_info,
         contexts,
         xenith_arch::timer::now(),
+        hv.scheduler.clone(),
     );
+    let is_pinned = plan.options.dom0_vcpus_pin == Some(true);
+    let pinned_to = |vcpu: VcpuId| {
+        pcpus
+            .iter()
+            .nth(vcpu.index() % pcpus.len().max(1) as usize)
+            .filter(|_| is_pinned)
+            .map_or(CpuSet::ALL, CpuSet::single)
+    };
+    hv.units
+        .add_domain(&hv.scheduler, &domain, |vcpu| Affinity {
+            hard: pinned_to(vcpu),
+            ..Affinity::default()
+        })
+        .map_err(|error| format!("no memory for dom0's vCPUs: {error:?}"))?;
     for (spi, _) in &tree.spis {
         hv.hal.set_route(*spi, &domain);
     }
-    if let Some(vcpu) = domain.vcpu(VcpuId::new(0)) {
-        vcpu.is_offline
-            .store(false, core::sync::atomic::Ordering::Release);
-    }
     xenith_arch::cache::invalidate_instruction_caches();
     hv.domains
-        .add(domain)
-        .map_err(|_| "dom0 exists already".to_string())
+        .add(domain.clone())
+        .map_err(|_| "dom0 exists already".to_string())?;
+    Ok(domain)
 }
 
 /// Maps the devices that the tree gives to dom0, and the GIC's virtual CPU interface where it expects the physical one.

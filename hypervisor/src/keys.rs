@@ -2,12 +2,16 @@
 
 use core::fmt::Write;
 
+use xenith_arch::guest_memory::this_cpu;
+use xenith_core::addr::CpuId;
 use xenith_core::console::Lines;
 use xenith_core::console::keys::{KeyHandler, find, standard, write_diagnostic_title, write_help};
+use xenith_core::domain::{Domain, Vcpu};
 
 use crate::console::{print_line, with_everything};
-use crate::machine::Hv;
+use crate::machine::{Hv, Machine};
 use crate::power;
+use crate::smp::{self, Request};
 
 /// The keys that do something here.
 const KEYS: [u8; 9] = *b"*Rdehmqrt";
@@ -94,73 +98,84 @@ fn domains(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
 }
 
 fn registers(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
-    use xenith_arch::sysreg;
     writeln!(out, "'d' pressed -> dumping registers")?;
-    writeln!(out, "*** Dumping CPU0 host state: ***")?;
+    for domain in hv.domains.all() {
+        for vcpu in &domain.vcpus {
+            let (domain, id) = (domain.facts.id.raw(), vcpu.id.raw());
+            // Locked: the pCPU that has it loaded prints what it can.
+            if let Some(context) = vcpu.context.try_lock() {
+                writeln!(out, "*** Dumping d{domain}v{id} state: ***")?;
+                let f = &context.frame;
+                writeln!(out, "PC:     {:08x}  CPSR:   {:08x}", f.pc, f.cpsr)?;
+                for (i, group) in f.r.chunks(4).enumerate() {
+                    write!(out, "R{:<2}", i * 4)?;
+                    for r in group {
+                        write!(out, " {r:08x}")?;
+                    }
+                    writeln!(out)?;
+                }
+            }
+        }
+    }
+    smp::ask_others(Request::Dump);
+    host_state(None, out)
+}
+
+/// Prints this pCPU's registers; another asked for them.
+pub fn dump_this_cpu(loaded: Option<(&Domain<Machine>, &Vcpu<Machine>)>) {
+    let mut out = Lines::new(|line| print_line(format_args!("{line}")));
+    let _ = host_state(loaded, &mut out);
+}
+
+fn host_state(
+    loaded: Option<(&Domain<Machine>, &Vcpu<Machine>)>,
+    out: &mut dyn Write,
+) -> core::fmt::Result {
+    use xenith_arch::sysreg;
+    let cpu = this_cpu().index();
+    writeln!(out, "*** Dumping CPU{cpu} host state: ***")?;
+    if let Some((domain, vcpu)) = loaded {
+        let (domain, id) = (domain.facts.id.raw(), vcpu.id.raw());
+        writeln!(out, "CPU{cpu}: d{domain}v{id} is loaded")?;
+    }
     writeln!(
         out,
-        "HCR:    {:08x}  VTTBR:  {:016x}",
+        "CPU{cpu}: HCR {:08x} VTTBR {:016x} HSR {:08x} HPFAR {:08x} HDFAR {:08x}",
         sysreg::hcr::read(),
-        sysreg::vttbr::read()
-    )?;
-    writeln!(
-        out,
-        "HSR:    {:08x}  HPFAR:  {:08x}  HDFAR: {:08x}",
+        sysreg::vttbr::read(),
         sysreg::hsr::read(),
         sysreg::hpfar::read(),
         sysreg::hdfar::read()
     )?;
-    for domain in hv.domains.all() {
-        for vcpu in &domain.vcpus {
-            writeln!(
-                out,
-                "*** Dumping d{}v{} state: ***",
-                domain.facts.id.raw(),
-                vcpu.id.raw()
-            )?;
-            match vcpu.context.try_lock() {
-                Some(context) => {
-                    let f = &context.frame;
-                    writeln!(out, "PC:     {:08x}  CPSR:   {:08x}", f.pc, f.cpsr)?;
-                    for (i, group) in f.r.chunks(4).enumerate() {
-                        write!(out, "R{:<2}", i * 4)?;
-                        for r in group {
-                            write!(out, " {r:08x}")?;
-                        }
-                        writeln!(out)?;
-                    }
-                }
-                None => writeln!(
-                    out,
-                    "loaded on CPU0: SCTLR {:08x} TTBR0 {:016x} TTBCR {:08x} SP_svc {:08x} LR_svc {:08x}",
-                    sysreg::sctlr::read(),
-                    sysreg::ttbr0::read(),
-                    sysreg::ttbcr::read(),
-                    sysreg::sp_svc::read(),
-                    sysreg::lr_svc::read()
-                )?,
-            }
-        }
-    }
-    Ok(())
+    writeln!(
+        out,
+        "CPU{cpu}: guest: SCTLR {:08x} TTBR0 {:016x} TTBCR {:08x} SP_svc {:08x} LR_svc {:08x}",
+        sysreg::sctlr::read(),
+        sysreg::ttbr0::read(),
+        sysreg::ttbcr::read(),
+        sysreg::sp_svc::read(),
+        sysreg::lr_svc::read()
+    )
 }
 
 fn run_queue(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
     writeln!(out, "'r' pressed -> dumping run queues")?;
-    writeln!(
-        out,
-        "sched: round robin, 10 ms slices, CPU0 (now = {} ns)",
-        now_ns(hv)
-    )?;
+    writeln!(out, "sched_smt_power_savings: disabled")?;
+    writeln!(out, "NOW={}", now_ns(hv))?;
+    hv.scheduler.with(|policy, _, _| {
+        writeln!(out, "Scheduler: {} ({})", policy.name(), policy.id())?;
+        policy.dump(out)
+    })?;
     for domain in hv.domains.all() {
         for vcpu in &domain.vcpus {
             let clock = *vcpu.runstate.lock();
             writeln!(
                 out,
-                "  d{}v{} {:?} running={} ns runnable={} ns blocked={} ns",
+                "  d{}v{} {:?} CPU{:?} running={} ns runnable={} ns blocked={} ns",
                 domain.facts.id.raw(),
                 vcpu.id.raw(),
                 clock.state,
+                vcpu.loaded_on().map(CpuId::index),
                 hv.scale.to_ns(clock.spent[0]),
                 hv.scale.to_ns(clock.spent[1]),
                 hv.scale.to_ns(clock.spent[2])

@@ -1,6 +1,6 @@
 //! The real machine behind the core's traits, and the one static that everything hangs on.
 
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -52,6 +52,8 @@ pub struct Machine {
     /// Which domain a SPI belongs to, by number.
     routes: SpinLock<Vec<Option<Arc<Domain<Machine>>>>>,
     console_irq: AtomicU16,
+    /// Free frames may be scrubbed: the boot CPU has claimed what it needs.
+    may_scrub: AtomicBool,
 }
 
 impl Machine {
@@ -66,6 +68,7 @@ impl Machine {
             tables: SpinLock::new(tables),
             routes: SpinLock::new(routes),
             console_irq: AtomicU16::new(NO_IRQ),
+            may_scrub: AtomicBool::new(false),
         }
     }
 
@@ -84,6 +87,11 @@ impl Machine {
     /// Makes `irq` the console's.
     pub fn set_console_irq(&self, irq: IntId) {
         self.console_irq.store(irq.raw(), Ordering::Relaxed);
+    }
+
+    /// Lets idle pCPUs scrub free frames from now on. While dom0's memory is claimed by address, none may be away for that.
+    pub fn allow_scrubbing(&self) {
+        self.may_scrub.store(true, Ordering::Relaxed);
     }
 
     /// Returns the console's interrupt.
@@ -333,6 +341,9 @@ fn grow_heap(hv: &Hv) -> bool {
 
 /// Scrubs a free frame while nothing runs; false when none needs it. One at a time: an interrupt may be waiting.
 pub fn scrub_step(hv: &Hv) -> bool {
+    if !hv.hal.may_scrub.load(Ordering::Relaxed) {
+        return false;
+    }
     let Some(chunk) = hv.allocator.lock().take_dirty(&hv.frames, 0) else {
         return false;
     };

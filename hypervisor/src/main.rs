@@ -16,6 +16,8 @@ mod crash;
 #[cfg(target_os = "none")]
 mod dom0;
 #[cfg(target_os = "none")]
+mod interrupts;
+#[cfg(target_os = "none")]
 mod keys;
 #[cfg(target_os = "none")]
 mod machine;
@@ -23,6 +25,8 @@ mod machine;
 mod power;
 #[cfg(target_os = "none")]
 mod run;
+#[cfg(target_os = "none")]
+mod smp;
 #[cfg(target_os = "none")]
 mod traps;
 #[cfg(target_os = "none")]

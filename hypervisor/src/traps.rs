@@ -28,7 +28,7 @@ use xenith_core::runstate;
 use xenith_core::vgic::Width;
 
 use crate::machine::{Hv, Machine};
-use crate::run::{Next, Pcpu, kick};
+use crate::run::{Next, Pcpu};
 use crate::vcpu::{LiveRegs, VcpuContext, inject};
 
 /// HVC immediate of a Xen hypercall.
@@ -227,13 +227,10 @@ fn after_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, effects: Effec
 /// A domain shut down or crashed; without dom0 the machine has no purpose.
 pub fn shutdown(hv: &'static Hv, domain: &Dom, reason: ShutdownReason) -> Next {
     domain.set_shutdown(reason);
-    for vcpu in &domain.vcpus {
-        vcpu.is_offline.store(true, Ordering::Release);
-    }
     if domain.facts.is_privileged {
         crate::power::hardware_domain_shutdown(hv, reason);
     }
-    Next::Leave
+    Next::Wait
 }
 
 /// The guest caused an asynchronous abort, or one came in while it ran: it gets it, as a virtual one (XSA-201; Xen's
@@ -266,8 +263,8 @@ fn firmware_call(
         }
         Answer::CpuOff => {
             // The power state follows when the registers are saved: another vCPU may then switch it on again.
-            vcpu.is_offline.store(true, Ordering::Release);
-            return Next::Leave;
+            domain.set_offline(vcpu, true);
+            return Next::Wait;
         }
         Answer::CpuOn(request) => {
             context.frame.r[0] = match cpu_on(cpu, domain, &request) {
@@ -290,11 +287,13 @@ fn cpu_on(cpu: &mut Pcpu, domain: &Dom, request: &CpuOn) -> Result<(), psci::Psc
     // Off means saved: nobody else holds the lock for long.
     target.context.lock().reset(request.start());
     let set = cpu.with_quiet_vgic(domain, |vgic, host| vgic.reset_vcpu(id, host));
-    kick(domain, set);
-    target.is_blocked.store(false, Ordering::Release);
-    target.is_offline.store(false, Ordering::Release);
+    domain.kick(set);
     domain.power.set_on(id);
-    domain.has_woken.store(true, Ordering::Release);
+    domain.set_offline(target, false);
+    if domain.shutdown().is_some() {
+        // It shut down meanwhile, and nobody of it runs again.
+        domain.set_offline(target, true);
+    }
     Ok(())
 }
 
@@ -365,7 +364,7 @@ fn access_device(
                 value,
                 &mut *cpu.hv.hal.distributor.lock(),
             )?;
-            kick(domain, set);
+            domain.kick(set);
             Ok(0)
         }
         None => {
@@ -379,7 +378,7 @@ fn access_device(
                     vgic.mmio_read(vcpu.id, offset, width, host)
                 })
             }?;
-            kick(domain, set);
+            domain.kick(set);
             Ok(value)
         }
     }

@@ -3,20 +3,23 @@
 //! A `Domain` is shared (`Arc`) and every part has its own lock (order: see [`crate::sync`]). Domains that the boot code
 //! builds and those a toolstack makes differ only in who calls [`Domain::new`].
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::addr::{DomId, GuestVirt, IntId, VcpuId};
+use crate::addr::{CpuId, DomId, IntId, VcpuId};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
 use crate::evtchn::{EventChannels, Notify};
 use crate::gnttab::{GrantTable, Maptrack};
 use crate::hal::Hal;
 use crate::p2m::{P2m, PageAccount};
+use crate::sched::{MAX_CPUS, Scheduler};
 use crate::sync::SpinLock;
-use crate::vgic::{Vgic, WorkFlags};
+use crate::vgic::{KickSet, Vgic, WorkFlags};
+
+pub use crate::vcpu::{NOT_POLLING, POLL_FOREVER, RunState, RunstateClock, Vcpu};
 
 /// Why a domain shut down (public/sched.h SHUTDOWN_*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +95,8 @@ pub struct Domain<H: Hal> {
     pub vgic_work: Arc<WorkFlags>,
     /// Which vCPUs are on (PSCI).
     pub power: PowerStates,
-    /// A vCPU became runnable: the pCPU must look whether its time slice now has an end.
-    pub has_woken: AtomicBool,
+    /// Who decides when its vCPUs run.
+    pub scheduler: Arc<Scheduler>,
     /// The shared info page.
     pub shared_info: H::Page,
     /// HVM parameters by index (0..=28).
@@ -108,6 +111,8 @@ pub struct Domain<H: Hal> {
     pub time_offset: AtomicU64,
     /// The toolstack's name for the domain (XENVER_guest_handle).
     pub handle: SpinLock<[u8; 16]>,
+    /// The vCPU that ran last on each pCPU.
+    last_ran: [AtomicU16; MAX_CPUS],
     shutdown: AtomicU8,
     /// What a shutdown will be called, whoever causes it (SCHEDOP_shutdown_code).
     announced: AtomicU8,
@@ -133,6 +138,7 @@ impl<H: Hal> Domain<H> {
         shared_info: H::Page,
         contexts: Vec<H::VcpuContext>,
         virtual_offset: u64,
+        scheduler: Arc<Scheduler>,
     ) -> Arc<Self> {
         let vcpus = contexts
             .into_iter()
@@ -150,7 +156,7 @@ impl<H: Hal> Domain<H> {
             vgic_work: vgic.work_flags(),
             vgic: SpinLock::new(vgic),
             power,
-            has_woken: AtomicBool::new(false),
+            scheduler,
             shared_info,
             hvm_params: SpinLock::new([0; 36]),
             vcpus,
@@ -158,6 +164,7 @@ impl<H: Hal> Domain<H> {
             vm_assist: AtomicU32::new(0),
             time_offset: AtomicU64::new(0),
             handle: SpinLock::new([0; 16]),
+            last_ran: [const { AtomicU16::new(u16::MAX) }; MAX_CPUS],
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),
             announced: AtomicU8::new(NOT_SHUT_DOWN),
         })
@@ -168,14 +175,54 @@ impl<H: Hal> Domain<H> {
         self.vcpus.get(id.index())
     }
 
-    /// Ends a vCPU's wait: something was made pending for it.
+    /// Something was made pending for a vCPU: ends its wait, or has the pCPU that runs it look.
     #[inline(never)]
     pub fn wake(&self, id: VcpuId) {
-        if let Some(vcpu) = self.vcpu(id)
-            && vcpu.is_blocked.swap(false, Ordering::AcqRel)
-        {
-            self.has_woken.store(true, Ordering::Release);
+        let Some(vcpu) = self.vcpu(id) else { return };
+        if vcpu.is_blocked.swap(false, Ordering::SeqCst) {
+            let now = self.scheduler.kicker().ticks();
+            vcpu.runstate.lock().end_wait(now);
+            self.scheduler.settle(vcpu);
+        } else if let Some(cpu) = vcpu.loaded_on() {
+            // In the guest perhaps: what is pending is in memory and not in its list registers.
+            self.scheduler.kicker().look(cpu);
         }
+    }
+
+    /// Wakes the vCPUs that the vGIC named.
+    #[inline]
+    pub fn kick(&self, set: KickSet) {
+        if !set.is_empty() {
+            for vcpu in set.iter() {
+                self.wake(vcpu);
+            }
+        }
+    }
+
+    /// Switches a vCPU off, or on. Whoever switches it on has made its context.
+    pub fn set_offline(&self, vcpu: &Vcpu<H>, is_offline: bool) {
+        vcpu.is_blocked.store(false, Ordering::Release);
+        vcpu.is_offline.store(is_offline, Ordering::SeqCst);
+        let now = self.scheduler.kicker().ticks();
+        let state = if is_offline {
+            RunState::Offline
+        } else {
+            RunState::Runnable
+        };
+        vcpu.runstate.lock().change(state, now);
+        self.scheduler.settle(vcpu);
+    }
+
+    /// Notes that a vCPU runs on this pCPU now. Returns whether another of the domain's ran there before, whose
+    /// translations may still be cached.
+    #[inline]
+    pub fn note_runs(&self, cpu: CpuId, vcpu: VcpuId) -> bool {
+        let Some(last) = self.last_ran.get(cpu.index()) else {
+            return true;
+        };
+        let before = last.load(Ordering::Relaxed);
+        last.store(vcpu.raw(), Ordering::Relaxed);
+        before != vcpu.raw() && before != u16::MAX
     }
 
     /// Raises a vCPU's event-channel upcall and wakes it, as a [`Notify`] of the event channels asks.
@@ -199,9 +246,7 @@ impl<H: Hal> Domain<H> {
     #[inline(never)]
     pub fn raise(&self, vcpu: VcpuId, irq: IntId) {
         let kicked = self.vgic.lock().raise_level(vcpu, irq);
-        for vcpu in kicked.iter() {
-            self.wake(vcpu);
-        }
+        self.kick(kicked);
     }
 
     /// Ends a vCPU's SCHEDOP_poll: an event came, or its time is over.
@@ -212,7 +257,7 @@ impl<H: Hal> Domain<H> {
         }
     }
 
-    /// Marks the domain shut down. The first reason stays.
+    /// Marks the domain shut down, and stops it. The first reason stays.
     pub fn set_shutdown(&self, reason: ShutdownReason) {
         let _ = self.shutdown.compare_exchange(
             NOT_SHUT_DOWN,
@@ -220,6 +265,9 @@ impl<H: Hal> Domain<H> {
             Ordering::AcqRel,
             Ordering::Acquire,
         );
+        for vcpu in &self.vcpus {
+            self.set_offline(vcpu, true);
+        }
     }
 
     /// Says what the domain's shutdown is to be called when it comes. The first word stays.
@@ -241,103 +289,6 @@ impl<H: Hal> Domain<H> {
     /// Returns why the domain shut down, or `None` while it lives.
     pub fn shutdown(&self) -> Option<ShutdownReason> {
         ShutdownReason::from_code(u32::from(self.shutdown.load(Ordering::Acquire)))
-    }
-}
-
-/// What a vCPU does when it is not running (beside being paused).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum RunState {
-    /// On a pCPU (public/vcpu.h RUNSTATE_running).
-    Running = 0,
-    /// Waits for a pCPU.
-    Runnable = 1,
-    /// Waits for an interrupt or event.
-    Blocked = 2,
-    /// Off.
-    Offline = 3,
-}
-
-/// [`Vcpu::poll_deadline`] of a vCPU that is not in SCHEDOP_poll.
-pub const NOT_POLLING: u64 = u64::MAX;
-/// [`Vcpu::poll_deadline`] of a vCPU that polls without a timeout.
-pub const POLL_FOREVER: u64 = u64::MAX - 1;
-
-/// A vCPU: what others may touch at any time is atomic; the context belongs to the pCPU that runs the vCPU, which holds
-/// its lock for that long.
-pub struct Vcpu<H: Hal> {
-    /// The index.
-    pub id: VcpuId,
-    /// Registers and other state of the architecture.
-    pub context: SpinLock<H::VcpuContext>,
-    /// Off since the start or since PSCI CPU_OFF.
-    pub is_offline: AtomicBool,
-    /// In WFI, SCHEDOP_block or SCHEDOP_poll.
-    pub is_blocked: AtomicBool,
-    /// When SCHEDOP_poll ends, in ticks; [`NOT_POLLING`] outside of it, [`POLL_FOREVER`] without a timeout.
-    pub poll_deadline: AtomicU64,
-    /// Times in each run state.
-    pub runstate: SpinLock<RunstateClock>,
-    /// Where the guest wants its runstate copied (VCPUOP_register_runstate_memory_area); 0 for nowhere.
-    pub runstate_area: AtomicU64,
-}
-
-impl<H: Hal> Vcpu<H> {
-    fn new(id: VcpuId, context: H::VcpuContext) -> Self {
-        Self {
-            id,
-            context: SpinLock::new(context),
-            is_offline: AtomicBool::new(true),
-            is_blocked: AtomicBool::new(false),
-            poll_deadline: AtomicU64::new(NOT_POLLING),
-            runstate: SpinLock::new(RunstateClock::default()),
-            runstate_area: AtomicU64::new(0),
-        }
-    }
-
-    /// Returns whether a pCPU could run it now.
-    pub fn is_runnable(&self) -> bool {
-        !self.is_offline.load(Ordering::Acquire) && !self.is_blocked.load(Ordering::Acquire)
-    }
-
-    /// Returns the guest address of the runstate area.
-    pub fn runstate_address(&self) -> Option<GuestVirt> {
-        match self.runstate_area.load(Ordering::Acquire) {
-            0 => None,
-            at => Some(GuestVirt::new(at)),
-        }
-    }
-}
-
-/// How long a vCPU was in each run state, in ticks of the counter.
-#[derive(Clone, Copy, Debug)]
-pub struct RunstateClock {
-    /// The state now.
-    pub state: RunState,
-    /// When it began.
-    pub since: u64,
-    /// Ticks spent in each state before.
-    pub spent: [u64; 4],
-}
-
-impl Default for RunstateClock {
-    fn default() -> Self {
-        Self {
-            state: RunState::Offline,
-            since: 0,
-            spent: [0; 4],
-        }
-    }
-}
-
-impl RunstateClock {
-    /// Goes to `state` at `now`.
-    pub fn change(&mut self, state: RunState, now: u64) {
-        if let Some(spent) = self.spent.get_mut(self.state as usize) {
-            *spent = spent.wrapping_add(now.saturating_sub(self.since));
-        }
-        self.state = state;
-        self.since = now;
     }
 }
 
@@ -395,47 +346,5 @@ impl<H: Hal> DomainTable<H> {
         let domains = self.domains.lock();
         let at = domains.partition_point(|domain| domain.facts.id < id);
         domains.get(at).cloned()
-    }
-
-    /// Returns the first runnable vCPU behind `last` in order of domain and vCPU number, beginning anew at the end.
-    pub fn next_runnable(&self, last: (DomId, VcpuId)) -> Option<(Arc<Domain<H>>, VcpuId)> {
-        let domains = self.domains.lock();
-        let mut first = None;
-        for domain in domains.iter().filter(|domain| domain.shutdown().is_none()) {
-            for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.is_runnable()) {
-                if (domain.facts.id, vcpu.id) > last {
-                    return Some((domain.clone(), vcpu.id));
-                }
-                first = first.or(Some((domain, vcpu.id)));
-            }
-        }
-        first.map(|(domain, id)| (domain.clone(), id))
-    }
-
-    /// Returns a vCPU that waits for an interrupt or event, if there is one: it may as well wait on the CPU.
-    pub fn any_waiting(&self) -> Option<(Arc<Domain<H>>, VcpuId)> {
-        let domains = self.domains.lock();
-        domains
-            .iter()
-            .filter(|domain| domain.shutdown().is_none())
-            .find_map(|domain| {
-                let waits = |vcpu: &&Vcpu<H>| !vcpu.is_offline.load(Ordering::Acquire);
-                let vcpu = domain.vcpus.iter().find(waits)?;
-                Some((domain.clone(), vcpu.id))
-            })
-    }
-
-    /// Returns whether any vCPU but this one could run.
-    pub fn is_another_runnable(&self, domain: DomId, vcpu: VcpuId) -> bool {
-        let domains = self.domains.lock();
-        domains
-            .iter()
-            .filter(|other| other.shutdown().is_none())
-            .any(|other| {
-                other
-                    .vcpus
-                    .iter()
-                    .any(|v| v.is_runnable() && (other.facts.id, v.id) != (domain, vcpu))
-            })
     }
 }

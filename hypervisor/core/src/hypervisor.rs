@@ -3,11 +3,13 @@
 use core::sync::atomic::AtomicU64;
 
 use alloc::string::String;
+use alloc::sync::Arc;
 
 use crate::addr::{DomId, Mfn};
 use crate::domain::DomainTable;
 use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner, Put};
 use crate::hal::Hal;
+use crate::sched::{Scheduler, UnitTable};
 use crate::sync::SpinLock;
 use crate::time::TickScale;
 
@@ -40,6 +42,10 @@ pub struct Hypervisor<H: Hal> {
     pub allocator: SpinLock<FrameAllocator>,
     /// All domains.
     pub domains: DomainTable<H>,
+    /// The vCPUs as the scheduler numbers them.
+    pub units: UnitTable<H>,
+    /// Who decides which vCPU runs where.
+    pub scheduler: Arc<Scheduler>,
     /// What we are.
     pub identity: Identity,
     /// Wall-clock seconds and nanoseconds at system time 0, as dom0 set it (XENPF_settime64).

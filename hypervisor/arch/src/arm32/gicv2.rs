@@ -138,6 +138,18 @@ impl Distributor {
             .unwrap_or(1)
     }
 
+    /// Returns what sends SGIs.
+    pub fn sgi_sender(&self) -> SgiSender {
+        SgiSender { regs: self.regs }
+    }
+
+    /// Sends a SPI to these CPU interfaces from now on.
+    pub fn set_target(&mut self, irq: IntId, targets: u8) {
+        if self.is_valid(irq) && irq.is_spi() {
+            self.regs().itargetsr[irq.index()].set(targets);
+        }
+    }
+
     /// Sets up this CPU's banked part: SGIs and PPIs off and given a priority, SGIs on.
     pub fn init_cpu(&mut self) {
         let r = self.regs();
@@ -223,6 +235,28 @@ impl PhysIrq for Distributor {
 
     fn deactivate(&mut self, irq: IntId) {
         self.clear_active(irq);
+    }
+}
+
+/// Sends software generated interrupts; any CPU may at any time.
+#[derive(Clone, Copy)]
+pub struct SgiSender {
+    regs: NonNull<GicdRegs>,
+}
+
+// SAFETY: One write of one register sends an SGI; there is nothing to exclude.
+unsafe impl Send for SgiSender {}
+// SAFETY: As above.
+unsafe impl Sync for SgiSender {}
+
+impl SgiSender {
+    /// Sends SGI `id` (0–15) to the CPU interfaces in `targets`, after everything that this CPU wrote before.
+    #[inline]
+    pub fn send(&self, id: u8, targets: u8) {
+        super::sysreg::dsb();
+        // SAFETY: The distributor's registers, mapped for good (`Distributor::new`).
+        let regs = unsafe { self.regs.as_ref() };
+        regs.sgir.set(u32::from(targets) << 16 | u32::from(id & 15));
     }
 }
 

@@ -3,7 +3,7 @@
 use core::cell::RefCell;
 use core::ptr::NonNull;
 
-use xenith_core::addr::{GuestVirt, HostPhys, Mfn, PAGE_SIZE};
+use xenith_core::addr::{CpuId, GuestVirt, HostPhys, Mfn, PAGE_SIZE};
 use xenith_core::machine::{Fault, GuestMemory};
 
 use super::mmu::PageWindows;
@@ -99,18 +99,31 @@ unsafe fn copy_in(to: NonNull<u8>, offset: usize, buf: &[u8]) {
 
 /// What only one CPU uses. HTPIDR holds its address.
 pub struct CpuLocal {
+    cpu: CpuId,
     windows: RefCell<PageWindows>,
 }
 
 impl CpuLocal {
-    /// Makes `windows` those of this CPU, for good.
-    pub fn install(windows: PageWindows) {
+    /// Makes this CPU `cpu`, and `windows` its own, for good.
+    pub fn install(cpu: CpuId, windows: PageWindows) {
         let local: &'static CpuLocal = alloc::boxed::Box::leak(alloc::boxed::Box::new(Self {
+            cpu,
             windows: RefCell::new(windows),
         }));
         // SAFETY: HTPIDR is the hypervisor's own scratch register; only `PhysMemory` reads it.
         unsafe { sysreg::htpidr::write(core::ptr::from_ref(local) as u32) };
     }
+}
+
+/// Returns which CPU this is; before [`CpuLocal::install`], the boot CPU.
+#[inline]
+pub fn this_cpu() -> CpuId {
+    let local = sysreg::htpidr::read() as *const CpuLocal;
+    if local.is_null() {
+        return CpuId::new(0);
+    }
+    // SAFETY: Not null is what `install` wrote on this CPU, which is never freed.
+    unsafe { (*local).cpu }
 }
 
 /// Physical memory through this CPU's windows. The caller answers for owning the frames.

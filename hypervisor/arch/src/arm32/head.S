@@ -26,8 +26,6 @@ _start:
     .word   0                       @ start address: position independent
     .word   _end - _start           @ memory needed, zero-initialised part included
 
-@ ---- secondary entry point comes with the SMP bring-up ----
-
 boot:
     cpsid   aif
     mov     r8, r2                  @ r8 = device tree (physical)
@@ -134,6 +132,12 @@ boot:
     blo     3b
     dsb
 
+    add     r3, r4, r12, lsl #3     @ kept: physical address of the entry to remove (turned virtual below)
+    ldr     r7, =at_linked_address
+
+@ MMU on. In: r0 = temporary L1, r4 = final L1 (physical), r12 = T's GiB, r7 = where to go on (linked address).
+@ Keeps r3 and r8-r10.
+mmu_on:
     ldr     r1, =0x00ff4404         @ HMAIR0: 0 device, 1 normal non-cacheable, 2 normal write-back
     mcr     p15, 4, r1, c10, c2, 0
     mov     r1, #0
@@ -154,8 +158,6 @@ boot:
     adr     r0, at_third_address
     bic     r0, r0, #0xc0000000
     orr     r0, r0, r12, lsl #30
-    ldr     r1, =at_linked_address
-    add     r3, r4, r12, lsl #3     @ kept: physical address of the entry to remove (turned virtual below)
     mov     r2, #0
     bx      r0
 at_third_address:
@@ -164,7 +166,53 @@ at_third_address:
     mcr     p15, 4, r0, c8, c7, 0   @ TLBIALLH
     dsb
     isb
-    bx      r1
+    bx      r7
+
+@ Entry of a secondary CPU: Hyp mode, MMU and caches off, at the physical address of this label. The tables are ready, and
+@ the boot CPU has put T back into the final L1 (HypTables::open_secondary_path). A CPU that is not in Hyp mode stays here:
+@ the boot CPU reports that it did not come.
+    .globl secondary_start
+secondary_start:
+    cpsid   aif
+    mrs     r0, cpsr
+    and     r0, r0, #0x1f
+    cmp     r0, #0x1a
+1:  wfene
+    bne     1b
+    adr     r9, _start
+    ldr     r10, =_start
+    sub     r10, r9, r10
+    ldr     r4, =__boot_tables
+    add     r4, r4, r10
+    add     r0, r4, #0x4000
+    adr     r11, boot
+    lsr     r11, r11, #30
+    mov     r12, #1
+    cmp     r11, #1
+    moveq   r12, #2
+    ldr     r7, =secondary_at_linked_address
+    b       mmu_on
+secondary_at_linked_address:
+    ldr     r0, =SECONDARY_STACK    @ taken once: a CPU that comes when nobody waits for it finds none
+    mov     r2, #0
+1:  ldrex   r1, [r0]
+    strex   r3, r2, [r0]
+    cmp     r3, #0
+    bne     1b
+    cmp     r1, #0
+2:  wfeeq
+    beq     2b
+    dmb
+    mov     sp, r1
+    ldr     r0, =hyp_vectors
+    mcr     p15, 4, r0, c12, c0, 0  @ HVBAR
+    mov     r0, #0
+    mcr     p15, 4, r0, c13, c0, 2  @ HTPIDR: no CpuLocal yet
+    isb
+    bl      arch_secondary_start
+8:  wfi
+    b       8b
+
 at_linked_address:
     sub     r3, r3, r10
     mov     r0, #0
@@ -179,6 +227,8 @@ at_linked_address:
     ldr     sp, =__stack_top
     ldr     r0, =hyp_vectors
     mcr     p15, 4, r0, c12, c0, 0  @ HVBAR
+    mov     r0, #0
+    mcr     p15, 4, r0, c13, c0, 2  @ HTPIDR: no CpuLocal yet
     isb
     mov     r0, r8
     mov     r1, r9

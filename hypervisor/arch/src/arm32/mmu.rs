@@ -7,6 +7,7 @@
 //! | 0x0020_0000 | 0x0040_0000 | the image, by pages: text RX, rodata R, data RW |
 //! | 0x0040_0000 | 0x0060_0000 | fixmap: page windows, device registers, second-level helpers |
 //! | 0x0060_0000 | 0x00a0_0000 | the host's device tree, read-only, while booting |
+//! | 0x0600_0000 | 0x0800_0000 | stacks of secondary CPUs: of each 64 KiB the upper half |
 //! | 0x0800_0000 | 0x1000_0000 | the frame table |
 //! | 0x1000_0000 | 0x2000_0000 | the heap |
 //! | 0x2000_0000 | 0x4000_0000 | pages shared with guests, mapped for as long as they are shared |
@@ -24,6 +25,12 @@ use super::sysreg;
 
 /// Start of the device-tree window.
 pub const FDT_BASE: usize = 0x0060_0000;
+/// Start of the secondary CPUs' stacks.
+const STACKS_BASE: usize = 0x0600_0000;
+/// Distance of two stacks.
+const STACK_STRIDE: usize = 0x1_0000;
+/// Bytes of a stack.
+const STACK_SIZE: usize = 0x8000;
 /// Start of the frame table's range.
 pub const FRAME_TABLE_BASE: usize = 0x0800_0000;
 /// Start of the heap's range.
@@ -85,6 +92,7 @@ type Table = [AtomicU64; ENTRIES];
 
 /// The hypervisor's translation tables. One value exists; it lives behind the lock of whoever owns it.
 pub struct HypTables {
+    level1: &'static Table,
     level2: &'static Table,
     fixmap: &'static Table,
     /// Level-3 tables that this code added: index in level 2, and where the table is mapped.
@@ -115,14 +123,16 @@ impl HypTables {
     /// # Safety
     /// `tables` is the linked address of `__boot_tables`, mapped read-write, and this is called once.
     pub unsafe fn take(tables: usize) -> Self {
-        // SAFETY: By the contract, two whole pages of entries which only this value changes from now on.
-        let (level2, fixmap) = unsafe {
+        // SAFETY: By the contract, whole pages of entries which only this value changes from now on.
+        let (level1, level2, fixmap) = unsafe {
             (
+                &*(tables as *const Table),
                 &*((tables + 0x1000) as *const Table),
                 &*((tables + 0x3000) as *const Table),
             )
         };
         Self {
+            level1,
             level2,
             fixmap,
             level3: [const { None }; ENTRIES],
@@ -234,6 +244,45 @@ impl HypTables {
     pub fn shrink_heap(&mut self, start: usize, end: usize) {
         if self.next_heap == end {
             self.next_heap = start;
+        }
+    }
+
+    /// Maps the stack of secondary CPU `cpu` and returns its top.
+    ///
+    /// # Errors
+    /// When no frame can be had, or the fixmap is full.
+    pub fn map_stack(
+        &mut self,
+        cpu: usize,
+        frame: &mut dyn FnMut() -> Option<Mfn>,
+    ) -> Result<usize, MapError> {
+        if cpu >= (FRAME_TABLE_BASE - STACKS_BASE) / STACK_STRIDE {
+            return Err(MapError::NoSpace);
+        }
+        let top = STACKS_BASE + (cpu + 1) * STACK_STRIDE;
+        for va in (top - STACK_SIZE..top).step_by(PAGE_SIZE) {
+            let mfn = frame().ok_or(MapError::NoMemory)?;
+            self.map_page(va, mfn, Access::ReadWrite, frame)?;
+        }
+        Ok(top)
+    }
+
+    /// Opens, or closes, the way by which head.S brings secondary CPUs from the physical to the linked address: the image's
+    /// text once more, read-only, in a GiB that is otherwise empty. `image` is the image's physical address.
+    pub fn open_secondary_path(&mut self, image: HostPhys, open: bool) {
+        // As head.S chooses it.
+        let gib = if image.raw() >> 30 == 1 { 2 } else { 1 };
+        let tables = core::ptr::from_ref(self.level1) as usize - super::image_start();
+        let temporary_level2 = image.raw() + tables as u64 + 0x5000;
+        publish(
+            &self.level1[gib],
+            if open { temporary_level2 | 3 } else { 0 },
+        );
+        if !open {
+            // SAFETY: TLB maintenance of the hypervisor's own address space.
+            unsafe { sysreg::tlbiallhis::write(0) };
+            sysreg::dsb_ish();
+            sysreg::isb();
         }
     }
 

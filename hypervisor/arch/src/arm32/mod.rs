@@ -10,6 +10,7 @@ pub mod sysreg;
 pub mod timer;
 
 use core::arch::global_asm;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use xenith_core::addr::HostPhys;
 
@@ -40,11 +41,14 @@ unsafe extern "C" {
     static __text_end: u8;
     static __boot_tables: u8;
     static __stack_top: u8;
+    static secondary_start: u8;
 }
 
 unsafe extern "Rust" {
     /// The binary's main function.
     fn xenith_main(boot: Boot) -> !;
+    /// The binary's main function of a secondary CPU.
+    fn xenith_secondary_main() -> !;
     /// The binary's report for an entry in the wrong mode.
     fn xenith_not_hyp(dtb: &'static [u8], cpsr: u32) -> !;
     /// The binary's report of a fault of our own.
@@ -95,6 +99,41 @@ extern "C" fn arch_start(dtb: u32, image: u32) -> ! {
     };
     // SAFETY: Called once, with the MMU on and the stack set.
     unsafe { xenith_main(boot) }
+}
+
+/// The top of the stack of the secondary CPU that starts next; head.S reads it.
+#[unsafe(no_mangle)]
+static SECONDARY_STACK: AtomicU32 = AtomicU32::new(0);
+
+/// Says on which stack the next secondary CPU starts: one at a time.
+pub fn set_secondary_stack(top: usize) {
+    SECONDARY_STACK.store(top as u32, Ordering::Release);
+    sysreg::dsb();
+}
+
+/// Returns where a secondary CPU of the image at `image` starts: Hyp mode, MMU off.
+pub fn secondary_entry(image: HostPhys) -> HostPhys {
+    HostPhys::new(image.raw() + (&raw const secondary_start as usize - image_start()) as u64)
+}
+
+/// Returns the image's linked address.
+fn image_start() -> usize {
+    &raw const _start as usize
+}
+
+/// Takes the windows of secondary CPU `cpu`.
+///
+/// # Safety
+/// As for [`PageWindows::take`].
+pub unsafe fn secondary_windows(cpu: usize) -> PageWindows {
+    // SAFETY: The boot tables are head.S's; the rest is the caller's contract.
+    unsafe { PageWindows::take(&raw const __boot_tables as usize, cpu) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn arch_secondary_start() -> ! {
+    // SAFETY: head.S calls this once on each secondary CPU, with the MMU on and its own stack.
+    unsafe { xenith_secondary_main() }
 }
 
 #[unsafe(no_mangle)]

@@ -113,6 +113,14 @@ pub fn flush_guest_tlb() {
     sysreg::isb();
 }
 
+/// Drops every stage-1 and stage-2 entry of the VMID in VTTBR, on this CPU.
+pub fn flush_own_guest_tlb() {
+    // SAFETY: TLB maintenance makes guests walk again.
+    unsafe { sysreg::tlbiall::write(0) };
+    sysreg::dsb();
+    sysreg::isb();
+}
+
 /// Drops every entry of the address space `vttbr`, on all CPUs, whichever is live here.
 pub fn flush_guest_tlb_of(vttbr: u64) {
     let live = sysreg::vttbr::read();

@@ -650,14 +650,6 @@ sysreg64!(
 
 // TLB and cache maintenance (write-only operations; reading them is never done).
 sysreg32!(
-    #[doc = "TLBIALLH: the hypervisor's own entries, this CPU."]
-    tlbiallh,
-    "4",
-    "c8",
-    "c7",
-    "0"
-);
-sysreg32!(
     #[doc = "TLBIMVAHIS: one page of the hypervisor's, inner shareable."]
     tlbimvahis,
     "4",
@@ -672,6 +664,22 @@ sysreg32!(
     "c8",
     "c7",
     "1"
+);
+sysreg32!(
+    #[doc = "TLBIALLHIS: all of the hypervisor's, inner shareable."]
+    tlbiallhis,
+    "4",
+    "c8",
+    "c3",
+    "0"
+);
+sysreg32!(
+    #[doc = "TLBIALL: all of the current VMID, this CPU."]
+    tlbiall,
+    "0",
+    "c8",
+    "c7",
+    "0"
 );
 sysreg32!(
     #[doc = "TLBIALLIS: all of the current VMID, inner shareable."]

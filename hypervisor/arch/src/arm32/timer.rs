@@ -69,9 +69,13 @@ impl VirtualTimer {
         sysreg::isb();
     }
 
-    /// Returns true when the timer would fire at some point.
-    pub fn is_armed(self) -> bool {
-        self.ctl & (CTL_ENABLE | CTL_MASK) == CTL_ENABLE
+    /// Returns when the timer fires, in ticks of the physical counter; `u64::MAX` for never.
+    pub fn deadline(self, offset: u64) -> u64 {
+        if self.ctl & (CTL_ENABLE | CTL_MASK) == CTL_ENABLE {
+            self.cval.saturating_add(offset)
+        } else {
+            u64::MAX
+        }
     }
 }
 

@@ -107,7 +107,10 @@ mod tests {
             ));
         }
         let exact = "y".repeat(LINE_BYTES);
-        assert_eq!(lines(|w| writeln!(w, "{exact}").unwrap()), [exact.clone()]);
+        assert_eq!(
+            lines(|w| writeln!(w, "{exact}").unwrap()),
+            std::slice::from_ref(&exact)
+        );
         assert_eq!(
             lines(|w| write!(w, "{exact}z").unwrap()),
             [exact, "z".to_string()]

@@ -16,13 +16,17 @@
 //! pCPU is told to run it: the other waits for the context's lock, which is short.
 
 mod round_robin;
+mod scheduler;
+mod timers;
 
 use alloc::boxed::Box;
 
 use crate::addr::{CpuId, DomId};
 use crate::errno::Errno;
 
-pub use round_robin::{RoundRobin, Turn};
+pub use round_robin::RoundRobin;
+pub use scheduler::{Kicker, Plan, Scheduler, UnitTable};
+pub use timers::TimerQueue;
 
 /// Number of pCPUs that a [`CpuSet`] can hold.
 pub const MAX_CPUS: usize = 128;

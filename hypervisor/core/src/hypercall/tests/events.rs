@@ -8,7 +8,9 @@ use xen_abi::hypercall::*;
 use super::errno::*;
 use super::fake::{ARG, Guest, NOWHERE, RAM, World, page};
 use super::{NO_DOMAIN, SELF};
+use crate::addr::CpuId;
 use crate::evtchn::{Abi, Port};
+use crate::sched::CpuSet;
 
 const EVENT: u32 = HYPERVISOR_EVENT_CHANNEL_OP;
 
@@ -171,10 +173,24 @@ fn a_sent_event_raises_the_upcall_and_wakes() {
     let (_, port) = bind_ipi(dom1, 0);
     let vcpu = &dom1.domain.vcpus[0];
     vcpu.is_blocked.store(true, Ordering::SeqCst);
+    dom1.domain.scheduler.settle(vcpu);
+    *world.cpus.rescheduled.lock().unwrap() = CpuSet::EMPTY;
     assert_eq!(send(dom1, port), 0);
     assert!(!vcpu.is_blocked.load(Ordering::SeqCst));
     assert_eq!(dom1.shared_info(0) & 0xff, 1);
-    assert!(dom1.domain.has_woken.load(Ordering::SeqCst));
+    assert!(!world.cpus.rescheduled.lock().unwrap().is_empty());
+    assert!(world.cpus.looked.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_sent_event_reaches_a_vcpu_that_runs_elsewhere() {
+    let world = World::new();
+    let dom1 = &world.dom1;
+    let (_, port) = bind_ipi(dom1, 0);
+    let elsewhere = CpuId::new(1);
+    dom1.domain.vcpus[0].set_loaded_on(Some(elsewhere));
+    assert_eq!(send(dom1, port), 0);
+    assert!(world.cpus.looked.lock().unwrap().contains(elsewhere));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::addr::{DomId, Gfn, GuestPhys, GuestVirt, HostPhys, IntId, Mfn, VcpuId};
+use crate::addr::{CpuId, DomId, Gfn, GuestPhys, GuestVirt, HostPhys, IntId, Mfn, VcpuId};
 use crate::domain::{Domain, DomainFacts, DomainTable};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
@@ -20,6 +20,7 @@ use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
 use crate::hypervisor::{Hypervisor, Identity};
 use crate::machine::{Fault, GuestMemory, PhysIrq, SharedPage, Trigger};
 use crate::p2m::{P2m, P2mMemory, PageAccount};
+use crate::sched::{Affinity, CpuSet, Kicker, Policy, RoundRobin, Scheduler, UnitTable};
 use crate::stage2::{Geometry, Table, TableMemory};
 use crate::sync::SpinLock;
 use crate::time::TickScale;
@@ -532,9 +533,33 @@ pub(crate) const fn page(n: u32) -> u64 {
     ((RAM + n) as u64) << 12
 }
 
+/// The pCPUs: what they were told.
+#[derive(Default)]
+pub(crate) struct FakeCpus {
+    pub(crate) rescheduled: Mutex<CpuSet>,
+    pub(crate) looked: Mutex<CpuSet>,
+}
+
+impl Kicker for Arc<FakeCpus> {
+    fn reschedule(&self, cpus: &CpuSet) {
+        let mut set = self.rescheduled.lock().unwrap();
+        *set = set.or(cpus);
+    }
+    fn look(&self, cpu: CpuId) {
+        self.looked.lock().unwrap().insert(cpu);
+    }
+    fn this_cpu(&self) -> CpuId {
+        CpuId::new(0)
+    }
+    fn ticks(&self) -> u64 {
+        1000
+    }
+}
+
 /// The machine with dom0 (privileged, 1:1, two vCPUs) and two plain domains.
 pub(crate) struct World {
     pub(crate) hv: &'static Hv,
+    pub(crate) cpus: Arc<FakeCpus>,
     pub(crate) dom0: Guest,
     pub(crate) dom1: Guest,
     pub(crate) dom2: Guest,
@@ -554,11 +579,20 @@ impl World {
             .claim(&frames, bank.0, DOM0_PAGES, Owner::Domain(DomId::DOM0))
             .unwrap();
         let text = |text: &str| text.to_string();
+        let cpus: Arc<FakeCpus> = Arc::default();
+        let scale = TickScale::new(62_500_000);
+        let mut policy = Box::new(RoundRobin::default());
+        for cpu in 0..2 {
+            policy.add_cpu(CpuId::new(cpu), 0).unwrap();
+        }
+        let scheduler = Scheduler::new(policy, Box::new(cpus.clone()), scale, 1000);
         let hv: &'static Hv = Box::leak(Box::new(Hypervisor {
             hal: FakeHal::new(),
             frames,
             allocator: SpinLock::new(allocator),
             domains: DomainTable::default(),
+            units: UnitTable::default(),
+            scheduler: Arc::new(scheduler),
             identity: Identity {
                 version: (4, 17),
                 extra_version: text(".5-xenith"),
@@ -569,12 +603,13 @@ impl World {
                 build_id: std::array::from_fn(|n| n as u8 + 1),
             },
             wallclock: SpinLock::new((0, 0)),
-            scale: TickScale::new(62_500_000),
+            scale,
             boot_ticks: 1000,
         }));
         assert!(hv.hal.hv.set(hv).is_ok());
         Self {
             hv,
+            cpus,
             dom0: domain(hv, 0),
             dom1: domain(hv, 1),
             dom2: domain(hv, 2),
@@ -665,8 +700,12 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
         shared_info,
         vec![(), ()],
         0,
+        hv.scheduler.clone(),
     );
-    domain.vcpus[0].is_offline.store(false, Ordering::SeqCst);
+    hv.units
+        .add_domain(&hv.scheduler, &domain, |_| Affinity::default())
+        .unwrap();
+    domain.set_offline(&domain.vcpus[0], false);
     hv.domains.add(domain.clone()).unwrap();
     Guest {
         allocations: u32::MAX,

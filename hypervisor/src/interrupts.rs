@@ -1,0 +1,245 @@
+//! Physical interrupts, and the loaded vCPU's interrupt controller.
+
+use core::sync::atomic::Ordering;
+
+use xenith_arch::gicv2::{Acknowledged, HypInterface};
+use xenith_arch::timer;
+use xenith_core::addr::{IntId, VcpuId};
+use xenith_core::domain::{Domain, Vcpu};
+use xenith_core::emulate::vtimer::PhysicalTimer;
+use xenith_core::machine::{PhysIrq, Trigger};
+use xenith_core::sync::SpinLock;
+use xenith_core::vgic::{KickSet, LineLevels, ListRegisters};
+
+use crate::machine::Machine;
+use crate::run::Pcpu;
+use crate::smp;
+use crate::vcpu::VcpuContext;
+
+/// The machine as the vGIC sees it, for one vCPU that is loaded.
+pub struct VgicHost<'a> {
+    gich: &'a mut HypInterface,
+    distributor: &'static SpinLock<xenith_arch::gicv2::Distributor>,
+    virtual_timer: IntId,
+    upcall: Option<IntId>,
+    physical_timer: Option<IntId>,
+}
+
+impl ListRegisters for VgicHost<'_> {
+    #[inline]
+    fn read_lr(&self, n: usize) -> u32 {
+        self.gich.read_lr(n as u8)
+    }
+    #[inline]
+    fn write_lr(&mut self, n: usize, value: u32) {
+        self.gich.write_lr(n as u8, value);
+    }
+    #[inline]
+    fn empty_lrs(&self) -> u32 {
+        self.gich.empty_mask() as u32
+    }
+    #[inline]
+    fn ended_lrs(&self) -> u32 {
+        self.gich.eoi_mask() as u32
+    }
+    fn set_underflow(&mut self, on: bool) {
+        self.gich.set_underflow(on);
+    }
+    fn vmcr(&self) -> u32 {
+        self.gich.vmcr()
+    }
+    fn set_vmcr(&mut self, value: u32) {
+        self.gich.set_vmcr(value);
+    }
+    fn apr(&self) -> u32 {
+        self.gich.apr()
+    }
+    fn set_apr(&mut self, value: u32) {
+        self.gich.set_apr(value);
+    }
+}
+
+impl PhysIrq for VgicHost<'_> {
+    fn enable(&mut self, irq: IntId) {
+        self.distributor.lock().enable(irq);
+    }
+    fn disable(&mut self, irq: IntId) {
+        self.distributor.lock().disable(irq);
+    }
+    fn set_trigger(&mut self, irq: IntId, trigger: Trigger) {
+        self.distributor.lock().set_trigger(irq, trigger);
+    }
+    fn set_pending(&mut self, irq: IntId, pending: bool) {
+        self.distributor.lock().set_pending(irq, pending);
+    }
+    fn is_pending(&self, irq: IntId) -> bool {
+        self.distributor.lock().is_pending(irq)
+    }
+    fn deactivate(&mut self, irq: IntId) {
+        self.distributor.lock().deactivate(irq);
+    }
+}
+
+impl LineLevels for VgicHost<'_> {
+    fn is_asserted(&self, _vcpu: VcpuId, irq: IntId) -> bool {
+        if irq == self.virtual_timer {
+            timer::virtual_timer_asserted()
+        } else if irq.raw() < 32 {
+            Some(irq) == self.upcall || Some(irq) == self.physical_timer
+        } else {
+            // The line of a device cannot be read; a spurious interrupt at worst.
+            true
+        }
+    }
+}
+
+/// Wakes the vCPUs that the vGIC named; the loaded one looks by itself unless it waits.
+#[inline]
+fn kick_from(domain: &Domain<Machine>, loaded: &Vcpu<Machine>, set: KickSet) {
+    if loaded.is_blocked.load(Ordering::Relaxed) {
+        domain.kick(set);
+    } else {
+        domain.kick(set.without(loaded.id));
+    }
+}
+
+impl Pcpu {
+    /// The machine for vGIC operations that ask no line of the hypervisor's own.
+    #[inline]
+    fn quiet_host<'a>(&'a mut self, domain: &Domain<Machine>) -> VgicHost<'a> {
+        VgicHost {
+            gich: &mut self.gich,
+            distributor: &self.hv.hal.distributor,
+            virtual_timer: domain.facts.virtual_timer_ppi,
+            upcall: None,
+            physical_timer: None,
+        }
+    }
+
+    /// The machine for vGIC operations that ask lines. The event channels are looked at here, before the vGIC is locked.
+    #[inline]
+    pub fn vgic_host<'a>(
+        &'a mut self,
+        domain: &Domain<Machine>,
+        vcpu: &Vcpu<Machine>,
+        physical_timer: &PhysicalTimer,
+    ) -> VgicHost<'a> {
+        let upcall = domain.events.lock().upcall_pending(vcpu.id);
+        let physical_timer = physical_timer.is_armed() && physical_timer.line(timer::now());
+        VgicHost {
+            upcall: upcall.then_some(domain.facts.upcall_ppi),
+            physical_timer: physical_timer.then_some(domain.facts.physical_timer_ppi),
+            ..self.quiet_host(domain)
+        }
+    }
+
+    /// Moves what is pending for the loaded vCPU into its list registers.
+    pub fn flush(&mut self, domain: &Domain<Machine>, vcpu: &Vcpu<Machine>, context: &VcpuContext) {
+        let mut host = self.vgic_host(domain, vcpu, &context.physical_timer);
+        let set = domain.vgic.lock().flush(vcpu.id, &mut host);
+        domain.kick(set.without(vcpu.id));
+    }
+
+    /// Runs `f` on the vGIC of the loaded vCPU, with its lines.
+    pub fn with_vgic<R>(
+        &mut self,
+        domain: &Domain<Machine>,
+        vcpu: &Vcpu<Machine>,
+        physical_timer: &PhysicalTimer,
+        f: impl FnOnce(&mut xenith_core::vgic::Vgic, &mut VgicHost<'_>) -> R,
+    ) -> R {
+        let mut host = self.vgic_host(domain, vcpu, physical_timer);
+        f(&mut domain.vgic.lock(), &mut host)
+    }
+
+    /// Runs `f` on the vGIC of the loaded vCPU, for what asks no line.
+    #[inline]
+    pub fn with_quiet_vgic<R>(
+        &mut self,
+        domain: &Domain<Machine>,
+        f: impl FnOnce(&mut xenith_core::vgic::Vgic, &mut VgicHost<'_>) -> R,
+    ) -> R {
+        let mut host = self.quiet_host(domain);
+        f(&mut domain.vgic.lock(), &mut host)
+    }
+
+    /// Returns the guest's priority mask (GICV_PMR); 0 while its CPU interface is off.
+    pub fn priority_mask(&self) -> u8 {
+        let vmcr = self.gich.vmcr();
+        if vmcr & 3 == 0 {
+            0
+        } else {
+            ((vmcr >> 27) << 3) as u8
+        }
+    }
+
+    /// Acknowledges and handles every interrupt that is pending for this CPU.
+    pub fn take_interrupts(&mut self, loaded: Option<(&Domain<Machine>, &Vcpu<Machine>)>) {
+        crate::machine::grow_heap_if_low(self.hv);
+        // Bounded: each source is the hypervisor's, or goes to a guest and stays active until the guest has seen it.
+        for _ in 0..64 {
+            let ack = self.gicc.acknowledge();
+            let Some(irq) = ack.irq() else { return };
+            self.gicc.drop_priority(ack);
+            self.handle_interrupt(irq, ack, loaded);
+        }
+    }
+
+    #[inline]
+    fn handle_interrupt(
+        &mut self,
+        irq: IntId,
+        ack: Acknowledged,
+        loaded: Option<(&Domain<Machine>, &Vcpu<Machine>)>,
+    ) {
+        if let Some((domain, vcpu)) = loaded
+            && irq == domain.facts.virtual_timer_ppi
+        {
+            // Stays active, so the level cannot fire again, until the guest ends it through the list register.
+            let set = domain.vgic.lock().inject_hw(vcpu.id, irq);
+            kick_from(domain, vcpu, set);
+            self.expect_resignal();
+            return;
+        }
+        if irq == self.timer_ppi {
+            timer::set_deadline(None);
+            self.deadline = u64::MAX;
+            self.resignal_at = u64::MAX;
+            self.timer_fired = true;
+        } else if irq == self.maintenance_ppi {
+            if let Some((domain, vcpu)) = loaded {
+                // The lines are asked at the flush that follows.
+                let mut host = self.quiet_host(domain);
+                let set = domain.vgic.lock().sync(vcpu.id, &mut host);
+                domain.kick(set);
+            }
+        } else if irq.raw() < 16 {
+            // What the scheduler wants, and what waits for the guest, is looked at before the next entry.
+            smp::do_requests(self.state, loaded);
+        } else if Some(irq) == self.hv.hal.console_irq() {
+            crate::console::receive(self.hv);
+        } else if irq.is_spi()
+            && let Some(domain) = self.hv.hal.route(irq)
+        {
+            // Stays active until the guest ends it.
+            let set = domain.vgic.lock().inject_hw(VcpuId::new(0), irq);
+            domain.kick(set);
+            self.expect_resignal();
+            return;
+        }
+        self.gicc.deactivate(ack);
+    }
+
+    /// An interrupt went to a guest, which will end it without us: see [`RESIGNAL_US`].
+    #[inline]
+    fn expect_resignal(&mut self) {
+        if self.resignal_after != 0 && self.resignal_at == u64::MAX {
+            let at = timer::now() + self.resignal_after;
+            self.resignal_at = at;
+            if at < self.deadline {
+                self.deadline = at;
+                timer::set_deadline(Some(at));
+            }
+        }
+    }
+}

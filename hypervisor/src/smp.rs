@@ -1,0 +1,434 @@
+//! The other physical CPUs: what all may know of each, telling one to look, and starting them.
+
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+
+use log::{error, warn};
+use xenith_arch::gicv2::{CpuInterface, HypInterface, SgiSender};
+use xenith_arch::guest_memory::{CpuLocal, this_cpu};
+use xenith_arch::{setup, sysreg, timer};
+use xenith_boot::fdt::host::{HostCpu, HostInfo, Psci, PsciMethod, PsciVersion};
+use xenith_core::addr::{CpuId, HostPhys, IntId};
+use xenith_core::domain::{Domain, Vcpu};
+use xenith_core::emulate::coproc::CpuFeatures;
+use xenith_core::machine::PhysIrq;
+use xenith_core::sched::{CpuSet, Kicker};
+use xenith_core::sync::Once;
+
+use crate::machine::{Hv, Machine, alloc_frame, installed};
+use crate::run::Pcpu;
+use crate::say;
+
+/// Most pCPUs: a GICv2 has as many CPU interfaces.
+pub const MAX_CPUS: usize = 8;
+
+/// The SGI that makes a pCPU leave the guest and look at its [`PcpuState`].
+const SGI_LOOK: u8 = 0;
+
+/// Longest wait for a CPU to start, in seconds.
+const START_SECONDS: u64 = 1;
+
+/// A request to a pCPU beside scheduling.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Request {
+    /// Print the registers of what runs there.
+    Dump = 1,
+    /// Stop for good: the machine goes down.
+    Stop = 2,
+}
+
+/// How far a pCPU came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Progress {
+    /// Not started.
+    Off = 0,
+    /// In service.
+    Online = 1,
+    /// It came up, and differs too much from the boot CPU.
+    Refused = 2,
+    /// Another CPU came up than the one that was started.
+    Stranger = 3,
+}
+
+/// What other pCPUs may touch of a pCPU. One cache line, so that none waits for a neighbour's.
+#[repr(align(64))]
+pub struct PcpuState {
+    must_schedule: AtomicBool,
+    requests: AtomicU32,
+    progress: AtomicU8,
+    /// Its bit in the distributor's target registers.
+    target: AtomicU8,
+    mpidr: AtomicU32,
+    midr: AtomicU32,
+}
+
+impl PcpuState {
+    const fn new() -> Self {
+        Self {
+            must_schedule: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
+            progress: AtomicU8::new(Progress::Off as u8),
+            target: AtomicU8::new(0),
+            mpidr: AtomicU32::new(0),
+            midr: AtomicU32::new(0),
+        }
+    }
+
+    /// Returns whether this pCPU must ask the scheduler again.
+    #[inline(always)]
+    pub fn must_schedule(&self) -> bool {
+        self.must_schedule.load(Ordering::Relaxed)
+    }
+
+    /// Takes the request to ask the scheduler: what comes after this is asked again.
+    #[inline]
+    pub fn begin_schedule(&self) {
+        self.must_schedule.store(false, Ordering::SeqCst);
+    }
+
+    /// Has this pCPU ask the scheduler again; it is the caller's own.
+    #[inline]
+    pub fn ask_schedule(&self) {
+        self.must_schedule.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the other requests.
+    #[inline]
+    pub fn take_requests(&self) -> u32 {
+        if self.requests.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        self.requests.swap(0, Ordering::AcqRel)
+    }
+
+    fn progress(&self) -> Progress {
+        match self.progress.load(Ordering::Acquire) {
+            1 => Progress::Online,
+            2 => Progress::Refused,
+            3 => Progress::Stranger,
+            _ => Progress::Off,
+        }
+    }
+}
+
+/// The pCPUs. A static, since the panic handler and the kicks reach it from anywhere; every part is atomic.
+static CPUS: [PcpuState; MAX_CPUS] = [const { PcpuState::new() }; MAX_CPUS];
+static SENDER: Once<SgiSender> = Once::new();
+/// The logical number of the CPU that is being started.
+static STARTING: AtomicU8 = AtomicU8::new(0);
+static TEMPLATE: Once<Template> = Once::new();
+
+/// What a secondary CPU needs to begin.
+pub struct Template {
+    /// The hypervisor.
+    pub hv: &'static Hv,
+    /// Identification registers as guests see them.
+    pub features: CpuFeatures,
+    /// Where the CPU interface is mapped; each CPU has its own there.
+    pub gicc: usize,
+    /// Where the virtual interface control block is mapped; each CPU has its own there.
+    pub gich: usize,
+    /// The hypervisor's timer.
+    pub timer_ppi: IntId,
+    /// The GIC's maintenance interrupt.
+    pub maintenance_ppi: IntId,
+    /// The guests' virtual timer.
+    pub virtual_timer_ppi: IntId,
+    /// Whether CPUs that differ from the boot CPU are used (`hmp-unsafe`).
+    pub allow_different: bool,
+}
+
+/// Returns what others may know of a pCPU.
+pub fn state(cpu: CpuId) -> &'static PcpuState {
+    // Numbers come from the list of started CPUs; the first stands in where that were not so.
+    CPUS.get(cpu.index()).unwrap_or(&CPUS[0])
+}
+
+/// Returns the pCPUs that are in service.
+pub fn online() -> CpuSet {
+    let mut set = CpuSet::EMPTY;
+    for (cpu, state) in (0..).map(CpuId::new).zip(&CPUS) {
+        if state.progress() == Progress::Online {
+            set.insert(cpu);
+        }
+    }
+    set
+}
+
+fn send(cpus: impl Iterator<Item = CpuId>) {
+    let me = this_cpu();
+    let targets = cpus.filter(|&cpu| cpu != me).fold(0, |all, cpu| {
+        all | state(cpu).target.load(Ordering::Relaxed)
+    });
+    if targets != 0
+        && let Some(sender) = SENDER.get()
+    {
+        sender.send(SGI_LOOK, targets);
+    }
+}
+
+/// Asks every other pCPU that is in service for something.
+pub fn ask_others(request: Request) {
+    let mut others = online();
+    others.remove(this_cpu());
+    for cpu in others.iter() {
+        state(cpu)
+            .requests
+            .fetch_or(request as u32, Ordering::Release);
+    }
+    send(others.iter());
+}
+
+/// Makes this pCPU one of those in service.
+fn go_online(cpu: CpuId, target: u8) {
+    let state = state(cpu);
+    state.target.store(target, Ordering::Relaxed);
+    state
+        .mpidr
+        .store(sysreg::mpidr::read() & 0xff_ffff, Ordering::Relaxed);
+    state.midr.store(sysreg::midr::read(), Ordering::Relaxed);
+    state
+        .progress
+        .store(Progress::Online as u8, Ordering::Release);
+}
+
+/// Puts the boot CPU in service.
+pub fn start_boot_cpu(sender: SgiSender, target: u8) {
+    SENDER.call_once(|| sender);
+    go_online(CpuId::new(0), target);
+}
+
+/// Tells pCPUs what the scheduler wants of them.
+pub struct Ipi;
+
+impl Kicker for Ipi {
+    fn reschedule(&self, cpus: &CpuSet) {
+        for cpu in cpus.iter() {
+            state(cpu).must_schedule.store(true, Ordering::SeqCst);
+        }
+        send(cpus.iter());
+    }
+    #[inline]
+    fn look(&self, cpu: CpuId) {
+        if cpu != this_cpu() {
+            send(core::iter::once(cpu));
+        }
+    }
+    fn this_cpu(&self) -> CpuId {
+        this_cpu()
+    }
+    fn ticks(&self) -> u64 {
+        timer::now()
+    }
+}
+
+/// Starts the CPUs of the device tree beside the boot CPU, at most `limit` in all. `image` is where the image is loaded.
+pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, image: HostPhys) {
+    let hv = template.hv;
+    let template = TEMPLATE.call_once(|| template);
+    let boot = sysreg::mpidr::read() & 0xff_ffff;
+    let others = host
+        .cpus
+        .cpus
+        .iter()
+        .filter(|cpu| cpu.is_enabled && cpu.mpidr != u64::from(boot));
+    let limit = limit
+        .map_or(MAX_CPUS, |limit| limit as usize)
+        .clamp(1, MAX_CPUS);
+    let allowed = (1 + others.clone().count()).min(limit);
+    if let Some(psci) = &host.psci {
+        report_psci(psci);
+    }
+    say!("SMP: Allowing {allowed} CPUs");
+    if allowed == 1 {
+        return;
+    }
+    hv.hal.tables.lock().open_secondary_path(image, true);
+    for (number, cpu) in (1u16..).zip(others).take(allowed - 1) {
+        say!("Bringing up CPU{number}");
+        match start(template, host.psci.as_ref(), CpuId::new(number), cpu, image) {
+            Ok(()) => say!("CPU {number} booted."),
+            Err(reason) => error!(
+                "Failed to bring up CPU {number} (MPIDR {:#x}): {reason}",
+                cpu.mpidr
+            ),
+        }
+    }
+    hv.hal.tables.lock().open_secondary_path(image, false);
+    say!("Brought up {} CPUs", online().len());
+}
+
+fn report_psci(psci: &Psci) {
+    let version = match (psci.version, psci.method) {
+        (PsciVersion::V0_1, _) => (0, 1),
+        (_, PsciMethod::Smc) => match smccc::psci::version::<smccc::Smc>() {
+            Ok(version) => (version.major, version.minor),
+            Err(_) => (0, 2),
+        },
+        _ => (0, 2),
+    };
+    say!("Using PSCI v{}.{}", version.0, version.1);
+}
+
+/// PSCI 0.2's CPU_ON.
+const PSCI_CPU_ON: u32 = 0x8400_0003;
+
+fn firmware_cpu_on(
+    psci: Option<&Psci>,
+    cpu: &HostCpu<'_>,
+    entry: HostPhys,
+) -> Result<(), &'static str> {
+    if cpu.enable_method != "psci" && psci.is_none() {
+        return Err("no way to start it is known: its enable-method is not psci");
+    }
+    let psci = psci.ok_or("the device tree has no PSCI node")?;
+    if psci.method == PsciMethod::Hvc {
+        return Err("PSCI by HVC cannot be used from Hyp mode: the psci node's method must be smc");
+    }
+    let number = match psci.version {
+        PsciVersion::V0_1 => psci
+            .cpu_on
+            .ok_or("the PSCI 0.1 node gives no number for cpu_on")?,
+        _ => PSCI_CPU_ON,
+    };
+    let (Ok(mpidr), Ok(entry)) = (u32::try_from(cpu.mpidr), u32::try_from(entry.raw())) else {
+        return Err("its MPIDR or the entry address does not fit PSCI's 32-bit call");
+    };
+    match smccc::smc32(number, [mpidr, entry, 0, 0, 0, 0, 0])[0] as i32 {
+        0 => Ok(()),
+        -2 => Err("firmware says: invalid parameters (PSCI -2)"),
+        -4 => Err("firmware says: it is on already (PSCI -4)"),
+        -5 => Err("firmware says: it is about to be on (PSCI -5)"),
+        -1 => Err("firmware has no CPU_ON (PSCI -1)"),
+        -3 => Err("firmware denies it (PSCI -3)"),
+        _ => Err("firmware failed (PSCI CPU_ON)"),
+    }
+}
+
+fn start(
+    template: &Template,
+    psci: Option<&Psci>,
+    number: CpuId,
+    cpu: &HostCpu<'_>,
+    image: HostPhys,
+) -> Result<(), &'static str> {
+    let hv = template.hv;
+    let stack = hv
+        .hal
+        .tables
+        .lock()
+        .map_stack(number.index(), &mut || alloc_frame(hv))
+        .map_err(|_| "no memory for its stack")?;
+    hv.scheduler
+        .with(|policy, now, _| policy.add_cpu(number, now))
+        .map_err(|_| "no memory for its run queue")?;
+    state(number)
+        .mpidr
+        .store(cpu.mpidr as u32, Ordering::Relaxed);
+    STARTING.store(number.index() as u8, Ordering::Release);
+    xenith_arch::set_secondary_stack(stack);
+    let result = firmware_cpu_on(psci, cpu, xenith_arch::secondary_entry(image)).and_then(|()| {
+        let end = timer::now() + START_SECONDS * u64::from(timer::frequency());
+        loop {
+            match state(number).progress() {
+                Progress::Online => return Ok(()),
+                Progress::Refused => {
+                    return Err("its MIDR differs from the boot CPU's: give \"hmp-unsafe=on\" to use it all the same");
+                }
+                Progress::Stranger => return Err("another CPU came up in its place"),
+                Progress::Off if timer::now() > end => {
+                    return Err("it did not come up within a second (not in Hyp mode, or firmware failed)");
+                }
+                Progress::Off => core::hint::spin_loop(),
+            }
+        }
+    });
+    if result.is_err() {
+        // Nobody starts on this stack any more: a CPU that comes too late finds none, and stays where it is.
+        xenith_arch::set_secondary_stack(0);
+        hv.scheduler
+            .with(|policy, now, kick| policy.remove_cpu(number, now, kick));
+    }
+    result
+}
+
+/// Puts a CPU that is not used to sleep for good.
+fn park(cpu: CpuId, why: Progress) -> ! {
+    state(cpu).progress.store(why as u8, Ordering::Release);
+    loop {
+        sysreg::wfi();
+    }
+}
+
+#[unsafe(no_mangle)]
+fn xenith_secondary_main() -> ! {
+    let cpu = CpuId::new(u16::from(STARTING.load(Ordering::Acquire)));
+    let Some(template) = TEMPLATE.get() else {
+        loop {
+            sysreg::wfi();
+        }
+    };
+    if sysreg::mpidr::read() & 0xff_ffff != state(cpu).mpidr.load(Ordering::Relaxed) {
+        park(cpu, Progress::Stranger);
+    }
+    let boot_midr = CPUS[0].midr.load(Ordering::Relaxed);
+    if sysreg::midr::read() != boot_midr {
+        if !template.allow_different {
+            park(cpu, Progress::Refused);
+        }
+        warn!(
+            "CPU{}: MIDR {:#x} differs from the boot CPU's {boot_midr:#x}: used as hmp-unsafe=on says",
+            cpu.index(),
+            sysreg::midr::read()
+        );
+    }
+    // SAFETY: Each CPU's number, and so its windows, are its own; this runs once on each.
+    CpuLocal::install(cpu, unsafe { xenith_arch::secondary_windows(cpu.index()) });
+    setup::init_cpu();
+    let hv = template.hv;
+    let target = {
+        let mut distributor = hv.hal.distributor.lock();
+        distributor.init_cpu();
+        distributor.enable(template.timer_ppi);
+        distributor.enable(template.maintenance_ppi);
+        distributor.enable(template.virtual_timer_ppi);
+        distributor.own_target()
+    };
+    // SAFETY: The boot CPU mapped both; this CPU's banked interfaces have no other owner.
+    let (gicc, gich) = unsafe {
+        (
+            CpuInterface::new(template.gicc),
+            HypInterface::new(template.gich),
+        )
+    };
+    let pcpu = Pcpu::new(
+        hv,
+        cpu,
+        template.features,
+        gicc,
+        gich,
+        template.timer_ppi,
+        template.maintenance_ppi,
+    );
+    go_online(cpu, target);
+    pcpu.run()
+}
+
+/// Does what other pCPUs asked of this one. `loaded` is the vCPU that is live here.
+pub fn do_requests(state: &PcpuState, loaded: Option<(&Domain<Machine>, &Vcpu<Machine>)>) {
+    let requests = state.take_requests();
+    if requests & Request::Stop as u32 != 0 {
+        crate::power::halt();
+    }
+    if requests & Request::Dump as u32 != 0 {
+        crate::keys::dump_this_cpu(loaded);
+    }
+}
+
+/// Stops the other pCPUs: the machine goes down.
+pub fn stop_others() {
+    if installed().is_some() {
+        ask_others(Request::Stop);
+    }
+}
