@@ -116,31 +116,19 @@ impl Pcpu {
         }
     }
 
-    /// The machine for vGIC operations that ask lines. The event channels are looked at here, before the vGIC is locked.
-    #[inline]
-    pub fn vgic_host<'a>(
-        &'a mut self,
-        domain: &Domain<Machine>,
-        vcpu: &Vcpu<Machine>,
-        physical_timer: &PhysicalTimer,
-    ) -> VgicHost<'a> {
-        let upcall = domain.events.lock().upcall_pending(vcpu.id);
-        let physical_timer = physical_timer.is_armed() && physical_timer.line(timer::now());
-        VgicHost {
-            upcall: upcall.then_some(domain.facts.upcall_ppi),
-            physical_timer: physical_timer.then_some(domain.facts.physical_timer_ppi),
-            ..self.quiet_host(domain)
-        }
-    }
-
     /// Moves what is pending for the loaded vCPU into its list registers.
     pub fn flush(&mut self, domain: &Domain<Machine>, vcpu: &Vcpu<Machine>, context: &VcpuContext) {
-        let mut host = self.vgic_host(domain, vcpu, &context.physical_timer);
-        let set = domain.vgic.lock().flush(vcpu.id, &mut host);
+        let set = self.with_vgic(domain, vcpu, &context.physical_timer, |vgic, host| {
+            vgic.flush(vcpu.id, host)
+        });
         domain.kick(set.without(vcpu.id));
     }
 
     /// Runs `f` on the vGIC of the loaded vCPU, with its lines.
+    ///
+    /// The event channels stay locked: an event that becomes pending after the upcall line was looked at is announced
+    /// after `f`, and not forgotten with the announcement that `f` found wrong.
+    #[inline]
     pub fn with_vgic<R>(
         &mut self,
         domain: &Domain<Machine>,
@@ -148,8 +136,18 @@ impl Pcpu {
         physical_timer: &PhysicalTimer,
         f: impl FnOnce(&mut xenith_core::vgic::Vgic, &mut VgicHost<'_>) -> R,
     ) -> R {
-        let mut host = self.vgic_host(domain, vcpu, physical_timer);
-        f(&mut domain.vgic.lock(), &mut host)
+        let physical_timer = physical_timer.is_armed() && physical_timer.line(timer::now());
+        let events = domain.events.lock();
+        let mut host = VgicHost {
+            upcall: events
+                .upcall_pending(vcpu.id)
+                .then_some(domain.facts.upcall_ppi),
+            physical_timer: physical_timer.then_some(domain.facts.physical_timer_ppi),
+            ..self.quiet_host(domain)
+        };
+        let result = f(&mut domain.vgic.lock(), &mut host);
+        drop(events);
+        result
     }
 
     /// Runs `f` on the vGIC of the loaded vCPU, for what asks no line.

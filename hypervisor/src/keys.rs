@@ -1,6 +1,7 @@
 //! Debug keys: what a character typed to the hypervisor's console shows or does.
 
 use core::fmt::Write;
+use core::sync::atomic::Ordering;
 
 use xenith_arch::guest_memory::this_cpu;
 use xenith_core::addr::CpuId;
@@ -87,12 +88,16 @@ fn domains(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
             let clock = *vcpu.runstate.lock();
             writeln!(
                 out,
-                "    VCPU{}: state={:?} upcall_pend={}",
+                "    VCPU{}: state={:?} upcall_pend={} irq_pend={} blocked={} CPU={:?}",
                 vcpu.id.raw(),
                 clock.state,
-                u8::from(domain.events.lock().upcall_pending(vcpu.id))
+                u8::from(domain.events.lock().upcall_pending(vcpu.id)),
+                u8::from(domain.vgic.lock().has_deliverable(vcpu.id, 0xf8)),
+                u8::from(vcpu.is_blocked.load(Ordering::Relaxed)),
+                vcpu.loaded_on().map(CpuId::index),
             )?;
         }
+        domain.vgic.lock().dump(out)?;
     }
     Ok(())
 }

@@ -36,6 +36,10 @@ pub struct Pcpu {
     pub(crate) state: &'static PcpuState,
     /// What the scheduler said last.
     plan: Plan,
+    /// The vCPU whose floating-point registers are in this pCPU.
+    vfp_of: Option<UnitId>,
+    /// They are not the loaded vCPU's: its first use traps.
+    is_vfp_trapped: bool,
     /// Deadlines of vCPUs that left this pCPU to wait.
     timers: TimerQueue,
     pub(crate) timer_ppi: IntId,
@@ -111,6 +115,8 @@ impl Pcpu {
                 until: u64::MAX,
                 timer: u64::MAX,
             },
+            vfp_of: None,
+            is_vfp_trapped: false,
             timers: TimerQueue::default(),
             timer_ppi,
             maintenance_ppi,
@@ -214,25 +220,27 @@ impl Pcpu {
             setup::set_stage2(domain.vttbr);
             context.saved.restore();
         }
+        self.is_vfp_trapped = self.vfp_of != Some(unit) || context.vfp_home != Some(self.id);
+        setup::trap_vfp(self.is_vfp_trapped);
         if domain.note_runs(self.id, vcpu.id) {
             // The vCPUs of a domain share a VMID, but a guest may keep other translations on each of its CPUs.
             setup::flush_own_guest_tlb();
         }
         context.virtual_timer.restore(domain.virtual_offset);
-        {
-            let mut host = self.vgic_host(domain, vcpu, &context.physical_timer);
-            domain.vgic.lock().restore(vcpu.id, &mut host);
-        }
+        self.with_quiet_vgic(domain, |vgic, host| vgic.restore(vcpu.id, host));
         self.change_runstate(domain, vcpu, RunState::Running);
         self.set_timer(Some((loaded, context)));
         self.loop_vcpu(loaded, context);
-        {
-            let mut host = self.vgic_host(domain, vcpu, &context.physical_timer);
-            let set = domain.vgic.lock().save(vcpu.id, &mut host);
-            domain.kick(set.without(vcpu.id));
-        }
+        let set = self.with_vgic(domain, vcpu, &context.physical_timer, |vgic, host| {
+            vgic.save(vcpu.id, host)
+        });
+        domain.kick(set.without(vcpu.id));
         context.virtual_timer = VirtualTimer::save();
         context.saved.save();
+        if !self.is_vfp_trapped {
+            // They stay in the registers too: whoever comes next may not use any.
+            context.saved.vfp.save();
+        }
         let deadline = context
             .virtual_timer
             .deadline(domain.virtual_offset)
@@ -346,6 +354,19 @@ impl Pcpu {
                 self.set_timer(Some((loaded, context)));
             }
         }
+    }
+
+    /// The loaded vCPU used floating point or SIMD. Returns false if it had the registers already.
+    pub fn load_vfp(&mut self, vcpu: &Vcpu<Machine>, context: &mut VcpuContext) -> bool {
+        if !self.is_vfp_trapped {
+            return false;
+        }
+        self.is_vfp_trapped = false;
+        setup::trap_vfp(false);
+        context.saved.vfp.restore();
+        context.vfp_home = Some(self.id);
+        self.vfp_of = vcpu.unit();
+        true
     }
 
     /// Nothing runs: scrub a little, or sleep until an interrupt comes.

@@ -40,17 +40,29 @@ const GICD_ISACTIVER: u32 = 0x300;
 /// SCTLR.C: data cache on.
 const SCTLR_C: u32 = 1 << 2;
 
+/// Looks at the p2m's lock before a fault of the guest's translation is believed.
+const P2M_LOOKS: u32 = 100_000;
+
 type Dom = Arc<Domain<Machine>>;
 
 /// Returns the calling guest's memory.
-pub fn guest_space(
+pub fn guest_space<'a>(
     hv: &'static Hv,
-    domain: &Domain<Machine>,
-) -> GuestSpace<impl Fn(xenith_core::addr::Mfn) -> bool> {
+    domain: &'a Domain<Machine>,
+) -> GuestSpace<impl Fn(Mfn) -> bool + 'a, impl Fn() + 'a> {
     let id = domain.facts.id;
     GuestSpace {
         memory: hv.hal.memory,
         owns: move |mfn| hv.frames.is_ram_of(mfn, id),
+        // Bounded: the holder may be this pCPU itself, and then the fault is real.
+        settle: || {
+            for _ in 0..P2M_LOOKS {
+                if !domain.p2m.is_locked() {
+                    break;
+                }
+                core::hint::spin_loop();
+            }
+        },
     }
 }
 
@@ -79,7 +91,10 @@ pub fn handle(
         }
         Exit::Wait { event } => wait(cpu, domain, vcpu, context, event, syndrome.is_wide()),
         Exit::DataAbort(abort) => data_abort(cpu, domain, vcpu, context, abort, syndrome.is_wide()),
-        Exit::PrefetchAbort(_) => {
+        Exit::PrefetchAbort(abort) => {
+            if abort.status().is_translation() && is_mapped(cpu, domain) {
+                return Next::Resume;
+            }
             let address = sysreg::hifar::read();
             inject(
                 &mut context.frame,
@@ -141,6 +156,12 @@ pub fn handle(
                 action,
                 syndrome.is_wide(),
             )
+        }
+        Exit::Coprocessor {
+            coprocessor,
+            advanced_simd,
+        } if (advanced_simd || coprocessor & !1 == 10) && cpu.load_vfp(vcpu, context) => {
+            Next::Resume
         }
         Exit::Hvc(_)
         | Exit::Svc(_)
@@ -439,6 +460,9 @@ fn data_abort(
             return Next::Resume;
         }
     }
+    if abort.status().is_translation() && is_mapped(cpu, domain) {
+        return Next::Resume;
+    }
     let exception = GuestException::DataAbort {
         address: virt,
         cause: FaultCause::External,
@@ -446,6 +470,15 @@ fn data_abort(
     };
     inject(&mut context.frame, exception);
     Next::Resume
+}
+
+/// Whether the page of a translation fault is mapped after all: another pCPU was changing the mapping (break before make)
+/// when the guest needed it. The guest tries again.
+#[cold]
+fn is_mapped(cpu: &Pcpu, domain: &Dom) -> bool {
+    let gfn = Gfn::new(sysreg::hpfar::read() >> 4);
+    let memory = cpu.hv.hal.p2m_memory(domain.vttbr);
+    domain.p2m.lock().lookup(&memory, gfn).is_some()
 }
 
 fn coprocessor(

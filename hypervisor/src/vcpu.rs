@@ -3,7 +3,7 @@
 use xenith_arch::context::{read_register, write_register};
 use xenith_arch::timer::VirtualTimer;
 use xenith_arch::{GuestFrame, SavedContext, setup, sysreg};
-use xenith_core::addr::Gfn;
+use xenith_core::addr::{CpuId, Gfn};
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::emulate::inject::{
     ExceptionControl, FaultRegisters, GuestException, take_exception,
@@ -23,6 +23,8 @@ pub struct VcpuContext {
     pub virtual_timer: VirtualTimer,
     /// The emulated physical timer.
     pub physical_timer: PhysicalTimer,
+    /// The pCPU whose floating-point registers were this vCPU's when it used them last.
+    pub vfp_home: Option<CpuId>,
     /// Where flushing the domain's RAM for this vCPU's set/way operation goes on.
     pub flush_next: Gfn,
     /// HCR out of reset.
@@ -47,6 +49,7 @@ impl VcpuContext {
             saved,
             virtual_timer: VirtualTimer::default(),
             physical_timer: PhysicalTimer::new(),
+            vfp_home: None,
             flush_next: Gfn::new(0),
             traps,
         }
@@ -59,6 +62,7 @@ impl VcpuContext {
         self.saved = saved;
         self.virtual_timer = VirtualTimer::default();
         self.physical_timer = PhysicalTimer::new();
+        self.vfp_home = None;
         self.flush_next = Gfn::new(0);
         self.frame = GuestFrame::default();
         self.frame.pc = start.pc;

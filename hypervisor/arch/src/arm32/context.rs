@@ -106,7 +106,7 @@ macro_rules! saved_context {
             pub vmpidr: u32,
             /// HCR of this vCPU (TVM comes and goes).
             pub hcr: u32,
-            /// FPEXC, FPSCR and d0–d31.
+            /// FPEXC, FPSCR and d0–d31, which are switched apart from the rest.
             pub vfp: VfpState,
         }
 
@@ -116,15 +116,14 @@ macro_rules! saved_context {
                 Self { $($word: 0,)* $($long: 0,)* vmpidr, hcr, vfp: VfpState::default() }
             }
 
-            /// Saves the live state of the vCPU that ran until now.
+            /// Saves the live state of the vCPU that ran until now, but for `vfp`.
             pub fn save(&mut self) {
                 $(self.$word = sysreg::$word::read();)*
                 $(self.$long = sysreg::$long::read();)*
                 self.hcr = sysreg::hcr::read();
-                self.vfp.save();
             }
 
-            /// Makes this the live state.
+            /// Makes this the live state, but for `vfp`.
             ///
             /// # Safety
             /// The caller switches VTTBR to the vCPU's domain as well, before the guest runs.
@@ -136,7 +135,6 @@ macro_rules! saved_context {
                     sysreg::vmpidr::write(self.vmpidr);
                     sysreg::hcr::write(self.hcr);
                 }
-                self.vfp.restore();
                 sysreg::isb();
             }
         }
@@ -167,7 +165,8 @@ pub struct VfpState {
 }
 
 impl VfpState {
-    fn save(&mut self) {
+    /// Saves the live registers; they must not be trapped ([`super::setup::trap_vfp`]).
+    pub fn save(&mut self) {
         // SAFETY: HCPTR lets Hyp use cp10/11; FPEXC.EN is set for the transfer only. `self.d` is 256 writable bytes. The
         // hypervisor itself has no floating point, so no register of Rust's is touched.
         unsafe {
@@ -186,7 +185,8 @@ impl VfpState {
         }
     }
 
-    fn restore(&self) {
+    /// Makes this the live state; the registers must not be trapped ([`super::setup::trap_vfp`]).
+    pub fn restore(&self) {
         // SAFETY: As in `save`, reading 256 bytes of `self.d`.
         unsafe {
             core::arch::asm!(

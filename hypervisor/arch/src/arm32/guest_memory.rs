@@ -211,18 +211,23 @@ impl PhysMemory {
 }
 
 /// The memory of the guest that runs on this CPU, for hypercall arguments.
-pub struct GuestSpace<F: Fn(Mfn) -> bool> {
+pub struct GuestSpace<F: Fn(Mfn) -> bool, S: Fn()> {
     /// Access to physical memory.
     pub memory: PhysMemory,
     /// Says whether a frame is RAM of the calling domain.
     pub owns: F,
+    /// Waits until nobody is changing the domain's stage 2: a fault may be that of an entry between break and make.
+    pub settle: S,
 }
 
-impl<F: Fn(Mfn) -> bool> GuestSpace<F> {
+impl<F: Fn(Mfn) -> bool, S: Fn()> GuestSpace<F, S> {
     /// Makes the page at `va` visible if the guest's privileged code could access it so and it is the domain's RAM.
     #[inline]
     fn page(&self, va: u32, write: bool) -> Result<NonNull<u8>, Fault> {
-        let at = translate(va, write)?;
+        let at = translate(va, write).or_else(|Fault| {
+            (self.settle)();
+            translate(va, write)
+        })?;
         let mfn = at.frame().ok_or(Fault)?;
         if !(self.owns)(mfn) {
             return Err(Fault);
@@ -241,7 +246,7 @@ fn first_part(at: GuestVirt, len: usize) -> Result<(u32, usize), Fault> {
     Ok((va, (PAGE_SIZE - (va as usize & (PAGE_SIZE - 1))).min(len)))
 }
 
-impl<F: Fn(Mfn) -> bool> GuestMemory for GuestSpace<F> {
+impl<F: Fn(Mfn) -> bool, S: Fn()> GuestMemory for GuestSpace<F, S> {
     fn read(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
         let (mut va, mut part) = first_part(from, buf.len())?;
         let mut rest = buf;

@@ -63,6 +63,8 @@ const HDCR_TRAPS: u32 = (1 << 11) | (1 << 10) | (1 << 9) | (1 << 6) | (1 << 5);
 const HSTR_TRAPS: u32 = 1 << 15;
 /// HCPTR: cp0–9, 12, 13, trace registers, activity monitors. cp10/11 (VFP) are the guest's.
 const HCPTR_TRAPS: u32 = 0x33ff | (1 << 20) | (1 << 30);
+/// HCPTR: cp10 and cp11.
+const HCPTR_VFP: u32 = 0x0c00;
 /// VTCR: 40-bit IPA (T0SZ -8), start at level 1, write-back inner shareable walks.
 const VTCR: u32 = 0x8000_3558;
 /// CNTHCTL: the guest reads CNTPCT directly, CNTP_* traps.
@@ -91,6 +93,19 @@ pub fn init_cpu() {
         sysreg::tlballnsnhis::write(0);
     }
     sysreg::dsb();
+    sysreg::isb();
+}
+
+/// Traps the floating-point and SIMD registers, of Hyp mode too, or not.
+#[inline]
+pub fn trap_vfp(on: bool) {
+    let traps = if on {
+        HCPTR_TRAPS | HCPTR_VFP
+    } else {
+        HCPTR_TRAPS
+    };
+    // SAFETY: More or fewer traps of the guest; the hypervisor uses these registers only to switch them.
+    unsafe { sysreg::hcptr::write(traps) };
     sysreg::isb();
 }
 

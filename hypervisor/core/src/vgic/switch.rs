@@ -125,6 +125,43 @@ impl Vgic {
         found
     }
 
+    /// Writes what is pending, active or in a list register, for the debug keys. List registers of vCPUs that are loaded
+    /// are shown as they were filled.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn dump(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        for (vcpu, interface) in self.cpus.iter().enumerate().take(self.irqs.vcpus) {
+            writeln!(
+                out,
+                "    vgic: v{vcpu} loaded={} waiting={:x} revisit={:x} used={:x} work={}",
+                interface.loaded,
+                self.irqs.waiting_levels(vcpu),
+                self.irqs.waiting[vcpu].revisit,
+                interface.used,
+                self.irqs.work.is_set(vcpu),
+            )?;
+        }
+        for (index, node) in self.irqs.nodes.iter().enumerate() {
+            let state = node.state;
+            let is_quiet = node.place == Place::Idle
+                && !state.is_candidate()
+                && !state.intersects(State::ACTIVE | State::PHYS_ACTIVE);
+            if !is_quiet {
+                writeln!(
+                    out,
+                    "    vgic: irq {} (bank {}) state={:x} {:?} home=v{}",
+                    node.int_id.raw(),
+                    index / 32,
+                    state.bits(),
+                    node.place,
+                    node.home
+                )?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the vCPU to the state of a CPU after reset: PSCI CPU_ON. It runs nowhere, or is the current one.
     ///
     /// SGIs and PPIs lose their state; SPIs that were pending for it stay pending, active ones become inactive.
