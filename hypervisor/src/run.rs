@@ -335,6 +335,7 @@ impl Pcpu {
 
     /// Nothing runs: scrub a little, or sleep until an interrupt comes.
     fn idle_step(&mut self, loaded: Option<(&Arc<Domain<Machine>>, &Vcpu<Machine>)>) {
+        crate::machine::grow_heap_if_low(self.hv);
         if !crate::machine::scrub_step(self.hv) {
             if self.resignal_after != 0 {
                 self.gicc.signal_again();
@@ -414,7 +415,6 @@ impl Pcpu {
 
     /// Acknowledges and handles every interrupt that is pending for this CPU.
     fn take_interrupts(&mut self, loaded: Option<(&Arc<Domain<Machine>>, &Vcpu<Machine>)>) {
-        crate::machine::grow_heap_if_low(self.hv);
         // Bounded: each source is the hypervisor's, or goes to a guest and stays active until the guest has seen it.
         for _ in 0..64 {
             let ack = self.gicc.acknowledge();
@@ -474,6 +474,7 @@ impl Pcpu {
         context: &VcpuContext,
     ) {
         self.timer_fired = false;
+        crate::machine::grow_heap_if_low(self.hv);
         let now = timer::now();
         let domain = loaded_domain;
         if context.physical_timer.line(now) {
