@@ -447,7 +447,7 @@ impl Pcpu {
             self.timer_fired = true;
         } else if irq == self.maintenance_ppi {
             if let Some((domain, vcpu)) = loaded {
-                // The lines are asked at the flush that follows.
+                // Asks no line: the flush before the guest is entered does.
                 let mut host = self.quiet_host(domain);
                 let set = domain.vgic.lock().sync(vcpu.id, &mut host);
                 kick(domain, set);
