@@ -106,6 +106,8 @@ macro_rules! saved_context {
             pub vmpidr: u32,
             /// HCR of this vCPU (TVM comes and goes).
             pub hcr: u32,
+            /// The ThumbEE registers.
+            pub thumbee: ThumbEeState,
             /// FPEXC, FPSCR and d0–d31.
             pub vfp: VfpState,
         }
@@ -113,7 +115,7 @@ macro_rules! saved_context {
         impl SavedContext {
             /// A vCPU as it comes out of reset, with the hypervisor's part given.
             pub fn reset(vmpidr: u32, hcr: u32) -> Self {
-                Self { $($word: 0,)* $($long: 0,)* vmpidr, hcr, vfp: VfpState::default() }
+                Self { $($word: 0,)* $($long: 0,)* vmpidr, hcr, thumbee: ThumbEeState::default(), vfp: VfpState::default() }
             }
 
             /// Saves the live state of the vCPU that ran until now.
@@ -121,6 +123,7 @@ macro_rules! saved_context {
                 $(self.$word = sysreg::$word::read();)*
                 $(self.$long = sysreg::$long::read();)*
                 self.hcr = sysreg::hcr::read();
+                self.thumbee.save();
                 self.vfp.save();
             }
 
@@ -136,6 +139,7 @@ macro_rules! saved_context {
                     sysreg::vmpidr::write(self.vmpidr);
                     sysreg::hcr::write(self.hcr);
                 }
+                self.thumbee.restore();
                 self.vfp.restore();
                 sysreg::isb();
             }
@@ -155,6 +159,37 @@ saved_context! {
         sp_usr, sp_svc, lr_svc, spsr_svc, sp_abt, lr_abt, spsr_abt, sp_und, lr_und, spsr_und,
         sp_irq, lr_irq, spsr_irq, sp_fiq, lr_fiq, spsr_fiq, r8_fiq, r9_fiq, r10_fiq, r11_fiq, r12_fiq;
     longs: ttbr0, ttbr1, par
+}
+
+/// The registers of ThumbEE, with which any user program of a guest can leave words behind.
+#[derive(Clone, Default)]
+pub struct ThumbEeState {
+    teecr: u32,
+    teehbr: u32,
+}
+
+impl ThumbEeState {
+    /// ID_PFR0.State3: without ThumbEE the registers are undefined instructions.
+    fn exists() -> bool {
+        (sysreg::id_pfr0::read() >> 12) & 0xf != 0
+    }
+
+    fn save(&mut self) {
+        if Self::exists() {
+            self.teecr = sysreg::teecr::read();
+            self.teehbr = sysreg::teehbr::read();
+        }
+    }
+
+    fn restore(&self) {
+        if Self::exists() {
+            // SAFETY: Registers of the guest's user programs.
+            unsafe {
+                sysreg::teecr::write(self.teecr);
+                sysreg::teehbr::write(self.teehbr);
+            }
+        }
+    }
 }
 
 /// The floating-point and SIMD registers.

@@ -40,6 +40,42 @@ macro_rules! sysreg32 {
     };
 }
 
+macro_rules! sysreg14 {
+    ($(#[$doc:meta])* $name:ident, $opc1:literal, $crn:literal, $crm:literal, $opc2:literal) => {
+        $(#[$doc])*
+        pub mod $name {
+            /// Reads the register.
+            #[inline(always)]
+            pub fn read() -> u32 {
+                let value: u32;
+                // SAFETY: Reading this register has no side effect on memory that Rust knows.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("mrc p14, ", $opc1, ", {0}, ", $crn, ", ", $crm, ", ", $opc2),
+                        out(reg) value, options(nomem, nostack, preserves_flags)
+                    );
+                }
+                value
+            }
+
+            /// Writes the register.
+            ///
+            /// # Safety
+            /// The caller answers for the effect on translation, traps and the guest that this value has.
+            #[inline(always)]
+            pub unsafe fn write(value: u32) {
+                // SAFETY: By this function's contract.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("mcr p14, ", $opc1, ", {0}, ", $crn, ", ", $crm, ", ", $opc2),
+                        in(reg) value, options(nostack, preserves_flags)
+                    );
+                }
+            }
+        }
+    };
+}
+
 macro_rules! sysreg64 {
     ($(#[$doc:meta])* $name:ident, $opc1:literal, $crm:literal) => {
         $(#[$doc])*
@@ -156,6 +192,10 @@ sysreg32! { #[doc = "CONTEXTIDR of the guest."] contextidr, "0", "c13", "c0", "1
 sysreg32! { #[doc = "TPIDRURW of the guest."] tpidrurw, "0", "c13", "c0", "2" }
 sysreg32! { #[doc = "TPIDRURO of the guest."] tpidruro, "0", "c13", "c0", "3" }
 sysreg32! { #[doc = "TPIDRPRW of the guest."] tpidrprw, "0", "c13", "c0", "4" }
+
+// ThumbEE, where ID_PFR0 has it.
+sysreg14! { #[doc = "TEECR of the guest."] teecr, "6", "c0", "c0", "0" }
+sysreg14! { #[doc = "TEEHBR of the guest."] teehbr, "6", "c1", "c0", "0" }
 
 // Address translation, guest view (stage 1 and 2), and its faults.
 sysreg32! { #[doc = "ATS12NSOPR: translate as the guest's privileged read."] ats12nsopr, "0", "c7", "c8", "4" }
