@@ -486,7 +486,6 @@ impl Pcpu {
         }
         for vcpu in &domain.vcpus {
             if vcpu.poll_deadline.load(Ordering::Relaxed) <= now {
-                domain.events.lock().end_poll(vcpu.id);
                 domain.end_poll(vcpu.id);
             }
             if vcpu.id == loaded.id {

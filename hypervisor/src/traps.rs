@@ -10,7 +10,7 @@ use xenith_arch::guest_memory::GuestSpace;
 use xenith_arch::{setup, sysreg, timer};
 use xenith_core::addr::{Gfn, GuestPhys, Mfn};
 use xenith_core::console::GUEST_TARGET;
-use xenith_core::domain::{Domain, RunstateClock, ShutdownReason, Vcpu};
+use xenith_core::domain::{Domain, NOT_POLLING, RunstateClock, ShutdownReason, Vcpu};
 use xenith_core::emulate::coproc::{
     self, AccessContext, Action, Action64, Privilege, VmRegister, VmRegister64,
 };
@@ -291,6 +291,9 @@ fn wait_unless_pending(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>) -> Ne
     });
     if pending {
         vcpu.is_blocked.store(false, Ordering::Release);
+        if vcpu.poll_deadline.load(Ordering::Relaxed) != NOT_POLLING {
+            domain.end_poll(vcpu.id);
+        }
         return Next::Resume;
     }
     Next::Wait

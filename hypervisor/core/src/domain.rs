@@ -168,12 +168,16 @@ impl<H: Hal> Domain<H> {
         self.vcpus.get(id.index())
     }
 
-    /// Ends a vCPU's wait: something was made pending for it.
+    /// Ends a vCPU's wait: something was made pending for it. An interrupt ends a SCHEDOP_poll, too. The event channels
+    /// must not be locked.
     #[inline(never)]
     pub fn wake(&self, id: VcpuId) {
         if let Some(vcpu) = self.vcpu(id)
             && vcpu.is_blocked.swap(false, Ordering::AcqRel)
         {
+            if vcpu.poll_deadline.load(Ordering::Acquire) != NOT_POLLING {
+                self.forget_poll(vcpu);
+            }
             self.has_woken.store(true, Ordering::Release);
         }
     }
@@ -204,12 +208,19 @@ impl<H: Hal> Domain<H> {
         }
     }
 
-    /// Ends a vCPU's SCHEDOP_poll: an event came, or its time is over.
+    /// Ends a vCPU's SCHEDOP_poll: an event came, or its time is over. The event channels must not be locked.
     pub fn end_poll(&self, id: VcpuId) {
         if let Some(vcpu) = self.vcpu(id) {
-            vcpu.poll_deadline.store(NOT_POLLING, Ordering::Release);
+            self.forget_poll(vcpu);
             self.wake(id);
         }
+    }
+
+    /// Nothing is to end a vCPU's poll any more: it has ended.
+    #[cold]
+    fn forget_poll(&self, vcpu: &Vcpu<H>) {
+        vcpu.poll_deadline.store(NOT_POLLING, Ordering::Release);
+        self.events.lock().end_poll(vcpu.id);
     }
 
     /// Marks the domain shut down. The first reason stays.
