@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use log::warn;
 use xenith_arch::gicv2::{CpuInterface, Distributor, HypInterface};
 use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
-use xenith_arch::mmu::{Access, FDT_BASE, FRAME_TABLE_BASE, HEAP_BASE};
+use xenith_arch::mmu::{Access, FRAME_TABLE_BASE, HEAP_BASE};
 use xenith_arch::{Boot, DeviceRegisters, HypTables, setup, sysreg, timer};
 use xenith_boot::cmdline::CommandLine;
 use xenith_boot::fdt::host::{self, ConsoleUart, HostInfo};
@@ -395,20 +395,20 @@ fn xenith_main(boot: Boot) -> ! {
     let memory = unsafe { PhysMemory::new() };
     setup::init_cpu();
 
-    let fdt_va = tables.map_blocks(FDT_BASE, dtb, MAX_DTB, Access::ReadOnly);
-    // SAFETY: Mapped just above, RAM or not (reading device registers here is the worst a wrong r2 can do), and kept out
-    // of the allocator until the tree is not needed any more.
-    let blob = unsafe { xenith_arch::mapped_bytes(fdt_va, MAX_DTB) };
     let unusable = |error| -> ! {
         stop(&alloc::format!(
             "no usable device tree at {dtb:#x} (r2): {error}. Pass the address of the board's DTB in r2."
         ))
     };
-    let loaded = Tree::new(blob).unwrap_or_else(|error| unusable(error));
-    let tree_range = PhysRange::from_start_end(dtb.raw(), dtb.raw() + loaded.size() as u64);
-    // A copy without padding: what the boot loader put in the middle of RAM would cut dom0's memory in two.
-    let compact = loaded.compact();
-    tables.unmap_blocks(FDT_BASE, 2);
+    // SAFETY: Only this CPU runs, and nothing was written yet. Reading device registers is the worst a wrong r2 can do.
+    let (size, compact) = unsafe {
+        tables.with_bytes(dtb, MAX_DTB, |blob| {
+            let loaded = Tree::new(blob).unwrap_or_else(|error| unusable(error));
+            // A copy without padding: what the boot loader put in the middle of RAM would cut dom0's memory in two.
+            (loaded.size(), loaded.compact())
+        })
+    };
+    let tree_range = PhysRange::from_start_end(dtb.raw(), dtb.raw() + size as u64);
     let tree = Tree::new(&compact).unwrap_or_else(|error| unusable(error));
     let first_word = |at: HostPhys| {
         let mut word = [0; 4];

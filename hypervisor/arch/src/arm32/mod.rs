@@ -177,15 +177,6 @@ pub fn frame_pointer() -> u32 {
     fp
 }
 
-/// Returns the device tree that `map_blocks` made visible.
-///
-/// # Safety
-/// `at` and the following `len` bytes are mapped, and nothing changes them while the slice lives.
-pub unsafe fn mapped_bytes(at: usize, len: usize) -> &'static [u8] {
-    // SAFETY: By the contract.
-    unsafe { core::slice::from_raw_parts(at as *const u8, len) }
-}
-
 /// Returns words of zeroed memory that the boot code mapped for a table.
 ///
 /// # Safety
