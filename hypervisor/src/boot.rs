@@ -31,25 +31,17 @@ use crate::{console, power, say};
 
 /// Largest device tree, as Xen's.
 const MAX_DTB: usize = 0x20_0000;
-/// Heap from the image's own memory: enough to read the device tree.
-const EARLY_HEAP: usize = 128 * 1024;
 /// Heap in pages from RAM, added when there is RAM.
 const HEAP_PAGES: usize = 64;
-
-/// Memory of the early heap.
-#[repr(C, align(4096))]
-struct EarlyHeap(core::cell::UnsafeCell<[u8; EARLY_HEAP]>);
-// SAFETY: Given to the heap once, before anything else runs.
-unsafe impl Sync for EarlyHeap {}
-static EARLY_HEAP_BYTES: EarlyHeap = EarlyHeap(core::cell::UnsafeCell::new([0; EARLY_HEAP]));
 
 /// An early UART chosen at build time (`XENITH_EARLY_UART=pl011,0x9000000`): for what goes wrong before the device tree
 /// names one.
 const EARLY_UART: Option<&str> = option_env!("XENITH_EARLY_UART");
 
 fn init_heap() {
-    // SAFETY: The static's bytes, which nothing else uses; called once.
-    unsafe { crate::HEAP.add(EARLY_HEAP_BYTES.0.get() as usize, EARLY_HEAP) };
+    let (start, len) = xenith_arch::early_heap();
+    // SAFETY: Mapped with the image, and nothing else uses it; called once.
+    unsafe { crate::HEAP.add(start, len) };
 }
 
 fn parse_early_uart() -> Option<(Kind, HostPhys)> {

@@ -19,6 +19,12 @@ pub use mmu::{HypTables, PageWindows};
 global_asm!(include_str!("head.S"), options(raw));
 global_asm!(include_str!("vectors.S"), options(raw));
 
+/// Returns start and length of the memory that the image brings for the first heap; for its user alone.
+pub fn early_heap() -> (usize, usize) {
+    let start = &raw const __early_heap as usize;
+    (start, &raw const __early_heap_end as usize - start)
+}
+
 /// Why `enter_guest` returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitKind {
@@ -40,6 +46,8 @@ unsafe extern "C" {
     static __text_end: u8;
     static __boot_tables: u8;
     static __stack_top: u8;
+    static __early_heap: u8;
+    static __early_heap_end: u8;
 }
 
 unsafe extern "Rust" {
@@ -137,6 +145,7 @@ extern "C" fn arch_hyp_fault(registers: &FaultRegisters, kind: u32) -> ! {
         1 => "undefined instruction",
         2 => "supervisor call",
         3 => "prefetch abort",
+        5 => "stack overflow",
         _ => "data abort",
     };
     // SAFETY: Does not return.
