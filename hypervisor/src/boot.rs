@@ -146,8 +146,12 @@ pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
     power::halt()
 }
 
-fn cpu_features() -> CpuFeatures {
-    CpuFeatures {
+/// Returns what the CPU says of itself; `None` when it has no floating-point unit that we may use.
+fn cpu_features() -> Option<CpuFeatures> {
+    if !xenith_arch::context::has_vfp() {
+        return None;
+    }
+    let features = CpuFeatures {
         midr: sysreg::midr::read(),
         pfr: [sysreg::id_pfr0::read(), sysreg::id_pfr1::read(), 0],
         dfr: [sysreg::id_dfr0::read(), 0],
@@ -174,8 +178,8 @@ fn cpu_features() -> CpuFeatures {
             xenith_arch::context::mvfr1(),
             0,
         ],
-    }
-    .sanitised()
+    };
+    Some(features.sanitised())
 }
 
 fn report_cpu(features: &CpuFeatures) {
@@ -496,8 +500,19 @@ fn xenith_main(boot: Boot) -> ! {
         // There is no transmit buffer: output is always synchronous.
         log::info!("sync_console: console output is always synchronous here");
     }
-    let features = cpu_features();
+    let Some(features) = cpu_features() else {
+        stop(
+            &"this CPU has no floating-point unit that guests may use: Xenith needs a CPU with VFP and NEON, enabled for the non-secure side",
+        );
+    };
     report_cpu(&features);
+    // The register file that a context switch saves, and that dom0's kernel counts on.
+    if features.mvfr[0] & 0xf != 2 {
+        stop(&alloc::format!(
+            "this CPU's floating-point unit has not the 32 doubleword registers that Xenith needs (MVFR0 {:#010x}): use a CPU with NEON",
+            features.mvfr[0]
+        ));
+    }
     say!("Machine: {}", host.model);
     let enabled = host.cpus.cpus.iter().filter(|cpu| cpu.is_enabled).count();
     say!("SMP: {enabled} CPUs in the device tree, 1 in use");

@@ -239,6 +239,20 @@ impl VfpState {
     }
 }
 
+/// Returns whether there is a floating-point unit that Hyp mode may use. HCPTR.TCP10 and 11, which `setup::init_cpu`
+/// clears, read as one where NSACR keeps it from the non-secure side (ARM DDI 0406C B4.1.61), and may where there is none;
+/// the guest's CPACR.cp10 and cp11 then cannot be set (B4.1.40). For boot: no guest has a CPACR to lose yet.
+pub fn has_vfp() -> bool {
+    const FULL_ACCESS: u32 = 0xf << 20;
+    let before = sysreg::cpacr::read();
+    // SAFETY: Concerns guests only, and none runs yet.
+    unsafe { sysreg::cpacr::write(before | FULL_ACCESS) };
+    let after = sysreg::cpacr::read();
+    // SAFETY: As above.
+    unsafe { sysreg::cpacr::write(before) };
+    sysreg::hcptr::read() & (3 << 10) == 0 && after & FULL_ACCESS == FULL_ACCESS
+}
+
 /// Returns MVFR0.
 pub fn mvfr0() -> u32 {
     let value: u32;
