@@ -279,6 +279,14 @@ impl P2mMemory for DomainMemory {
     }
 }
 
+/// What has to be looked at now and then: when nothing runs, and when deadlines pass. No lock may be held but that of a
+/// vCPU's context.
+#[inline]
+pub fn look_around(hv: &'static Hv) {
+    grow_heap_if_low(hv);
+    crate::console::look_at_stalled(hv);
+}
+
 /// Makes the heap grow if it asks to; returns whether it did. No lock may be held but that of a vCPU's context.
 #[inline(always)]
 pub fn grow_heap_if_low(hv: &Hv) -> bool {

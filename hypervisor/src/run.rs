@@ -335,7 +335,7 @@ impl Pcpu {
 
     /// Nothing runs: scrub a little, or sleep until an interrupt comes.
     fn idle_step(&mut self, loaded: Option<(&Arc<Domain<Machine>>, &Vcpu<Machine>)>) {
-        crate::machine::grow_heap_if_low(self.hv);
+        crate::machine::look_around(self.hv);
         if !crate::machine::scrub_step(self.hv) {
             if self.resignal_after != 0 {
                 self.gicc.signal_again();
@@ -474,7 +474,7 @@ impl Pcpu {
         context: &VcpuContext,
     ) {
         self.timer_fired = false;
-        crate::machine::grow_heap_if_low(self.hv);
+        crate::machine::look_around(self.hv);
         let now = timer::now();
         let domain = loaded_domain;
         if context.physical_timer.line(now) {
