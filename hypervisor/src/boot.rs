@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use log::warn;
 use xenith_arch::gicv2::{CpuInterface, Distributor, HypInterface};
 use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
-use xenith_arch::mmu::{Access, FDT_BASE, FRAME_TABLE_BASE, HEAP_BASE};
+use xenith_arch::mmu::{Access, FRAME_TABLE_BASE, HEAP_BASE};
 use xenith_arch::{Boot, DeviceRegisters, HypTables, setup, sysreg, timer};
 use xenith_boot::cmdline::CommandLine;
 use xenith_boot::fdt::host::{self, ConsoleUart, HostInfo};
@@ -34,25 +34,17 @@ use crate::{console, power, say, smp};
 const BOOT_CPU: CpuId = CpuId::new(0);
 /// Largest device tree, as Xen's.
 const MAX_DTB: usize = 0x20_0000;
-/// Heap from the image's own memory: enough to read the device tree.
-const EARLY_HEAP: usize = 128 * 1024;
 /// Heap in pages from RAM, added when there is RAM.
 const HEAP_PAGES: usize = 64;
-
-/// Memory of the early heap.
-#[repr(C, align(4096))]
-struct EarlyHeap(core::cell::UnsafeCell<[u8; EARLY_HEAP]>);
-// SAFETY: Given to the heap once, before anything else runs.
-unsafe impl Sync for EarlyHeap {}
-static EARLY_HEAP_BYTES: EarlyHeap = EarlyHeap(core::cell::UnsafeCell::new([0; EARLY_HEAP]));
 
 /// An early UART chosen at build time (`XENITH_EARLY_UART=pl011,0x9000000`): for what goes wrong before the device tree
 /// names one.
 const EARLY_UART: Option<&str> = option_env!("XENITH_EARLY_UART");
 
 fn init_heap() {
-    // SAFETY: The static's bytes, which nothing else uses; called once.
-    unsafe { crate::HEAP.add(EARLY_HEAP_BYTES.0.get() as usize, EARLY_HEAP) };
+    let (start, len) = xenith_arch::early_heap();
+    // SAFETY: Mapped with the image, and nothing else uses it; called once.
+    unsafe { crate::HEAP.add(start, len) };
 }
 
 fn parse_early_uart() -> Option<(Kind, HostPhys)> {
@@ -157,8 +149,12 @@ pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
     power::halt()
 }
 
-fn cpu_features() -> CpuFeatures {
-    CpuFeatures {
+/// Returns what the CPU says of itself; `None` when it has no floating-point unit that we may use.
+fn cpu_features() -> Option<CpuFeatures> {
+    if !xenith_arch::context::has_vfp() {
+        return None;
+    }
+    let features = CpuFeatures {
         midr: sysreg::midr::read(),
         pfr: [sysreg::id_pfr0::read(), sysreg::id_pfr1::read(), 0],
         dfr: [sysreg::id_dfr0::read(), 0],
@@ -185,8 +181,8 @@ fn cpu_features() -> CpuFeatures {
             xenith_arch::context::mvfr1(),
             0,
         ],
-    }
-    .sanitised()
+    };
+    Some(features.sanitised())
 }
 
 fn report_cpu(features: &CpuFeatures) {
@@ -395,20 +391,20 @@ fn xenith_main(boot: Boot) -> ! {
     let memory = unsafe { PhysMemory::new() };
     setup::init_cpu();
 
-    let fdt_va = tables.map_blocks(FDT_BASE, dtb, MAX_DTB, Access::ReadOnly);
-    // SAFETY: Mapped just above, RAM or not (reading device registers here is the worst a wrong r2 can do), and kept out
-    // of the allocator until the tree is not needed any more.
-    let blob = unsafe { xenith_arch::mapped_bytes(fdt_va, MAX_DTB) };
     let unusable = |error| -> ! {
         stop(&alloc::format!(
             "no usable device tree at {dtb:#x} (r2): {error}. Pass the address of the board's DTB in r2."
         ))
     };
-    let loaded = Tree::new(blob).unwrap_or_else(|error| unusable(error));
-    let tree_range = PhysRange::from_start_end(dtb.raw(), dtb.raw() + loaded.size() as u64);
-    // A copy without padding: what the boot loader put in the middle of RAM would cut dom0's memory in two.
-    let compact = loaded.compact();
-    tables.unmap_blocks(FDT_BASE, 2);
+    // SAFETY: Only this CPU runs, and nothing was written yet. Reading device registers is the worst a wrong r2 can do.
+    let (size, compact) = unsafe {
+        tables.with_bytes(dtb, MAX_DTB, |blob| {
+            let loaded = Tree::new(blob).unwrap_or_else(|error| unusable(error));
+            // A copy without padding: what the boot loader put in the middle of RAM would cut dom0's memory in two.
+            (loaded.size(), loaded.compact())
+        })
+    };
+    let tree_range = PhysRange::from_start_end(dtb.raw(), dtb.raw() + size as u64);
     let tree = Tree::new(&compact).unwrap_or_else(|error| unusable(error));
     let first_word = |at: HostPhys| {
         let mut word = [0; 4];
@@ -504,8 +500,19 @@ fn xenith_main(boot: Boot) -> ! {
         // There is no transmit buffer: output is always synchronous.
         log::info!("sync_console: console output is always synchronous here");
     }
-    let features = cpu_features();
+    let Some(features) = cpu_features() else {
+        stop(
+            &"this CPU has no floating-point unit that guests may use: Xenith needs a CPU with VFP and NEON, enabled for the non-secure side",
+        );
+    };
     report_cpu(&features);
+    // The register file that a context switch saves, and that dom0's kernel counts on.
+    if features.mvfr[0] & 0xf != 2 {
+        stop(&alloc::format!(
+            "this CPU's floating-point unit has not the 32 doubleword registers that Xenith needs (MVFR0 {:#010x}): use a CPU with NEON",
+            features.mvfr[0]
+        ));
+    }
     say!("Machine: {}", host.model);
     say!(
         "Generic Timer IRQ: phys={} hyp={} virt={} Freq: {} KHz",

@@ -3,6 +3,7 @@
 //! One static behind the lock of the highest rank: the panic handler and the `log` facade must reach it from anywhere.
 
 use core::fmt::Write;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use alloc::boxed::Box;
 
@@ -42,7 +43,14 @@ struct Console {
     last_byte: u8,
     scale: Option<TickScale>,
     boot_ticks: u64,
+    /// Since when, in ticks, input waits in the UART for dom0 to read.
+    stalled: Option<u64>,
 }
+
+/// Whether input waits for dom0: [`Console::stalled`] for those who do not take the lock.
+static STALLED: AtomicBool = AtomicBool::new(false);
+/// How long input waits for dom0. Then it is looked at for the switch to the debug keys, and the rest is lost.
+const STALL_NS: u64 = 1_000_000_000;
 
 static CONSOLE: SpinLock<Console> = SpinLock::new(Console {
     uart: None,
@@ -55,6 +63,7 @@ static CONSOLE: SpinLock<Console> = SpinLock::new(Console {
     last_byte: 0,
     scale: None,
     boot_ticks: 0,
+    stalled: None,
 });
 
 struct Logger;
@@ -276,11 +285,46 @@ pub fn guest_write(bytes: &[u8]) {
 
 /// Takes what was typed for dom0.
 pub fn guest_read(buf: &mut [u8]) -> usize {
-    CONSOLE.lock().input.queue.read(buf)
+    let (count, is_stalled) = {
+        let mut console = CONSOLE.lock();
+        (console.input.queue.read(buf), console.stalled.is_some())
+    };
+    if is_stalled && let Some(hv) = crate::machine::installed() {
+        receive(hv);
+    }
+    count
+}
+
+/// Looks at input that dom0 does not read, after a while: the debug keys must be within reach when it is stuck.
+#[inline]
+pub fn look_at_stalled(hv: &'static Hv) {
+    if STALLED.load(Ordering::Relaxed) {
+        let since = CONSOLE.lock().stalled;
+        if since.is_some_and(|since| {
+            hv.scale
+                .to_ns(xenith_arch::timer::now().saturating_sub(since))
+                > STALL_NS
+        }) {
+            receive_all(hv, WhenFull::Lose);
+        }
+    }
+}
+
+/// What to do with a character for dom0 while there is no room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WhenFull {
+    /// It stays in the UART, which signals nothing until dom0 reads.
+    Wait,
+    /// It is lost.
+    Lose,
 }
 
 /// Takes everything the UART received (called for its interrupt).
 pub fn receive(hv: &'static Hv) {
+    receive_all(hv, WhenFull::Wait);
+}
+
+fn receive_all(hv: &'static Hv, when_full: WhenFull) {
     // Before reading: a byte that comes after the last read must find the interrupt armed again.
     if let Some(uart) = &mut CONSOLE.lock().uart {
         uart.clear_interrupt();
@@ -289,10 +333,24 @@ pub fn receive(hv: &'static Hv) {
     for _ in 0..64 {
         let received = {
             let mut console = CONSOLE.lock();
+            let console = &mut *console;
             let Some(uart) = &mut console.uart else {
                 return;
             };
-            let Some(byte) = uart.get() else { return };
+            if when_full == WhenFull::Wait && !console.input.has_room() {
+                console.stalled.get_or_insert_with(xenith_arch::timer::now);
+                STALLED.store(true, Ordering::Relaxed);
+                uart.mask_receive_interrupt(true);
+                return;
+            }
+            let Some(byte) = uart.get() else {
+                // Empty, or emptied for now: what comes from here on signals.
+                if console.input.has_room() && console.stalled.take().is_some() {
+                    STALLED.store(false, Ordering::Relaxed);
+                    uart.mask_receive_interrupt(false);
+                }
+                return;
+            };
             console.input.receive(byte)
         };
         match received {

@@ -173,7 +173,6 @@ impl Pcpu {
 
     /// Acknowledges and handles every interrupt that is pending for this CPU.
     pub fn take_interrupts(&mut self, loaded: Option<(&Domain<Machine>, &Vcpu<Machine>)>) {
-        crate::machine::grow_heap_if_low(self.hv);
         // Bounded: each source is the hypervisor's, or goes to a guest and stays active until the guest has seen it.
         for _ in 0..64 {
             let ack = self.gicc.acknowledge();
@@ -206,7 +205,7 @@ impl Pcpu {
             self.timer_fired = true;
         } else if irq == self.maintenance_ppi {
             if let Some((domain, vcpu)) = loaded {
-                // The lines are asked at the flush that follows.
+                // Asks no line: the flush before the guest is entered does.
                 let mut host = self.quiet_host(domain);
                 let set = domain.vgic.lock().sync(vcpu.id, &mut host);
                 domain.kick(set);

@@ -12,7 +12,7 @@ use xenith_arch::{HypTables, setup, sysreg, timer};
 use xenith_core::addr::{DomId, HostPhys, IntId, Mfn, PAGE_SIZE};
 use xenith_core::domain::Domain;
 use xenith_core::errno::Errno;
-use xenith_core::frames::{AllocRequest, Contents, FrameTable, FrameZero, Owner};
+use xenith_core::frames::{AllocRequest, Allocation, Contents, FrameTable, FrameZero, Owner};
 use xenith_core::hal::Hal;
 use xenith_core::hypervisor::Hypervisor;
 use xenith_core::machine::Fault;
@@ -104,20 +104,24 @@ impl Machine {
     }
 }
 
-/// Allocates one frame for the hypervisor itself, not zeroed.
-pub fn alloc_frame(hv: &Hv) -> Option<Mfn> {
-    let request = AllocRequest::new(0, Owner::Xen);
-    hv.allocator
-        .lock()
-        .alloc(&hv.frames, &request)
-        .ok()
-        .map(|a| a.mfn)
+/// Allocates 2^`order` frames; their contents are what the answer says.
+fn alloc_frames(hv: &Hv, order: u32, owner: Owner) -> Option<Allocation> {
+    let request = AllocRequest::new(order, owner);
+    hv.allocator.lock().alloc(&hv.frames, &request).ok()
 }
 
-/// Frees a frame of the hypervisor's own.
-fn free_frame(hv: &Hv, mfn: Mfn) {
+/// Allocates one frame for the hypervisor itself, not zeroed.
+pub fn alloc_frame(hv: &Hv) -> Option<Mfn> {
+    alloc_frames(hv, 0, Owner::Xen).map(|got| got.mfn)
+}
+
+/// Frees what only the hypervisor refers to.
+fn free_frames(hv: &Hv, mfn: Mfn, order: u32) {
     let mut allocator = hv.allocator.lock();
-    if allocator.free(&hv.frames, mfn, 0, Contents::Dirty).is_err() {
+    if allocator
+        .free(&hv.frames, mfn, order, Contents::Dirty)
+        .is_err()
+    {
         log::error!("frame {mfn:#x} could not be freed: it is still in use");
     }
 }
@@ -211,12 +215,7 @@ impl DomainMemory {
     }
 
     fn alloc(&self, order: u32, owner: Owner) -> Option<Mfn> {
-        let hv = self.hv();
-        let got = hv
-            .allocator
-            .lock()
-            .alloc(&hv.frames, &AllocRequest::new(order, owner))
-            .ok()?;
+        let got = alloc_frames(self.hv(), order, owner)?;
         if got.contents == Contents::Dirty {
             for i in 0..1u32 << order {
                 self.memory.zero(Mfn::new(got.mfn.raw() + i));
@@ -226,15 +225,7 @@ impl DomainMemory {
     }
 
     fn free(&self, mfn: Mfn, order: u32) {
-        let hv = self.hv();
-        if hv
-            .allocator
-            .lock()
-            .free(&hv.frames, mfn, order, Contents::Dirty)
-            .is_err()
-        {
-            log::error!("frame {mfn:#x} could not be freed: it is still in use");
-        }
+        free_frames(self.hv(), mfn, order);
     }
 }
 
@@ -296,6 +287,14 @@ impl P2mMemory for DomainMemory {
     }
 }
 
+/// What has to be looked at now and then: when nothing runs, and when deadlines pass. No lock may be held but that of a
+/// vCPU's context.
+#[inline]
+pub fn look_around(hv: &'static Hv) {
+    grow_heap_if_low(hv);
+    crate::console::look_at_stalled(hv);
+}
+
 /// Makes the heap grow if it asks to; returns whether it did. No lock may be held but that of a vCPU's context.
 #[inline(always)]
 pub fn grow_heap_if_low(hv: &Hv) -> bool {
@@ -323,14 +322,14 @@ fn grow_heap(hv: &Hv) -> bool {
             .lock()
             .map_page(end, mfn, Access::ReadWrite, &mut || spare.take());
         if mapped.is_err() {
-            free_frame(hv, mfn);
+            free_frames(hv, mfn, 0);
             break;
         }
         end += PAGE_SIZE;
         spare = spare.or_else(|| alloc_frame(hv));
     }
     if let Some(mfn) = spare {
-        free_frame(hv, mfn);
+        free_frames(hv, mfn, 0);
     }
     tables.lock().shrink_heap(end, start + bytes);
     // SAFETY: Mapped just above, for good, at addresses and with frames that nobody else has.

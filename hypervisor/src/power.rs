@@ -5,8 +5,6 @@ use xenith_boot::fdt::host::{Psci, PsciMethod, PsciVersion};
 use xenith_core::domain::ShutdownReason;
 use xenith_core::sync::Once;
 
-use crate::machine::Hv;
-
 /// How the machine is switched off: found at boot.
 static METHOD: Once<Option<PsciMethod>> = Once::new();
 /// `noreboot`: stay where we are after a crash.
@@ -70,7 +68,7 @@ pub fn after_crash() -> ! {
 }
 
 /// dom0 shut down, and the machine with it.
-pub fn hardware_domain_shutdown(_hv: &Hv, reason: ShutdownReason) -> ! {
+pub fn hardware_domain_shutdown(reason: ShutdownReason) -> ! {
     match reason {
         ShutdownReason::Poweroff => {
             log::warn!("Hardware Dom0 halted: halting machine");

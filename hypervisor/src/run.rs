@@ -371,6 +371,8 @@ impl Pcpu {
 
     /// Nothing runs: scrub a little, or sleep until an interrupt comes.
     fn idle_step(&mut self, loaded: Option<(&Domain<Machine>, &Vcpu<Machine>)>) {
+        crate::machine::look_around(self.hv);
+        // What was found just now, or asked for by this pCPU itself, sends no interrupt that would end the sleep.
         if self.state.must_schedule() {
             return;
         }
@@ -386,6 +388,7 @@ impl Pcpu {
     /// Deadlines passed: wakes who waited for them, and does the scheduler's periodic work.
     fn expire(&mut self, loaded: Option<(Loaded<'_>, &VcpuContext)>) {
         self.timer_fired = false;
+        crate::machine::look_around(self.hv);
         let now = timer::now();
         if let Some((Loaded { domain, vcpu, .. }, context)) = loaded {
             if context.physical_timer.line(now) {
@@ -446,7 +449,6 @@ impl Pcpu {
 
 fn end_poll_if_due(domain: &Domain<Machine>, vcpu: &Vcpu<Machine>, now: u64) {
     if vcpu.poll_deadline.load(Ordering::Relaxed) <= now {
-        domain.events.lock().end_poll(vcpu.id);
         domain.end_poll(vcpu.id);
     }
 }

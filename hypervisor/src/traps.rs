@@ -10,7 +10,7 @@ use xenith_arch::guest_memory::GuestSpace;
 use xenith_arch::{setup, sysreg, timer};
 use xenith_core::addr::{Gfn, GuestPhys, Mfn};
 use xenith_core::console::GUEST_TARGET;
-use xenith_core::domain::{Domain, RunstateClock, ShutdownReason, Vcpu};
+use xenith_core::domain::{Domain, NOT_POLLING, RunstateClock, ShutdownReason, Vcpu};
 use xenith_core::emulate::coproc::{
     self, AccessContext, Action, Action64, Privilege, VmRegister, VmRegister64,
 };
@@ -106,56 +106,20 @@ pub fn handle(
             Next::Resume
         }
         Exit::Cp15(access) => {
-            let cx = access_context(cpu, context);
-            let action = coproc::cp15(access, &cx);
-            coprocessor(
-                cpu,
-                domain,
-                vcpu,
-                context,
-                access,
-                action,
-                syndrome.is_wide(),
-            )
+            let action = coproc::cp15(access, &access_context(cpu, context));
+            coprocessor(cpu, domain, vcpu, context, access, action, &syndrome)
         }
         Exit::Cp14(access) => {
-            let cx = access_context(cpu, context);
-            let action = coproc::cp14(access, &cx);
-            coprocessor(
-                cpu,
-                domain,
-                vcpu,
-                context,
-                access,
-                action,
-                syndrome.is_wide(),
-            )
+            let action = coproc::cp14(access, &access_context(cpu, context));
+            coprocessor(cpu, domain, vcpu, context, access, action, &syndrome)
         }
         Exit::Cp10(access) => {
-            let cx = access_context(cpu, context);
-            let action = coproc::cp10(access, &cx);
-            coprocessor(
-                cpu,
-                domain,
-                vcpu,
-                context,
-                access,
-                action,
-                syndrome.is_wide(),
-            )
+            let action = coproc::cp10(access, &access_context(cpu, context));
+            coprocessor(cpu, domain, vcpu, context, access, action, &syndrome)
         }
         Exit::Cp15Double(access) => {
-            let cx = access_context(cpu, context);
-            let action = coproc::cp15_double(access, &cx);
-            coprocessor_double(
-                cpu,
-                domain,
-                vcpu,
-                context,
-                access,
-                action,
-                syndrome.is_wide(),
-            )
+            let action = coproc::cp15_double(access, &access_context(cpu, context));
+            coprocessor_double(cpu, domain, vcpu, context, access, action, &syndrome)
         }
         Exit::Coprocessor {
             coprocessor,
@@ -232,7 +196,7 @@ fn hypercall(
 /// Does what a hypercall asked for.
 fn after_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, effects: Effects) -> Next {
     if let Some(reason) = effects.shutdown {
-        return shutdown(cpu.hv, domain, reason);
+        return shutdown(domain, reason);
     }
     if effects.block {
         cpu.deadline_changed = true;
@@ -246,10 +210,10 @@ fn after_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, effects: Effec
 }
 
 /// A domain shut down or crashed; without dom0 the machine has no purpose.
-pub fn shutdown(hv: &'static Hv, domain: &Dom, reason: ShutdownReason) -> Next {
+pub fn shutdown(domain: &Dom, reason: ShutdownReason) -> Next {
     domain.set_shutdown(reason);
     if domain.facts.is_privileged {
-        crate::power::hardware_domain_shutdown(hv, reason);
+        crate::power::hardware_domain_shutdown(reason);
     }
     Next::Wait
 }
@@ -294,8 +258,8 @@ fn firmware_call(
             };
         }
         Answer::AffinityInfo { target, level } => r[0] = domain.power.affinity_info(target, level),
-        Answer::SystemOff => return shutdown(cpu.hv, domain, ShutdownReason::Poweroff),
-        Answer::SystemReset => return shutdown(cpu.hv, domain, ShutdownReason::Reboot),
+        Answer::SystemOff => return shutdown(domain, ShutdownReason::Poweroff),
+        Answer::SystemReset => return shutdown(domain, ShutdownReason::Reboot),
     }
     Next::Resume
 }
@@ -347,6 +311,9 @@ fn wait_unless_pending(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>) -> Ne
     });
     if pending {
         vcpu.is_blocked.store(false, Ordering::Release);
+        if vcpu.poll_deadline.load(Ordering::Relaxed) != NOT_POLLING {
+            domain.end_poll(vcpu.id);
+        }
         return Next::Resume;
     }
     Next::Wait
@@ -488,7 +455,7 @@ fn coprocessor(
     context: &mut VcpuContext,
     access: Cp32,
     action: Action,
-    wide: bool,
+    syndrome: &Syndrome,
 ) -> Next {
     use xenith_core::emulate::regs::GuestRegs;
     let rt = access.rt();
@@ -525,7 +492,7 @@ fn coprocessor(
             }
         }
     }
-    advance_pc(&mut LiveRegs(&mut context.frame), wide);
+    advance_pc(&mut LiveRegs(&mut context.frame), syndrome.is_wide());
     Next::Resume
 }
 
@@ -536,7 +503,7 @@ fn coprocessor_double(
     context: &mut VcpuContext,
     access: Cp64,
     action: Action64,
-    wide: bool,
+    syndrome: &Syndrome,
 ) -> Next {
     use xenith_core::emulate::regs::GuestRegs;
     let regs = LiveRegs(&mut context.frame);
@@ -563,7 +530,7 @@ fn coprocessor_double(
         regs.set(access.rt(), value as u32);
         regs.set(access.rt2(), (value >> 32) as u32);
     }
-    advance_pc(&mut regs, wide);
+    advance_pc(&mut regs, syndrome.is_wide());
     Next::Resume
 }
 

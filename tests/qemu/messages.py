@@ -46,6 +46,8 @@ KEYS = [
 # All of the patterns must be found. The second element says how it ends:
 # "reset" - the machine restarts by itself; "any" - a message is all there is.
 BAD = {
+    "no-vfp": ([r"no floating-point unit", r"VFP and NEON"], "any"),
+    "vfp-d16": ([r"32 doubleword registers", r"NEON"], "any"),
     "dtb-truncated": ([r"(?i)device tree|DTB|FDT", r"(?i)truncated|size|bytes|length|short|corrupt|damaged"], "any"),
     "dtb-bad-magic": ([r"(?i)device tree|DTB|FDT", r"(?i)magic|d00dfeed|not a|no usable"], "any"),
     "dtb-corrupt": ([r"(?i)device tree|DTB|FDT", r"(?i)corrupt|invalid|malformed|token|structure|bad|damaged"], "any"),

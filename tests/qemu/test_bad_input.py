@@ -167,6 +167,22 @@ def _(t):
                    allow=[r"\(XEN\)"])
 
 
+def cpu_without(t, features):
+    command = t.run_command("--mem", "512M", "--guest", "demo", "--", "-no-reboot")
+    command[command.index("-cpu") + 1] = "cortex-a15," + features
+    return t.start(command, allow=[r"\(XEN\)"])
+
+
+@bad("no-vfp")
+def _(t):
+    return cpu_without(t, "vfp=off,neon=off,vfp-d32=off")
+
+
+@bad("vfp-d16")
+def _(t):
+    return cpu_without(t, "neon=off,vfp-d32=off")
+
+
 @test("bad/noreboot", "bad ours", cost=10, limit=90)
 def noreboot(t):
     """With noreboot a fatal error stops, so that it can be read."""

@@ -74,6 +74,39 @@ def long_output(t):
         raise Failure(f"{len(got)} of {len(want)} lines, first wrong one: {bad}: {got[bad:bad + 2]}")
 
 
+@test("console/paste", "console debian ours")
+def paste(t):
+    """A long line that is pasted at once arrives whole: what dom0 has not read yet waits in the UART."""
+    import hashlib
+    m = t.debian()
+    m.login()
+    m.send("IFS= read -r x; echo sum $(printf %s \"$x\" | md5sum)\n")
+    m.expect(r"md5sum\)\n", 20)
+    line = "".join(chr(33 + i * 7 % 90) for i in range(2048)).replace("\\", "/")
+    m.send(line + "\n")
+    got = m.expect(r"\nsum (\w+)", 30, plain=True)[1]
+    if got != hashlib.md5(line.encode()).hexdigest():
+        raise Failure("dom0 got something else")
+    # The debug keys are still there, and are not fed with the rest of a line.
+    to_xen(m)
+    m.send(SWITCH)
+    m.expect(messages.INPUT_TO_DOM0, 20)
+    m.poweroff()
+
+
+@test("console/stuck-dom0", "console debian ours")
+def stuck(t):
+    """dom0 does not read: what is typed fills the queue, and yet CTRL-a three times reaches the hypervisor."""
+    m = t.debian()
+    m.login()
+    m.send("stty -icanon -echo; kill -STOP $$\n")
+    for _ in range(40):
+        m.send("x" * 511 + "\n")
+    to_xen(m)
+    m.send("m")
+    m.expect(messages.KEYS[4][1], 20)
+
+
 @test("console/sync-and-timestamps", "console ours")
 def options(t):
     m = t.debian("--xen-cmdline", "console=dtuart dom0_mem=256M sync_console console_timestamps=boot conring_size=64k loglvl=all")

@@ -175,11 +175,15 @@ impl<H: Hal> Domain<H> {
         self.vcpus.get(id.index())
     }
 
-    /// Something was made pending for a vCPU: ends its wait, or has the pCPU that runs it look.
+    /// Something was made pending for a vCPU: ends its wait, or has the pCPU that runs it look. An interrupt ends a
+    /// SCHEDOP_poll, too. The event channels must not be locked.
     #[inline(never)]
     pub fn wake(&self, id: VcpuId) {
         let Some(vcpu) = self.vcpu(id) else { return };
         if vcpu.is_blocked.swap(false, Ordering::SeqCst) {
+            if vcpu.poll_deadline.load(Ordering::Acquire) != NOT_POLLING {
+                self.forget_poll(vcpu);
+            }
             let now = self.scheduler.kicker().ticks();
             vcpu.runstate.lock().end_wait(now);
             self.scheduler.settle(vcpu);
@@ -249,12 +253,19 @@ impl<H: Hal> Domain<H> {
         self.kick(kicked);
     }
 
-    /// Ends a vCPU's SCHEDOP_poll: an event came, or its time is over.
+    /// Ends a vCPU's SCHEDOP_poll: an event came, or its time is over. The event channels must not be locked.
     pub fn end_poll(&self, id: VcpuId) {
         if let Some(vcpu) = self.vcpu(id) {
-            vcpu.poll_deadline.store(NOT_POLLING, Ordering::Release);
+            self.forget_poll(vcpu);
             self.wake(id);
         }
+    }
+
+    /// Nothing is to end a vCPU's poll any more: it has ended.
+    #[cold]
+    fn forget_poll(&self, vcpu: &Vcpu<H>) {
+        vcpu.poll_deadline.store(NOT_POLLING, Ordering::Release);
+        self.events.lock().end_poll(vcpu.id);
     }
 
     /// Marks the domain shut down, and stops it. The first reason stays.

@@ -24,6 +24,8 @@ pub trait Uart: Send {
     fn get(&mut self) -> Option<u8>;
     /// Asks for an interrupt when something was received.
     fn enable_receive_interrupt(&mut self);
+    /// Keeps the receive interrupt from being signalled, or lets it through again. What was received stays.
+    fn mask_receive_interrupt(&mut self, masked: bool);
     /// Ends the interrupt's cause as far as reading did not.
     fn clear_interrupt(&mut self);
 }

@@ -68,6 +68,10 @@ impl<R: RegisterIo + Send> Uart for Pl011<R> {
         self.regs.write32(IMSC, INT_RX_RT);
     }
 
+    fn mask_receive_interrupt(&mut self, masked: bool) {
+        self.regs.write32(IMSC, if masked { 0 } else { INT_RX_RT });
+    }
+
     fn clear_interrupt(&mut self) {
         self.regs.write32(ICR, INT_RX_RT);
     }
@@ -142,6 +146,20 @@ mod tests {
         let mut uart = Pl011::new(&fake);
         uart.put(b'x');
         assert!(fake.written.lock().unwrap().iter().all(|w| w.0 != DR));
+    }
+
+    #[test]
+    fn masking_keeps_what_was_received() {
+        let fake = fake(&[0x41], 0);
+        let mut uart = Pl011::new(&fake);
+        fake.written.lock().unwrap().clear();
+        uart.mask_receive_interrupt(true);
+        uart.mask_receive_interrupt(false);
+        assert_eq!(
+            *fake.written.lock().unwrap(),
+            [(IMSC, 0), (IMSC, INT_RX_RT)]
+        );
+        assert_eq!(uart.get(), Some(0x41));
     }
 
     #[test]

@@ -106,6 +106,8 @@ macro_rules! saved_context {
             pub vmpidr: u32,
             /// HCR of this vCPU (TVM comes and goes).
             pub hcr: u32,
+            /// The ThumbEE registers.
+            pub thumbee: ThumbEeState,
             /// FPEXC, FPSCR and d0–d31, which are switched apart from the rest.
             pub vfp: VfpState,
         }
@@ -113,7 +115,7 @@ macro_rules! saved_context {
         impl SavedContext {
             /// A vCPU as it comes out of reset, with the hypervisor's part given.
             pub fn reset(vmpidr: u32, hcr: u32) -> Self {
-                Self { $($word: 0,)* $($long: 0,)* vmpidr, hcr, vfp: VfpState::default() }
+                Self { $($word: 0,)* $($long: 0,)* vmpidr, hcr, thumbee: ThumbEeState::default(), vfp: VfpState::default() }
             }
 
             /// Saves the live state of the vCPU that ran until now, but for `vfp`.
@@ -121,6 +123,7 @@ macro_rules! saved_context {
                 $(self.$word = sysreg::$word::read();)*
                 $(self.$long = sysreg::$long::read();)*
                 self.hcr = sysreg::hcr::read();
+                self.thumbee.save();
             }
 
             /// Makes this the live state, but for `vfp`.
@@ -135,6 +138,7 @@ macro_rules! saved_context {
                     sysreg::vmpidr::write(self.vmpidr);
                     sysreg::hcr::write(self.hcr);
                 }
+                self.thumbee.restore();
                 sysreg::isb();
             }
         }
@@ -153,6 +157,37 @@ saved_context! {
         sp_usr, sp_svc, lr_svc, spsr_svc, sp_abt, lr_abt, spsr_abt, sp_und, lr_und, spsr_und,
         sp_irq, lr_irq, spsr_irq, sp_fiq, lr_fiq, spsr_fiq, r8_fiq, r9_fiq, r10_fiq, r11_fiq, r12_fiq;
     longs: ttbr0, ttbr1, par
+}
+
+/// The registers of ThumbEE, with which any user program of a guest can leave words behind.
+#[derive(Clone, Default)]
+pub struct ThumbEeState {
+    teecr: u32,
+    teehbr: u32,
+}
+
+impl ThumbEeState {
+    /// ID_PFR0.State3: without ThumbEE the registers are undefined instructions.
+    fn exists() -> bool {
+        (sysreg::id_pfr0::read() >> 12) & 0xf != 0
+    }
+
+    fn save(&mut self) {
+        if Self::exists() {
+            self.teecr = sysreg::teecr::read();
+            self.teehbr = sysreg::teehbr::read();
+        }
+    }
+
+    fn restore(&self) {
+        if Self::exists() {
+            // SAFETY: Registers of the guest's user programs.
+            unsafe {
+                sysreg::teecr::write(self.teecr);
+                sysreg::teehbr::write(self.teehbr);
+            }
+        }
+    }
 }
 
 /// The floating-point and SIMD registers.
@@ -202,6 +237,20 @@ impl VfpState {
             );
         }
     }
+}
+
+/// Returns whether there is a floating-point unit that Hyp mode may use. HCPTR.TCP10 and 11, which `setup::init_cpu`
+/// clears, read as one where NSACR keeps it from the non-secure side (ARM DDI 0406C B4.1.61), and may where there is none;
+/// the guest's CPACR.cp10 and cp11 then cannot be set (B4.1.40). For boot: no guest has a CPACR to lose yet.
+pub fn has_vfp() -> bool {
+    const FULL_ACCESS: u32 = 0xf << 20;
+    let before = sysreg::cpacr::read();
+    // SAFETY: Concerns guests only, and none runs yet.
+    unsafe { sysreg::cpacr::write(before | FULL_ACCESS) };
+    let after = sysreg::cpacr::read();
+    // SAFETY: As above.
+    unsafe { sysreg::cpacr::write(before) };
+    sysreg::hcptr::read() & (3 << 10) == 0 && after & FULL_ACCESS == FULL_ACCESS
 }
 
 /// Returns MVFR0.

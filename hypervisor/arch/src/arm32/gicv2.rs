@@ -180,13 +180,6 @@ impl Distributor {
         irq.raw() < self.lines
     }
 
-    /// Marks the interrupt active, as if it had been acknowledged: a guest's HW-linked one that is switched in again.
-    pub fn set_active(&mut self, irq: IntId) {
-        if self.is_valid(irq) {
-            self.regs().isactiver[irq.index() / 32].set(1 << (irq.index() % 32));
-        }
-    }
-
     /// Ends the active state.
     pub fn clear_active(&mut self, irq: IntId) {
         if self.is_valid(irq) {
@@ -320,11 +313,6 @@ impl CpuInterface {
     /// Has the GIC look again at what is pending, by writing the priority mask that holds already.
     pub fn signal_again(&mut self) {
         self.regs().pmr.set(0xff);
-    }
-
-    /// Ends the active state of a PPI or SPI that this CPU acknowledged.
-    pub fn deactivate_irq(&mut self, irq: IntId) {
-        self.regs().dir.set(u32::from(irq.raw()));
     }
 }
 

@@ -3,7 +3,7 @@
 @ In:  Hyp mode (or not: then we say so), MMU and data cache off, r2 = physical address of the device tree.
 @      Any 4 KiB-aligned load address. Position independent until the MMU is on.
 @ Boot tables (4 KiB each, at __boot_tables): +0 L1 final, +1 L2 final, +2 L3 image, +3 L3 fixmap, +4 L1 temporary,
-@ +5 L2 temporary. The not-Hyp path reuses +0..+3 as a 16 KiB short-descriptor table when aligned, see below.
+@ +5 L2 temporary. The not-Hyp path has short-descriptor tables there instead.
 
     .arch_extension virt
     .arch_extension sec
@@ -249,16 +249,16 @@ zero_bss:
 @ Entered in another mode than non-secure Hyp, or on a CPU without the Virtualization Extensions: nothing can run here,
 @ but the device tree can still name a console. Short-descriptor tables work on every ARMv7: all of memory flat and
 @ device-like, and the image at its linked address, so that Rust can look for the UART and say what is wrong.
-@ The 16 KiB first-level table and two 1 KiB second-level tables lie in the stack's unused lower half.
+@ The 16 KiB first-level table and two 1 KiB second-level tables take the place of the boot tables, which are not made
+@ here: at the next physical 16 KiB border, 12 KiB further at most. They end before the boot CPU's stack begins, 32 KiB
+@ behind __boot_tables.
 not_hyp:
     cps     #0x13                   @ SVC; from Hyp this would be an exception return, but then we are not in Hyp
     cpsid   aif
-    ldr     r4, =__stack_guard
+    ldr     r4, =__boot_tables
     add     r4, r4, r10
-    add     r4, r4, #0x3f00         @ up to the next 16 KiB border: guard (4) + lower half of the stack (16) hold it
-    add     r4, r4, #0x00ff
-    bic     r4, r4, #0x3f00
-    bic     r4, r4, #0x00ff         @ r4 = first-level table, 16 KiB
+    add     r4, r4, #0x3000         @ it is a multiple of 4 KiB
+    bic     r4, r4, #0x3000         @ r4 = first-level table, 16 KiB
     add     r5, r4, #0x4000         @ r5 = second-level tables
     ldr     r0, =0x00000c16         @ section, device, AP = full access, execute-never
     mov     r1, r4

@@ -24,7 +24,9 @@ use xenith_hw::shared_page::{FreeSlot, MappedPage, SlotPool, Unmap};
 use super::sysreg;
 
 /// Start of the device-tree window.
-pub const FDT_BASE: usize = 0x0060_0000;
+const FDT_BASE: usize = 0x0060_0000;
+/// Its end.
+const FDT_END: usize = 0x00a0_0000;
 /// Start of the secondary CPUs' stacks.
 const STACKS_BASE: usize = 0x0600_0000;
 /// Distance of two stacks.
@@ -164,28 +166,35 @@ impl HypTables {
         Ok(FIXMAP_BASE + first * PAGE_SIZE + at.page_offset())
     }
 
-    /// Maps 2 MiB blocks so that the byte at `from` and the following `len` bytes are visible from `va`, which names the
-    /// block's start; returns the address of the byte.
-    pub fn map_blocks(&mut self, va: usize, from: HostPhys, len: usize, access: Access) -> usize {
+    /// Shows `body` the `len` bytes from `from`, at most 2 MiB, through the device tree's window, which is closed again.
+    ///
+    /// # Safety
+    /// Nothing writes to the bytes meanwhile; where there is no RAM, reading has no effect that matters.
+    pub unsafe fn with_bytes<R>(
+        &mut self,
+        from: HostPhys,
+        len: usize,
+        body: impl FnOnce(&[u8]) -> R,
+    ) -> R {
         let offset = (from.raw() & 0x1f_ffff) as usize;
         let blocks = (offset + len).div_ceil(0x20_0000);
+        assert!(blocks <= (FDT_END - FDT_BASE) >> 21, "the window's size");
         for i in 0..blocks {
             let pa = (from.raw() & !0x1f_ffff) + ((i as u64) << 21);
             publish(
-                &self.level2[(va >> 21) + i],
-                pa | VALID_BLOCK | access.bits(),
+                &self.level2[(FDT_BASE >> 21) + i],
+                pa | VALID_BLOCK | Access::ReadOnly.bits(),
             );
-            flush_page(va + (i << 21));
+            flush_page(FDT_BASE + (i << 21));
         }
-        va + offset
-    }
-
-    /// Removes `blocks` 2 MiB blocks from `va`.
-    pub fn unmap_blocks(&mut self, va: usize, blocks: usize) {
+        // SAFETY: Mapped just above; by the contract nothing changes them while `body` runs, which cannot keep them.
+        let result =
+            body(unsafe { core::slice::from_raw_parts((FDT_BASE + offset) as *const u8, len) });
         for i in 0..blocks {
-            publish(&self.level2[(va >> 21) + i], 0);
-            flush_page(va + (i << 21));
+            publish(&self.level2[(FDT_BASE >> 21) + i], 0);
+            flush_page(FDT_BASE + (i << 21));
         }
+        result
     }
 
     /// Maps one page at `va` (heap, frame table or vmap range); `frame` gives a frame for a table where one is missing.

@@ -20,6 +20,12 @@ pub use mmu::{HypTables, PageWindows};
 global_asm!(include_str!("head.S"), options(raw));
 global_asm!(include_str!("vectors.S"), options(raw));
 
+/// Returns start and length of the memory that the image brings for the first heap; for its user alone.
+pub fn early_heap() -> (usize, usize) {
+    let start = &raw const __early_heap as usize;
+    (start, &raw const __early_heap_end as usize - start)
+}
+
 /// Why `enter_guest` returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitKind {
@@ -42,6 +48,8 @@ unsafe extern "C" {
     static __boot_tables: u8;
     static __stack_top: u8;
     static secondary_start: u8;
+    static __early_heap: u8;
+    static __early_heap_end: u8;
 }
 
 unsafe extern "Rust" {
@@ -176,6 +184,7 @@ extern "C" fn arch_hyp_fault(registers: &FaultRegisters, kind: u32) -> ! {
         1 => "undefined instruction",
         2 => "supervisor call",
         3 => "prefetch abort",
+        5 => "stack overflow",
         _ => "data abort",
     };
     // SAFETY: Does not return.
@@ -214,15 +223,6 @@ pub fn frame_pointer() -> u32 {
         core::arch::asm!("mov {}, r11", out(reg) fp, options(nomem, nostack, preserves_flags))
     };
     fp
-}
-
-/// Returns the device tree that `map_blocks` made visible.
-///
-/// # Safety
-/// `at` and the following `len` bytes are mapped, and nothing changes them while the slice lives.
-pub unsafe fn mapped_bytes(at: usize, len: usize) -> &'static [u8] {
-    // SAFETY: By the contract.
-    unsafe { core::slice::from_raw_parts(at as *const u8, len) }
 }
 
 /// Returns words of zeroed memory that the boot code mapped for a table.

@@ -59,8 +59,11 @@ guest_irq:
 guest_fiq:
     guest_exit 2
 
-@ The data abort vector is shared: an asynchronous abort of the guest (HCR.AMO), or a fault of our own.
+@ The data abort vector is shared: an asynchronous abort of the guest (HCR.AMO), or a fault of our own. Nothing may be
+@ pushed before it is known that there is a stack: the linker script says where stacks lie.
 data_abort:
+    tst     sp, #0x8000
+    beq     stack_overflow
     push    {r0}
     mrs     r0, SPSR_hyp
     and     r0, r0, #0x1f
@@ -75,6 +78,10 @@ data_abort:
     stm     sp, {r0-r12}
     add     r0, sp, #72
     str     r0, [sp, #52]
+    report_fault \kind
+    .endm
+
+    .macro report_fault kind
     str     lr, [sp, #56]
     mrs     r1, ELR_hyp
     mrs     r2, SPSR_hyp
@@ -97,4 +104,13 @@ hyp_prefetch_abort:
     hyp_fault 3
 hyp_data_abort:
     hyp_fault 4
+stack_overflow:
+    mcr     p15, 0, r0, c13, c0, 4  @ TPIDRPRW as scratch: the guest does not run again
+    mov     r0, sp
+    ldr     sp, =__fault_stack_top
+    sub     sp, sp, #72
+    str     r0, [sp, #52]
+    mrc     p15, 0, r0, c13, c0, 4
+    stm     sp, {r0-r12}
+    report_fault 5
     .ltorg

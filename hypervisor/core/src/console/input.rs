@@ -134,6 +134,11 @@ impl InputQueue {
         true
     }
 
+    /// Returns whether the next call of [`SerialInput::receive`] will find room.
+    pub fn has_room(&self) -> bool {
+        self.count + usize::from(SWITCH_COUNT) <= QUEUE_BYTES
+    }
+
     /// Takes the oldest characters into `out` and returns how many.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         let count = self.count.min(out.len());
@@ -206,6 +211,11 @@ impl SerialInput {
             (Some(_), _) => None,
         };
         self.target()
+    }
+
+    /// Returns whether a character can be taken without losing it: else it had better stay in the UART until dom0 reads.
+    pub fn has_room(&self) -> bool {
+        self.target != Some(DomId::DOM0) || self.queue.has_room()
     }
 
     /// Takes a character from the UART.

@@ -91,12 +91,16 @@ fn poll<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, at: GuestVirt) -> CallRes
     vcpu.is_blocked.store(true, Ordering::SeqCst);
     let polled = {
         let mut events = cx.domain.events.lock();
-        // A poll that an interrupt ended may still be registered.
-        events.end_poll(vcpu.id);
         if events.upcall_pending(vcpu.id) {
             Ok(Poll::Ready)
         } else {
-            events.poll(vcpu.id, ports)
+            let polled = events.poll(vcpu.id, ports);
+            // An interrupt that woke the vCPU before it was registered found nothing to undo.
+            if !vcpu.is_blocked.load(Ordering::SeqCst) {
+                events.end_poll(vcpu.id);
+                vcpu.poll_deadline.store(NOT_POLLING, Ordering::SeqCst);
+            }
+            polled
         }
     };
     match polled {

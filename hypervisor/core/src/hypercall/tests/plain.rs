@@ -478,14 +478,29 @@ fn poll_waits_for_a_port_or_a_time() {
     let called = poll(&[b, a], 2, LIST, 1);
     assert!(called.result == 0 && !called.effects.block);
     assert_eq!(vcpu.poll_deadline.load(Ordering::SeqCst), NOT_POLLING);
+    // An interrupt ends it as well: nothing is left that a port or a time would end later.
+    dom1.domain.events.lock().take_woken();
+    dom1.domain.shared_info.words()[48 / 4].store(0, Ordering::SeqCst);
+    let called = poll(&[a], 1, LIST, 1_000_000);
+    assert!(called.result == 0 && called.effects.block);
+    dom1.domain.wake(vcpu.id);
+    assert!(!vcpu.is_blocked.load(Ordering::SeqCst));
+    assert_eq!(vcpu.poll_deadline.load(Ordering::SeqCst), NOT_POLLING);
+    vcpu.is_blocked.store(true, Ordering::SeqCst);
+    send(a);
+    assert!(
+        vcpu.is_blocked.load(Ordering::SeqCst),
+        "in WFI by now, not in a poll"
+    );
+    vcpu.is_blocked.store(false, Ordering::SeqCst);
     // Only for the time: 1 ms after boot, in ticks.
     let called = poll(&[], 0, NOWHERE, 1_000_000);
     assert!(called.result == 0 && called.effects.block);
     assert_eq!(vcpu.poll_deadline.load(Ordering::SeqCst), 1000 + 62_500);
-    vcpu.is_blocked.store(false, Ordering::SeqCst);
+    dom1.domain.wake(vcpu.id);
     let called = poll(&[], 0, 0, u64::MAX);
     assert!(called.result == 0 && called.effects.block);
-    vcpu.is_blocked.store(false, Ordering::SeqCst);
+    dom1.domain.wake(vcpu.id);
     // An upcall that is pending already ends it before it begins.
     dom1.domain.shared_info.words()[0].store(1, Ordering::SeqCst);
     let called = poll(&[], 0, 0, 0);
