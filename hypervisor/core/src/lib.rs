@@ -21,4 +21,5 @@ pub mod sched;
 pub mod stage2;
 pub mod sync;
 pub mod time;
+pub mod trace;
 pub mod vgic;
