@@ -15,6 +15,7 @@
 //! A unit runs on one pCPU at a time. The context of a unit that one pCPU leaves may still be being saved when another
 //! pCPU is told to run it: the other waits for the context's lock, which is short.
 
+mod credit2;
 mod round_robin;
 
 use alloc::boxed::Box;
@@ -22,6 +23,7 @@ use alloc::boxed::Box;
 use crate::addr::{CpuId, DomId};
 use crate::errno::Errno;
 
+pub use credit2::Credit2;
 pub use round_robin::{RoundRobin, Turn};
 
 /// Number of pCPUs that a [`CpuSet`] can hold.
@@ -266,8 +268,10 @@ pub trait Policy: Send {
 
 /// Makes the policy that `sched=` names, or `None` for an unknown name.
 pub fn policy(name: &str) -> Option<Box<dyn Policy>> {
-    let _ = name;
-    None
+    match name {
+        "credit2" => Some(Box::new(Credit2::default())),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
