@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import unittest
+import xml.etree.ElementTree
 import zlib
 from pathlib import Path
 
@@ -234,6 +235,29 @@ class Choices(unittest.TestCase):
         self.assertTrue(any("event_channel_op = -22" in row for row in text))
 
 
+    def test_a_part_of_the_time(self):
+        events = events_of(log(STORY), "--from", "0.0022", "--to=0.0025")
+        self.assertEqual(instants(events, "d1v0"), [("wake", 2.3)])
+        self.assertEqual(slices(events, "d1v0"), [("blocked", 1.0, 1.3), ("runnable", 2.3, 0.7)])
+        self.assertEqual(instants(events, "d0v0"), [])
+        text = run(log(STORY), "--text", "--from", "0.005").stdout.decode().splitlines()
+        self.assertEqual([row.split()[3] for row in text], ["interrupt", "inject"])
+
+    def test_a_picture(self):
+        done = run(log(STORY), "--svg")
+        self.assertEqual(done.returncode, 0)
+        root = xml.etree.ElementTree.fromstring(done.stdout)
+        tag = "{http://www.w3.org/2000/svg}"
+        labels = [text.text for text in root.iter(tag + "text")]
+        self.assertEqual(labels[:4], ["pCPU0", "pCPU1", "d0v0", "d1v0"])
+        # The background, and each slice.
+        slices = sum(e["ph"] == "X" for e in events_of(log(STORY)))
+        self.assertEqual(len(list(root.iter(tag + "rect"))), 1 + slices)
+        for rect in list(root.iter(tag + "rect"))[1:]:
+            self.assertGreaterEqual(float(rect.get("x")), 60)
+            self.assertLessEqual(float(rect.get("x")) + float(rect.get("width")), 960.5)
+
+
 class Errors(unittest.TestCase):
     def check(self, done, status, *words):
         self.assertEqual(done.returncode, status, done.stderr)
@@ -266,6 +290,7 @@ class Errors(unittest.TestCase):
         self.check(run(b"", "--wrong"), 2, "unknown option")
         self.check(run(b"", "--dump", "zz"), 2, "hexadecimal")
         self.check(run(b"", "--output"), 2, "needs a value")
+        self.check(run(b"", "--from", "soon"), 2, "no number")
         self.check(run(b"", "a", "b"), 2, "more than one")
 
     def test_noise_never_crashes(self):

@@ -86,6 +86,8 @@ struct Machine {
     units: BTreeMap<UnitId, Subject>,
     kick: CpuSet,
     random: Random,
+    /// How much later than asked for pCPUs decide, in ns.
+    lateness: u64,
 }
 
 impl Machine {
@@ -97,6 +99,7 @@ impl Machine {
             units: BTreeMap::new(),
             kick: CpuSet::EMPTY,
             random: Random(1),
+            lateness: 0,
         };
         for number in 0..cpus {
             machine.add_cpu(cpu(number));
@@ -169,7 +172,8 @@ impl Machine {
             place.idle_since = self.now;
         }
         place.decisions += 1;
-        (place.unit, place.until) = (decision.unit, decision.until);
+        place.unit = decision.unit;
+        place.until = decision.until.saturating_add(self.lateness);
         if let Some(id) = decision.unit {
             let subject = self.units.get_mut(&id).unwrap();
             assert!(subject.is_runnable, "{id:?} sleeps and is run");
@@ -385,6 +389,45 @@ fn caps_hold_and_are_used_up() {
             );
         }
     }
+}
+
+#[test]
+fn what_a_domain_ran_too_long_is_taken_from_its_next_budget() {
+    let mut machine = Machine::new(2);
+    machine.lateness = 300_000;
+    for (domain, cap) in [(0, 10), (1, 3)] {
+        machine.domain(domain, 256, cap);
+        machine.unit(domain, domain, Affinity::default(), BUSY);
+    }
+    machine.run(10 * SECOND);
+    let (ten, three) = (machine.share(0, 5 * SECOND), machine.share(1, 5 * SECOND));
+    assert!(
+        near(ten, 0.1, 0.02) && near(three, 0.03, 0.02),
+        "{ten} {three}"
+    );
+}
+
+#[test]
+fn a_budget_is_not_saved_up() {
+    let mut machine = Machine::new(1);
+    machine.domain(0, 256, 50);
+    machine.unit(
+        0,
+        0,
+        Affinity::default(),
+        Habit {
+            runs: MS,
+            sleeps: 9 * MS,
+        },
+    );
+    machine.run(SECOND);
+    machine.units.get_mut(&unit(0)).unwrap().habit = BUSY;
+    // Until it wakes the last time, and then a while.
+    machine.run(20 * MS);
+    let since = machine.reset_figures();
+    machine.run(50 * MS);
+    let share = machine.share(0, since);
+    assert!(share <= 0.6, "{share}");
 }
 
 #[test]
@@ -660,18 +703,19 @@ fn units_wait_for_the_first_pcpu_and_for_the_last_one_to_come_back() {
     machine.add_cpu(cpu(5));
     machine.run(SECOND);
     assert!(machine.share(0, 5 * SECOND) > 0.2);
+    // When both wait for their budget, its pCPU goes.
+    while machine.cpus[&cpu(5)].unit.is_some() {
+        machine.run(500_000);
+    }
     let now = machine.now;
-    machine.block(unit(0));
-    machine.block(unit(1));
     machine.policy.remove_cpu(cpu(5), now, &mut machine.kick);
     machine.cpus.clear();
     machine.kick = CpuSet::EMPTY;
-    machine.wake(unit(0));
     machine.run(10 * MS);
     machine.add_cpu(cpu(2));
     let since = machine.reset_figures();
     machine.run(SECOND);
-    assert!(near(machine.share(0, since), 0.5, 0.02));
+    assert!(near(machine.share(0, since), 0.25, 0.02));
 }
 
 #[test]
@@ -689,6 +733,53 @@ fn many_pcpus_have_several_queues_that_balance() {
         let share = machine.share(i, since);
         assert!(near(share, 1.0 / 3.0, 0.1), "{i}: {share}");
     }
+}
+
+#[test]
+fn a_queue_with_less_to_do_takes_units_from_another() {
+    let mut machine = Machine::new(32);
+    machine.domain(0, 256, 0);
+    for i in 0..128 {
+        machine.unit(i, 0, Affinity::default(), BUSY);
+    }
+    machine.run(100 * MS);
+    let is_first =
+        |machine: &Machine, i: u16| machine.policy.unit(unit(i)).unwrap().queue == Some(0);
+    let first: Vec<u16> = (0..128).filter(|&i| is_first(&machine, i)).collect();
+    assert_eq!(first.len(), 64);
+    // No pCPU idles, but those that stay in the first queue would have twice as much.
+    for &i in &first[..32] {
+        machine.block(unit(i));
+    }
+    machine.run(SECOND);
+    let since = machine.reset_figures();
+    machine.run(2 * SECOND);
+    for i in (0..128).filter(|i| !first[..32].contains(i)) {
+        let share = machine.share(i, since);
+        assert!(near(share, 1.0 / 3.0, 0.05), "{i}: {share}");
+    }
+}
+
+#[test]
+fn a_unit_wakes_where_it_ran() {
+    let mut policy = Credit2::default();
+    let mut kick = CpuSet::EMPTY;
+    policy.add_domain(DomId::DOM0).unwrap();
+    policy
+        .add_unit(unit(0), DomId::DOM0, pinned(&[18]), 0)
+        .unwrap();
+    for c in 0..20 {
+        policy.add_cpu(cpu(c), 0).unwrap();
+        policy.schedule(cpu(c), 0, &mut kick);
+    }
+    policy.wake(unit(0), 0, &mut kick);
+    assert_eq!(policy.schedule(cpu(18), 0, &mut kick).unit, Some(unit(0)));
+    policy.set_affinity(unit(0), Affinity::default(), MS, &mut kick);
+    policy.sleep(unit(0), MS, &mut kick);
+    policy.schedule(cpu(18), MS, &mut kick);
+    kick = CpuSet::EMPTY;
+    policy.wake(unit(0), 2 * MS, &mut kick);
+    assert_eq!(kick, CpuSet::single(cpu(18)));
 }
 
 /// Random patterns, with every check of the machine; returns it for the figures.
@@ -836,6 +927,37 @@ fn credit_given_while_asleep_is_what_it_would_have_been_awake() {
         queue.resets += sleep;
         assert_eq!(credit(&policy), CREDIT_MAX);
     }
+}
+
+#[test]
+fn nothing_is_lost_in_payments() {
+    let mut policy = Credit2::default();
+    let mut kick = CpuSet::EMPTY;
+    policy.add_cpu(cpu(0), 0).unwrap();
+    for (i, weight) in [(0, 256), (1, 255)] {
+        policy.add_domain(DomId::new(i)).unwrap();
+        let share = DomainShare { weight, cap: 0 };
+        policy.set_share(DomId::new(i), share).unwrap();
+        policy
+            .add_unit(unit(i), DomId::new(i), Affinity::default(), 0)
+            .unwrap();
+    }
+    policy.wake(unit(1), 0, &mut kick);
+    let mut credit = |policy: &mut Credit2, now| {
+        policy.schedule(cpu(0), now, &mut kick);
+        policy.credit(policy.unit(unit(1)).unwrap())
+    };
+    let start = credit(&mut policy, 0);
+    // One ns at a time: each costs one and a bit.
+    let end = (1..=2550)
+        .map(|now| credit(&mut policy, now))
+        .last()
+        .unwrap();
+    assert_eq!(start - end, 2560);
+    // A reset takes nothing that was not paid for yet.
+    policy.set_credit(unit(1), 0, CREDIT_MAX);
+    policy.reset(0, 0, 2550 + 255_000);
+    assert_eq!(credit(&mut policy, 2550 + 255_000), CREDIT_MAX);
 }
 
 #[test]
