@@ -782,6 +782,90 @@ fn a_unit_wakes_where_it_ran() {
     assert_eq!(kick, CpuSet::single(cpu(18)));
 }
 
+#[test]
+fn who_slept_long_does_not_keep_the_others_waiting_for_long() {
+    let mut machine = Machine::new(1);
+    for i in 0..3 {
+        machine.domain(i, 256, 0);
+        machine.unit(i, i, Affinity::default(), BUSY);
+    }
+    machine.run(MS);
+    machine.block(unit(2));
+    machine.run(10 * SECOND);
+    let since = machine.reset_figures();
+    machine.wake(unit(2));
+    machine.run(300 * MS);
+    let (share, others) = (machine.share(2, since), machine.share(0, since));
+    // A third, and what it may save.
+    assert!(
+        share < (100.0 + 31.0) / 300.0 && others > 0.25,
+        "{share} {others}"
+    );
+    let wait = machine.units[&unit(0)].longest_wait;
+    assert!(wait <= 40 * MS, "waited {wait} ns");
+}
+
+#[test]
+fn the_least_deserving_is_preempted_with_regard_to_places() {
+    // The credits of those that run on pCPUs 0 and 1, what the third likes, and whom it interrupts; it ran on 1 before.
+    for (credits, soft, expected) in [
+        ([5 * MS, 8 * MS], &[0, 1][..], Some(0)),
+        ([5 * MS, 5 * MS + 400_000], &[0, 1], Some(1)),
+        ([5 * MS, 5 * MS + 600_000], &[0, 1], Some(0)),
+        ([5 * MS, 8 * MS], &[1], Some(1)),
+        ([8 * MS, 5 * MS], &[0], Some(0)),
+        ([9 * MS + 600_000, 11 * MS], &[0, 1], None),
+        ([11 * MS, 9 * MS + 600_000], &[0, 1], Some(1)),
+    ] {
+        let mut policy = Credit2::default();
+        let mut kick = CpuSet::EMPTY;
+        policy.add_domain(DomId::DOM0).unwrap();
+        for c in 0..2 {
+            policy.add_cpu(cpu(c), 0).unwrap();
+            let id = unit(c);
+            policy
+                .add_unit(id, DomId::DOM0, Affinity::default(), 0)
+                .unwrap();
+            policy.wake(id, 0, &mut kick);
+            assert_eq!(policy.schedule(cpu(c), 0, &mut kick).unit, Some(id));
+        }
+        for c in 0..2 {
+            policy.set_credit(unit(c), 0, credits[usize::from(c)] as i64);
+        }
+        policy
+            .add_unit(unit(2), DomId::DOM0, preferring(soft), 0)
+            .unwrap();
+        policy.set_credit(unit(2), 0, CREDIT_INIT);
+        policy.unit_mut(unit(2)).unwrap().cpu = cpu(1);
+        kick = CpuSet::EMPTY;
+        policy.wake(unit(2), 0, &mut kick);
+        assert_eq!(kick.first(), expected.map(cpu), "{credits:?} {soft:?}");
+    }
+}
+
+#[test]
+fn the_rate_limit_ends_when_it_says() {
+    let mut policy = Credit2::default();
+    let mut kick = CpuSet::EMPTY;
+    policy.add_cpu(cpu(0), 0).unwrap();
+    policy.add_domain(DomId::DOM0).unwrap();
+    for i in 0..2 {
+        policy
+            .add_unit(unit(i), DomId::DOM0, Affinity::default(), 0)
+            .unwrap();
+    }
+    policy.wake(unit(0), 0, &mut kick);
+    let alone = policy.schedule(cpu(0), 0, &mut kick);
+    assert_eq!((alone.unit, alone.until), (Some(unit(0)), MAX_TIMER));
+    kick = CpuSet::EMPTY;
+    policy.wake(unit(1), 800_000, &mut kick);
+    assert!(kick.contains(cpu(0)));
+    let decision = policy.schedule(cpu(0), 800_000, &mut kick);
+    assert_eq!((decision.unit, decision.until), (Some(unit(0)), MS));
+    let decision = policy.schedule(cpu(0), MS, &mut kick);
+    assert_eq!(decision.unit, Some(unit(1)));
+}
+
 /// Random patterns, with every check of the machine; returns it for the figures.
 fn random_machine(seed: u64) -> Machine {
     let mut random = Random(seed);
