@@ -10,6 +10,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use xenith_core::trace::Classes;
+
 /// The settings of `gnttab=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GnttabOptions {
@@ -68,6 +70,8 @@ pub struct Options<'a> {
     pub sched: Option<&'a str>,
     /// `vwfi=`.
     pub vwfi: Option<&'a str>,
+    /// `trace=`: which classes of events the trace records from the start.
+    pub trace: Option<Classes>,
 }
 
 /// An option whose value could not be understood; the default holds.
@@ -228,12 +232,25 @@ impl<'a> Options<'a> {
             "xsm" => self.xsm = text("xsm")?,
             "sched" => self.sched = text("sched")?,
             "vwfi" => self.vwfi = text("vwfi")?,
+            // A switch as well: all, or nothing.
+            "trace" => {
+                let found = match (value, negated) {
+                    (None | Some("on" | "yes" | "true" | "enable" | "1"), false) => {
+                        Some(Classes::ALL)
+                    }
+                    (None, true) => Some(Classes::empty()),
+                    (Some(list), false) => Classes::parse(list),
+                    (Some(_), true) => None,
+                };
+                self.trace = Some(found.ok_or(bad("trace", TRACE))?);
+            }
             _ => return Err(Refusal::Unknown),
         }
         Ok(())
     }
 }
 
+const TRACE: &str = "all, none, or a list of switch, runstate, trap, irq, hypercall, wake, ipi";
 const GNTTAB: &str = "a list of max-ver:1, [no-]transitive, [no-]transfer";
 
 impl GnttabOptions {

@@ -19,7 +19,7 @@ fn a_usual_line() {
         "console=dtuart dtuart=serial0:115200n8 dom0_mem=512M dom0_max_vcpus=2 loglvl=all guest_loglvl=none/warning \
          sync_console noreboot conring_size=64K console_timestamps=boot bootscrub=0 conswitch=ax maxcpus=0x4 \
          gnttab=max-ver:1,no-transitive gnttab_max_frames=64 gnttab_max_maptrack_frames=1024 xsm=silo sched=credit vwfi=native \
-         dom0_vcpus_pin hmp-unsafe=on console_to_ring",
+         dom0_vcpus_pin hmp-unsafe=on console_to_ring trace=switch,irq",
     );
     let expected = Options {
         console: Some("dtuart"),
@@ -48,6 +48,7 @@ fn a_usual_line() {
         xsm: Some("silo"),
         sched: Some("credit"),
         vwfi: Some("native"),
+        trace: Some(Classes::SWITCH | Classes::IRQ),
     };
     assert_eq!(found, expected);
     assert_eq!(options("  \t "), Options::default());
@@ -130,6 +131,31 @@ fn dom0_mem_forms() {
             (parsed.bad.len(), parsed.options.dom0_mem),
             (1, None),
             "{bad}"
+        );
+    }
+}
+
+#[test]
+fn trace_forms() {
+    let without_traps = Classes::ALL.difference(Classes::TRAP);
+    for (word, classes) in [
+        ("trace", Classes::ALL),
+        ("trace=on", Classes::ALL),
+        ("trace=all", Classes::ALL),
+        ("trace=all,-trap", without_traps),
+        ("trace=wake", Classes::WAKE),
+        ("trace=off", Classes::empty()),
+        ("no-trace", Classes::empty()),
+    ] {
+        assert_eq!(options(word).trace, Some(classes), "{word}");
+    }
+    assert_eq!(options("").trace, None);
+    for word in ["trace=", "trace=irq,", "trace=interrupts", "no-trace=irq"] {
+        let parsed = CommandLine::parse(word);
+        assert_eq!(
+            (parsed.bad.len(), parsed.options.trace),
+            (1, None),
+            "{word}"
         );
     }
 }

@@ -21,5 +21,6 @@ pub mod sched;
 pub mod stage2;
 pub mod sync;
 pub mod time;
+pub mod trace;
 pub mod vcpu;
 pub mod vgic;

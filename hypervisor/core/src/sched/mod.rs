@@ -15,6 +15,7 @@
 //! A unit runs on one pCPU at a time. The context of a unit that one pCPU leaves may still be being saved when another
 //! pCPU is told to run it: the other waits for the context's lock, which is short.
 
+mod credit2;
 mod round_robin;
 mod scheduler;
 mod timers;
@@ -24,6 +25,7 @@ use alloc::boxed::Box;
 use crate::addr::{CpuId, DomId};
 use crate::errno::Errno;
 
+pub use credit2::Credit2;
 pub use round_robin::RoundRobin;
 pub use scheduler::{Kicker, Plan, Scheduler, UnitTable};
 pub use timers::TimerQueue;
@@ -270,8 +272,10 @@ pub trait Policy: Send {
 
 /// Makes the policy that `sched=` names, or `None` for an unknown name.
 pub fn policy(name: &str) -> Option<Box<dyn Policy>> {
-    let _ = name;
-    None
+    match name {
+        "credit2" => Some(Box::new(Credit2::default())),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
