@@ -22,7 +22,7 @@ use xenith_core::addr::{CpuId, HostPhys, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
 use xenith_core::hypervisor::{Hypervisor, Identity};
-use xenith_core::sched::{Policy, RoundRobin, Scheduler};
+use xenith_core::sched::{self, Policy, Scheduler};
 use xenith_core::sync::SpinLock;
 use xenith_core::time::TickScale;
 use xenith_platforms::uart::{Kind, Pl011, Uart};
@@ -331,7 +331,6 @@ fn init_memory(
 fn report_unused(line: &CommandLine<'_>) {
     let options = &line.options;
     let unused = [
-        ("sched", options.sched.is_some()),
         ("vwfi", options.vwfi.is_some()),
         ("console_to_ring", options.console_to_ring.is_some()),
         (
@@ -370,6 +369,24 @@ fn identity(line: &CommandLine<'_>) -> Identity {
         changeset: String::from(env!("XENITH_CHANGESET")),
         build_id: xenith_core::hypervisor::build_id(env!("XENITH_BUILD_ID")),
     }
+}
+
+/// Makes the scheduling policy that the command line names.
+fn choose_policy(line: &CommandLine<'_>) -> Box<dyn Policy> {
+    let named = line.options.sched.and_then(|name| {
+        let found = sched::policy(name);
+        if found.is_none() {
+            warn!("parameter \"sched={name}\": there is no such scheduler; the default holds");
+        }
+        found
+    });
+    let policy = named.unwrap_or_else(sched::default_policy);
+    say!(
+        "Using scheduler: {} ({})",
+        policy.description(),
+        policy.name()
+    );
+    policy
 }
 
 #[unsafe(no_mangle)]
@@ -595,7 +612,7 @@ fn xenith_main(boot: Boot) -> ! {
         distributor.iidr(),
         gich.lr_count()
     );
-    let mut policy = alloc::boxed::Box::new(RoundRobin::default());
+    let mut policy = choose_policy(&line);
     if policy.add_cpu(BOOT_CPU, 0).is_err() {
         stop(&"no memory for the scheduler");
     }
@@ -677,12 +694,16 @@ fn xenith_main(boot: Boot) -> ! {
         Err(reason) => stop(&reason),
     };
     let module_ranges = modules.ranges();
+    let traced = line.options.trace.unwrap_or_default();
     // Everything that borrows from the tree ends here.
     crate::dom0::release_modules(hv, module_ranges.into_iter());
     drop(compact);
     console::end_boot();
     let (total, used) = crate::HEAP.usage();
     log::debug!("heap: {} of {} KiB used", used / 1024, total / 1024);
+    if !traced.is_empty() {
+        crate::trace::start(hv, traced);
+    }
     hv.hal.allow_scrubbing();
     if let Some(vcpu) = dom0.vcpu(VcpuId::new(0)) {
         dom0.set_offline(vcpu, false);

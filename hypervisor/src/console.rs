@@ -51,6 +51,8 @@ struct Console {
 static STALLED: AtomicBool = AtomicBool::new(false);
 /// How long input waits for dom0. Then it is looked at for the switch to the debug keys, and the rest is lost.
 const STALL_NS: u64 = 1_000_000_000;
+/// How often it is looked at: a UART keeps few characters, and those that come meanwhile are lost.
+pub const STALL_LOOK_NS: u64 = 2_000_000;
 
 static CONSOLE: SpinLock<Console> = SpinLock::new(Console {
     uart: None,
@@ -295,10 +297,16 @@ pub fn guest_read(buf: &mut [u8]) -> usize {
     count
 }
 
+/// Returns whether [`look_at_stalled`] must be called in a while.
+#[inline]
+pub fn is_stalled() -> bool {
+    STALLED.load(Ordering::Relaxed)
+}
+
 /// Looks at input that dom0 does not read, after a while: the debug keys must be within reach when it is stuck.
 #[inline]
 pub fn look_at_stalled(hv: &'static Hv) {
-    if STALLED.load(Ordering::Relaxed) {
+    if is_stalled() {
         let since = CONSOLE.lock().stalled;
         if since.is_some_and(|since| {
             hv.scale

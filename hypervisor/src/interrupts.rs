@@ -9,11 +9,13 @@ use xenith_core::domain::{Domain, Vcpu};
 use xenith_core::emulate::vtimer::PhysicalTimer;
 use xenith_core::machine::{PhysIrq, Trigger};
 use xenith_core::sync::SpinLock;
+use xenith_core::trace::{Classes, Event, Subject};
 use xenith_core::vgic::{KickSet, LineLevels, ListRegisters};
 
 use crate::machine::Machine;
 use crate::run::Pcpu;
 use crate::smp;
+use crate::trace;
 use crate::vcpu::VcpuContext;
 
 /// The machine as the vGIC sees it, for one vCPU that is loaded.
@@ -93,6 +95,10 @@ impl LineLevels for VgicHost<'_> {
     }
 }
 
+/// GICH_LR: state pending, and the virtual interrupt's number.
+const LR_PENDING: u32 = 1 << 28;
+const LR_ID: u32 = 0x3ff;
+
 /// Wakes the vCPUs that the vGIC named; the loaded one looks by itself unless it waits.
 #[inline]
 fn kick_from(domain: &Domain<Machine>, loaded: &Vcpu<Machine>, set: KickSet) {
@@ -122,6 +128,20 @@ impl Pcpu {
             vgic.flush(vcpu.id, host)
         });
         domain.kick(set.without(vcpu.id));
+        if trace::is_on(Classes::IRQ) {
+            self.trace_injected(trace::subject(domain, vcpu));
+        }
+    }
+
+    /// Records what is pending in the list registers.
+    #[cold]
+    fn trace_injected(&self, subject: Subject) {
+        for n in 0..self.gich.lr_count() {
+            let lr = self.gich.read_lr(n);
+            if lr & LR_PENDING != 0 {
+                trace::record(Event::Inject, subject, [lr & LR_ID, 0]);
+            }
+        }
     }
 
     /// Runs `f` on the vGIC of the loaded vCPU, with its lines.
@@ -178,6 +198,11 @@ impl Pcpu {
             let ack = self.gicc.acknowledge();
             let Some(irq) = ack.irq() else { return };
             self.gicc.drop_priority(ack);
+            if trace::is_on(Classes::IRQ) {
+                let subject =
+                    loaded.map_or(Subject::IDLE, |(domain, vcpu)| trace::subject(domain, vcpu));
+                trace::record(Event::Interrupt, subject, [u32::from(irq.raw()), 0]);
+            }
             self.handle_interrupt(irq, ack, loaded);
         }
     }
@@ -215,6 +240,7 @@ impl Pcpu {
             smp::do_requests(self.state, loaded);
         } else if Some(irq) == self.hv.hal.console_irq() {
             crate::console::receive(self.hv);
+            self.deadline_changed |= crate::console::is_stalled();
         } else if irq.is_spi()
             && let Some(domain) = self.hv.hal.route(irq)
         {
@@ -225,6 +251,10 @@ impl Pcpu {
             return;
         }
         self.gicc.deactivate(ack);
+        if self.resignal_after != 0 {
+            // The same forgetfulness of QEMU's: what became pending while the interrupt was active was not signalled.
+            self.gicc.signal_again();
+        }
     }
 
     /// An interrupt went to a guest, which will end it without us: see [`RESIGNAL_US`].

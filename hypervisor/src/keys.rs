@@ -15,7 +15,7 @@ use crate::power;
 use crate::smp::{self, Request};
 
 /// The keys that do something here.
-const KEYS: [u8; 9] = *b"*Rdehmqrt";
+const KEYS: [u8; 10] = *b"*RTdehmqrt";
 
 /// Runs the handler of `key`; unknown keys say nothing, as in Xen. Nothing is allocated: keys are for when memory is out,
 /// too.
@@ -47,6 +47,10 @@ fn run(hv: &'static Hv, key: u8, out: &mut dyn Write) -> core::fmt::Result {
         b'R' => {
             writeln!(out, "'R' pressed -> rebooting machine")?;
             power::restart()
+        }
+        b'T' => {
+            crate::trace::toggle(hv);
+            Ok(())
         }
         b'q' => domains(hv, out),
         b'd' => registers(hv, out),

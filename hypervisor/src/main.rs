@@ -28,6 +28,8 @@ mod run;
 #[cfg(target_os = "none")]
 mod smp;
 #[cfg(target_os = "none")]
+mod trace;
+#[cfg(target_os = "none")]
 mod traps;
 #[cfg(target_os = "none")]
 mod vcpu;

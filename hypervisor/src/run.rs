@@ -16,9 +16,11 @@ use xenith_core::domain::{Domain, RunState, Vcpu};
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::sched::{Plan, TimerQueue, UnitId};
 use xenith_core::sync::SpinLockGuard;
+use xenith_core::trace::{Classes, Event, Subject};
 
 use crate::machine::{Hv, Machine};
 use crate::smp::{self, PcpuState};
+use crate::trace;
 use crate::traps;
 use crate::vcpu::VcpuContext;
 
@@ -40,6 +42,8 @@ pub struct Pcpu {
     vfp_of: Option<UnitId>,
     /// They are not the loaded vCPU's: its first use traps.
     is_vfp_trapped: bool,
+    /// Who runs here as far as the trace knows.
+    traced: Subject,
     /// Deadlines of vCPUs that left this pCPU to wait.
     timers: TimerQueue,
     pub(crate) timer_ppi: IntId,
@@ -54,6 +58,8 @@ pub struct Pcpu {
     pub(crate) resignal_at: u64,
     /// [`RETRY_US`] in ticks.
     retry_after: u64,
+    /// How often input that dom0 does not read is looked at, in ticks.
+    stall_after: u64,
     /// [`RESIGNAL_US`] in ticks where the GIC needs it, else 0.
     pub(crate) resignal_after: u64,
 }
@@ -67,6 +73,12 @@ const RESIGNAL_US: u64 = 1000;
 
 /// When to look again at a context that somebody else was looking at.
 const RETRY_US: u64 = 50;
+
+/// What the trace says instead of an exception class.
+const TRACED_IRQ: u32 = 0x100;
+const TRACED_ABORT: u32 = 0x101;
+/// HSR.EC of HVC.
+const EC_HVC: u32 = 0x12;
 
 /// Units for whose deadlines a pCPU makes room at a time.
 const TIMER_ROOM: u16 = 64;
@@ -117,6 +129,7 @@ impl Pcpu {
             },
             vfp_of: None,
             is_vfp_trapped: false,
+            traced: Subject::IDLE,
             timers: TimerQueue::default(),
             timer_ppi,
             maintenance_ppi,
@@ -124,6 +137,7 @@ impl Pcpu {
             deadline_changed: false,
             deadline: u64::MAX,
             resignal_at: u64::MAX,
+            stall_after: hv.scale.to_ticks(crate::console::STALL_LOOK_NS),
             retry_after: hv.scale.to_ticks(RETRY_US * 1000),
             resignal_after: if hv.hal.distributor.lock().iidr() == IIDR_OF_QEMU {
                 hv.scale.to_ticks(RESIGNAL_US * 1000)
@@ -163,13 +177,22 @@ impl Pcpu {
         self.plan = self.hv.scheduler.schedule(self.id);
     }
 
+    #[inline]
+    fn trace_switch(&mut self, to: Subject) {
+        trace::record(Event::Switch, to, [self.traced.packed(), 0]);
+        self.traced = to;
+    }
+
     /// Nothing is loaded and nothing can run, until something can.
     fn idle(&mut self) {
+        self.trace_switch(Subject::IDLE);
         self.set_timer(None);
         loop {
             self.idle_step(None);
             if self.timer_fired {
                 self.expire(None);
+                self.set_timer(None);
+            } else if self.deadline_changed {
                 self.set_timer(None);
             }
             if self.state.must_schedule() {
@@ -214,6 +237,7 @@ impl Pcpu {
         let mut guard = self.claim(vcpu);
         let context = &mut *guard;
         vcpu.set_loaded_on(Some(self.id));
+        self.trace_switch(trace::subject(domain, vcpu));
         // SAFETY: The tables are the domain's, alive as long as `domain`, and the VMID is its own; the context is the
         // vCPU's, whose lock we hold.
         unsafe {
@@ -278,6 +302,10 @@ impl Pcpu {
             }
             // SAFETY: `run_vcpu` made the vCPU's context and its domain's stage 2 live.
             let exit = unsafe { enter_guest(&mut context.frame) };
+            let is_traced = trace::is_on(Classes::TRAP.union(Classes::HYPERCALL));
+            if is_traced {
+                trace_exit(loaded, exit, context);
+            }
             let next = match exit {
                 ExitKind::Trap => traps::handle(self, domain, vcpu, context),
                 ExitKind::Irq | ExitKind::Fiq => {
@@ -289,6 +317,9 @@ impl Pcpu {
                     Next::Resume
                 }
             };
+            if is_traced {
+                trace::record(Event::Enter, trace::subject(domain, vcpu), [0, 0]);
+            }
             match next {
                 Next::Resume => {}
                 Next::Yield => {
@@ -336,6 +367,8 @@ impl Pcpu {
             self.idle_step(Some((&**domain, vcpu)));
             if self.timer_fired {
                 self.expire(Some((loaded, context)));
+                self.set_timer(Some((loaded, context)));
+            } else if self.deadline_changed {
                 self.set_timer(Some((loaded, context)));
             }
             if vcpu.is_wanted.load(Ordering::Relaxed) {
@@ -422,6 +455,9 @@ impl Pcpu {
             .min(self.plan.until)
             .min(self.plan.timer)
             .min(self.resignal_at);
+        if crate::console::is_stalled() {
+            deadline = deadline.min(timer::now() + self.stall_after);
+        }
         if let Some((Loaded { vcpu, .. }, context)) = loaded {
             if let Some(at) = context.physical_timer.deadline(timer::now()) {
                 deadline = deadline.min(at);
@@ -439,11 +475,29 @@ impl Pcpu {
         let now = timer::now();
         let clock = {
             let mut clock = vcpu.runstate.lock();
+            let change = [state as u32, clock.state as u32];
+            trace::record(Event::Runstate, trace::subject(domain, vcpu), change);
             clock.change(state, now);
             *clock
         };
         // Written while the vCPU is loaded, with its own tables: Linux reads it for stolen time.
         traps::publish_runstate(self.hv, domain, vcpu, &clock);
+    }
+}
+
+/// Records why a vCPU left the guest.
+#[cold]
+fn trace_exit(loaded: Loaded<'_>, exit: ExitKind, context: &VcpuContext) {
+    let subject = trace::subject(loaded.domain, loaded.vcpu);
+    let frame = &context.frame;
+    let class = match exit {
+        ExitKind::Trap => sysreg::hsr::read() >> 26,
+        ExitKind::Irq | ExitKind::Fiq => TRACED_IRQ,
+        ExitKind::AsyncAbort => TRACED_ABORT,
+    };
+    trace::record(Event::Trap, subject, [class, frame.pc]);
+    if class == EC_HVC {
+        trace::record(Event::Hypercall, subject, [frame.r[12], frame.r[0]]);
     }
 }
 

@@ -7,16 +7,18 @@ use xenith_arch::gicv2::{CpuInterface, HypInterface, SgiSender};
 use xenith_arch::guest_memory::{CpuLocal, this_cpu};
 use xenith_arch::{setup, sysreg, timer};
 use xenith_boot::fdt::host::{HostCpu, HostInfo, Psci, PsciMethod, PsciVersion};
-use xenith_core::addr::{CpuId, HostPhys, IntId};
+use xenith_core::addr::{CpuId, DomId, HostPhys, IntId, VcpuId};
 use xenith_core::domain::{Domain, Vcpu};
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::machine::PhysIrq;
 use xenith_core::sched::{CpuSet, Kicker};
 use xenith_core::sync::Once;
+use xenith_core::trace::{Event, Subject};
 
 use crate::machine::{Hv, Machine, alloc_frame, installed};
 use crate::run::Pcpu;
 use crate::say;
+use crate::trace;
 
 /// Most pCPUs: a GICv2 has as many CPU interfaces.
 pub const MAX_CPUS: usize = 8;
@@ -159,6 +161,7 @@ pub fn online() -> CpuSet {
 fn send(cpus: impl Iterator<Item = CpuId>) {
     let me = this_cpu();
     let targets = cpus.filter(|&cpu| cpu != me).fold(0, |all, cpu| {
+        trace::record(Event::SendIpi, Subject::IDLE, [0, cpu.index() as u32]);
         all | state(cpu).target.load(Ordering::Relaxed)
     });
     if targets != 0
@@ -220,6 +223,9 @@ impl Kicker for Ipi {
     }
     fn ticks(&self) -> u64 {
         timer::now()
+    }
+    fn note_wake(&self, domain: DomId, vcpu: VcpuId) {
+        trace::record(Event::Wake, Subject::vcpu(domain, vcpu), [0, 0]);
     }
 }
 

@@ -186,6 +186,7 @@ impl<H: Hal> Domain<H> {
             }
             let now = self.scheduler.kicker().ticks();
             vcpu.runstate.lock().end_wait(now);
+            self.scheduler.kicker().note_wake(self.facts.id, id);
             self.scheduler.settle(vcpu);
         } else if let Some(cpu) = vcpu.loaded_on() {
             // In the guest perhaps: what is pending is in memory and not in its list registers.

@@ -37,6 +37,7 @@ pub const STANDARD: &[KeyHandler] = &[
     handler(b'A', "toggle alternative key handling"),
     diagnostic(b'H', "dump heap info"),
     handler(b'R', "reboot machine"),
+    handler(b'T', "trace: begin, or end and print"),
     diagnostic(b'a', "dump timer queues"),
     diagnostic(b'd', "dump registers"),
     diagnostic(b'e', "dump evtchn info"),

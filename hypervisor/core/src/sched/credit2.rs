@@ -282,6 +282,9 @@ impl Policy for Credit2 {
         SCHEDULER_ID
     }
 
+    fn description(&self) -> &'static str {
+        "SMP Credit Scheduler rev2"
+    }
     fn name(&self) -> &'static str {
         "credit2"
     }

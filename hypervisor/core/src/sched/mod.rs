@@ -197,6 +197,8 @@ impl Default for PolicyParameters {
 pub trait Policy: Send {
     /// Returns the id of the public interface (XEN_SCHEDULER_*): credit 5, credit2 6, null 9.
     fn id(&self) -> u32;
+    /// Returns what `xl info` and the boot messages call it.
+    fn description(&self) -> &'static str;
     /// Returns the name that the command line and `xl` use: "credit", "credit2", "null".
     fn name(&self) -> &'static str;
 
@@ -268,6 +270,11 @@ pub trait Policy: Send {
     /// # Errors
     /// Those of `out`.
     fn dump(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
+}
+
+/// Makes the policy that holds when the command line names none.
+pub fn default_policy() -> Box<dyn Policy> {
+    Box::new(Credit2::default())
 }
 
 /// Makes the policy that `sched=` names, or `None` for an unknown name.

@@ -79,6 +79,9 @@ impl Policy for RoundRobin {
     fn id(&self) -> u32 {
         0
     }
+    fn description(&self) -> &'static str {
+        "round robin"
+    }
     fn name(&self) -> &'static str {
         "rr"
     }

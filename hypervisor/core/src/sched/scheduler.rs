@@ -22,6 +22,8 @@ pub trait Kicker: Send + Sync {
     fn this_cpu(&self) -> CpuId;
     /// Returns the counter, in ticks.
     fn ticks(&self) -> u64;
+    /// A vCPU's wait ended: for the trace.
+    fn note_wake(&self, _domain: DomId, _vcpu: VcpuId) {}
 }
 
 /// What a pCPU is to do, in ticks.
