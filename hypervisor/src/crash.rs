@@ -82,7 +82,7 @@ fn xenith_hyp_fault(what: &str, registers: &FaultRegisters) -> ! {
         xenith_arch::sysreg::hifar::read()
     ));
     emergency_line(format_args!("   [<{:08x}>]", registers.pc));
-    end(registers.r[11])
+    end(registers.frame_pointer())
 }
 
 #[unsafe(no_mangle)]

@@ -1,6 +1,7 @@
 //! Power off and reset of the machine, through PSCI firmware.
 
-use smccc::{Smc, psci};
+use smccc::psci;
+use xenith_arch::Firmware;
 use xenith_boot::fdt::host::{Psci, PsciMethod, PsciVersion};
 use xenith_core::domain::ShutdownReason;
 use xenith_core::sync::Once;
@@ -31,7 +32,7 @@ pub fn halt() -> ! {
 pub fn power_off() -> ! {
     // Only returns where firmware cannot do it.
     match METHOD.get() {
-        Some(Some(PsciMethod::Smc)) => drop(psci::system_off::<Smc>()),
+        Some(Some(PsciMethod::Smc)) => drop(psci::system_off::<Firmware>()),
         // HVC from Hyp mode comes back to ourselves.
         Some(Some(PsciMethod::Hvc) | None) | None => {}
     }
@@ -42,7 +43,7 @@ pub fn power_off() -> ! {
 /// Restarts the machine.
 pub fn restart() -> ! {
     match METHOD.get() {
-        Some(Some(PsciMethod::Smc)) => drop(psci::system_reset::<Smc>()),
+        Some(Some(PsciMethod::Smc)) => drop(psci::system_reset::<Firmware>()),
         Some(Some(PsciMethod::Hvc) | None) | None => {}
     }
     log::error!("firmware has no reset (PSCI 0.2 or later): reset the machine by hand");

@@ -42,6 +42,8 @@ pub enum ExitKind {
 unsafe extern "C" {
     #[link_name = "enter_guest"]
     fn enter_guest_asm(frame: *mut GuestFrame) -> u32;
+    #[link_name = "smc32"]
+    fn smc32_asm(function: u32, a: u32, b: u32, c: u32) -> u32;
     static _start: u8;
     static _end: u8;
     static __text_end: u8;
@@ -75,6 +77,22 @@ pub unsafe fn enter_guest(frame: &mut GuestFrame) -> ExitKind {
         1 => ExitKind::Irq,
         2 => ExitKind::Fiq,
         _ => ExitKind::AsyncAbort,
+    }
+}
+
+/// Calls into the firmware, following the SMC Calling Convention, by way of the `smccc` crate's functions. Ours because
+/// `smccc::Smc` writes the instruction as an A32 word, whatever the instruction set.
+pub struct Firmware;
+
+impl smccc::Call for Firmware {
+    fn call32(function: u32, args: [u32; 7]) -> [u32; 8] {
+        // SAFETY: Firmware keeps to the calling convention and leaves our memory alone.
+        let result = unsafe { smc32_asm(function, args[0], args[1], args[2]) };
+        [result, 0, 0, 0, 0, 0, 0, 0]
+    }
+
+    fn call64(_function: u32, _args: [u64; 17]) -> [u64; 18] {
+        unreachable!("there is no SMC64 in AArch32")
     }
 }
 
@@ -191,8 +209,8 @@ extern "C" fn arch_hyp_fault(registers: &FaultRegisters, kind: u32) -> ! {
     unsafe { xenith_hyp_fault(what, registers) }
 }
 
-/// Calls `each` with the return addresses of the callers of the frame that `fp` names (r11; the build keeps frame
-/// pointers), innermost first. Bounded, and never reads outside the boot stack.
+/// Calls `each` with the return addresses of the callers of the frame that `fp` names (the build keeps frame pointers),
+/// innermost first. Bounded, and never reads outside the boot stack.
 pub fn backtrace(fp: u32, mut each: impl FnMut(u32)) {
     let top = &raw const __stack_top as usize;
     let text = (&raw const _start as usize)..(&raw const __text_end as usize);
@@ -203,6 +221,8 @@ pub fn backtrace(fp: u32, mut each: impl FnMut(u32)) {
         }
         // SAFETY: Two aligned words of the stack.
         let (next, lr) = unsafe { (*(fp as *const u32), *((fp + 4) as *const u32)) };
+        // Bit 0 says Thumb.
+        let lr = lr & !1;
         if !text.contains(&(lr as usize)) {
             return;
         }
@@ -214,13 +234,23 @@ pub fn backtrace(fp: u32, mut each: impl FnMut(u32)) {
     }
 }
 
+/// The general register that is the frame pointer: r7 in Thumb code, r11 in Arm code.
+const FRAME_POINTER: usize = if cfg!(xenith_thumb) { 7 } else { 11 };
+
+impl FaultRegisters {
+    /// Returns the frame pointer at the fault.
+    pub fn frame_pointer(&self) -> u32 {
+        self.r[FRAME_POINTER]
+    }
+}
+
 /// Returns the frame pointer of the caller.
 #[inline(always)]
 pub fn frame_pointer() -> u32 {
     let fp: u32;
     // SAFETY: Reads a register.
     unsafe {
-        core::arch::asm!("mov {}, r11", out(reg) fp, options(nomem, nostack, preserves_flags))
+        core::arch::asm!("mov {}, r{n}", out(reg) fp, n = const FRAME_POINTER, options(nomem, nostack, preserves_flags))
     };
     fp
 }

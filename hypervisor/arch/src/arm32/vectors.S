@@ -59,6 +59,15 @@ guest_irq:
 guest_fiq:
     guest_exit 2
 
+@ u32 smc32(u32 function, u32 a, u32 b, u32 c): a call into the firmware (SMCCC: r4 and up are kept for us).
+    .globl smc32
+    .type smc32, %function
+smc32:
+    .arch_extension sec
+    smc     #0
+    bx      lr
+    .size smc32, . - smc32
+
 @ The data abort vector is shared: an asynchronous abort of the guest (HCR.AMO), or a fault of our own. Nothing may be
 @ pushed before it is known that there is a stack: the linker script says where stacks lie.
 data_abort:
