@@ -14,13 +14,15 @@ impl RunQueue {
 
     /// Returns whether this queue has less to do for each pCPU than `other`.
     fn is_less_loaded(&self, other: &Self) -> bool {
-        self.load.saturating_mul(u64::from(other.cpus.len()))
-            < other.load.saturating_mul(u64::from(self.cpus.len()))
+        // Loads are below 2^32: 2^16 units of weights below 2^16.
+        self.load.wrapping_mul(u64::from(other.cpus.len()))
+            < other.load.wrapping_mul(u64::from(self.cpus.len()))
     }
 }
 
 impl Credit2 {
     /// Returns what a unit pays for `time` (ns), and what the division leaves over.
+    #[inline(never)]
     fn price(&self, unit: &Unit, time: u64) -> (i64, u64) {
         let weight = self.weight(unit);
         // The usual case needs no division.
@@ -39,6 +41,7 @@ impl Credit2 {
     }
 
     /// Lets a running unit pay until now.
+    #[inline(never)]
     fn pay(&mut self, id: UnitId, now: u64) {
         let Some(unit) = self.unit(id).filter(|unit| unit.state == State::Running) else {
             return;
@@ -60,6 +63,7 @@ impl Credit2 {
         }
     }
 
+    #[inline(never)]
     fn add_load(&mut self, id: UnitId) {
         let Some(unit) = self.unit(id) else { return };
         let (weight, queue) = (self.weight(unit), unit.queue);
@@ -68,6 +72,7 @@ impl Credit2 {
         }
     }
 
+    #[inline(never)]
     fn remove_load(&mut self, id: UnitId) {
         let Some(unit) = self.unit(id) else { return };
         let (weight, queue) = (self.weight(unit), unit.queue);
@@ -101,6 +106,7 @@ impl Credit2 {
         self.take_out(id);
     }
 
+    #[inline(never)]
     fn take_out(&mut self, id: UnitId) {
         let queue = self.unit(id).and_then(|unit| unit.queue);
         if let Some(queue) = queue.and_then(|queue| self.queues.get_mut(queue)) {
@@ -151,6 +157,7 @@ impl Credit2 {
     }
 
     /// Returns the run queue for a unit: its own, unless only another has an idle pCPU for it.
+    #[inline(never)]
     fn choose_queue(&self, unit: &Unit, may: &CpuSet, soft: &CpuSet) -> usize {
         let own = unit.queue.unwrap_or(0);
         if self.queues.len() <= 1 {
@@ -183,6 +190,7 @@ impl Credit2 {
     }
 
     /// Tells a pCPU to schedule.
+    #[inline(never)]
     pub(super) fn tickle_cpu(&mut self, cpu: CpuId, kick: &mut CpuSet) {
         let Some(queue) = self.cpu(cpu).map(|cpu| cpu.queue) else {
             return;
@@ -194,6 +202,7 @@ impl Credit2 {
     }
 
     /// Finds a pCPU for a unit that began to wait: an idle one, or the one that runs the least deserving unit.
+    #[inline(never)]
     fn tickle(
         &mut self,
         id: UnitId,
@@ -261,6 +270,7 @@ impl Credit2 {
     }
 
     /// Gives credit to all units of a run queue, so that `next` has some.
+    #[inline(never)]
     pub(super) fn reset(&mut self, queue: usize, next: i64, now: u64) {
         let Some(cpus) = self.queues.get(queue).map(|queue| queue.cpus) else {
             return;
@@ -338,6 +348,7 @@ impl Credit2 {
     }
 
     /// Returns whether the unit that ran on `cpu` may go on, once it has paid.
+    #[inline(never)]
     fn goes_on(&mut self, id: UnitId, cpu: CpuId, now: u64) -> bool {
         self.pay(id, now);
         self.return_grant(id);
@@ -362,6 +373,7 @@ impl Credit2 {
     }
 
     /// Takes the unit out of the run queue that `cpu` should run instead of `current`, if there is one.
+    #[inline(never)]
     fn better(&mut self, cpu: CpuId, queue: usize, current: Option<UnitId>) -> Option<UnitId> {
         loop {
             let id = self.find_better(cpu, queue, current)?;
@@ -375,6 +387,7 @@ impl Credit2 {
         }
     }
 
+    #[inline(never)]
     fn find_better(&self, cpu: CpuId, queue: usize, current: Option<UnitId>) -> Option<UnitId> {
         let queue = &self.queues.get(queue)?.waiting;
         let find = |wanted| self.waiting.first_of(queue, wanted).map(UnitId::new);
@@ -395,6 +408,7 @@ impl Credit2 {
     }
 
     /// Takes a unit from another run queue for a pCPU that would idle.
+    #[inline(never)]
     fn steal(&mut self, cpu: CpuId, queue: usize) -> Option<UnitId> {
         let count = self.queues.len();
         for other in (1..count).map(|distance| (queue + distance) % count) {
@@ -409,6 +423,7 @@ impl Credit2 {
     }
 
     /// The unit, which is in no run queue, runs from now on.
+    #[inline(never)]
     fn begin(&mut self, id: UnitId, cpu: CpuId, now: u64) {
         if let Some(unit) = self.unit_mut(id) {
             unit.state = State::Running;
@@ -419,6 +434,7 @@ impl Credit2 {
     }
 
     /// Returns for how many ns the unit runs: until the next one has more credit.
+    #[inline(never)]
     fn time_slice(
         &self,
         id: UnitId,
@@ -447,8 +463,8 @@ impl Credit2 {
                     .map_or(0, |other| self.credit(other));
                 let lead = self.credit(unit).saturating_sub(other.max(0));
                 let lead = u64::try_from(lead).unwrap_or(0);
-                // At most CREDIT_INIT times 65535.
-                lead.saturating_mul(self.weight(unit)) / self.max_weight.max(1)
+                // At most CREDIT_MAX times 65535.
+                lead.wrapping_mul(self.weight(unit)) / self.max_weight.max(1)
             }
         };
         let time = time.min(MAX_TIMER).max(shortest);
@@ -456,6 +472,7 @@ impl Credit2 {
     }
 
     /// Tells one idle pCPU to schedule if a unit waits that may run there: it was meant for a pCPU that took another.
+    #[inline(never)]
     fn wake_idle(&mut self, kick: &mut CpuSet) {
         let (mut available, mut coming, mut waiting) = (CpuSet::EMPTY, 0, 0);
         for queue in &self.queues {
@@ -480,6 +497,7 @@ impl Credit2 {
     }
 
     /// Takes a waiting unit from the run queue with the most to do, if that makes the two more equal.
+    #[inline(never)]
     fn balance(&mut self, queue: usize, now: u64) {
         if self.queues.len() <= 1 {
             return;
@@ -509,8 +527,8 @@ impl Credit2 {
         let weight = self.unit(id).map_or(0, |unit| self.weight(unit));
         let (there, here) = (u64::from(other.cpus.len()), u64::from(cpus.len()));
         // Even without it there is more to do there than here with it.
-        if other.load.saturating_sub(weight).saturating_mul(here)
-            < own.load.saturating_add(weight).saturating_mul(there)
+        if other.load.saturating_sub(weight).wrapping_mul(here)
+            < own.load.wrapping_add(weight).wrapping_mul(there)
         {
             return;
         }

@@ -1,298 +1,18 @@
-//! Tests of the policy under a small machine: pCPUs that do as they are told, and units that run, block and wake.
+//! Tests of the policy: `machine` runs it, `rules` asks it directly.
 
-use std::collections::BTreeMap;
+mod machine;
+mod rules;
+
 use std::string::String;
 use std::vec::Vec;
 
 use super::*;
-use crate::sched::policy;
-
-const MS: u64 = 1_000_000;
-const SECOND: u64 = 1000 * MS;
-
-fn cpu(number: u16) -> CpuId {
-    CpuId::new(number)
-}
-
-fn unit(number: u16) -> UnitId {
-    UnitId::new(number)
-}
-
-fn pinned(cpus: &[u16]) -> Affinity {
-    let mut hard = CpuSet::EMPTY;
-    cpus.iter().for_each(|&number| hard.insert(cpu(number)));
-    Affinity {
-        hard,
-        soft: CpuSet::ALL,
-    }
-}
-
-fn preferring(cpus: &[u16]) -> Affinity {
-    Affinity {
-        hard: CpuSet::ALL,
-        soft: pinned(cpus).hard,
-    }
-}
-
-/// A random number generator (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % bound
-    }
-}
-
-/// How a unit behaves: it runs for a while, then sleeps for a while (0: never), each up to twice the mean.
-#[derive(Clone, Copy, Default)]
-struct Habit {
-    runs: u64,
-    sleeps: u64,
-}
-
-const BUSY: Habit = Habit { runs: 0, sleeps: 0 };
-
-/// What the machine knows of a unit.
-struct Subject {
-    habit: Habit,
-    is_runnable: bool,
-    on: Option<CpuId>,
-    /// When it wakes or, while it runs, blocks.
-    event: u64,
-    work_left: u64,
-    runnable_since: u64,
-    ran: u64,
-    longest_wait: u64,
-    affinity: Affinity,
-}
-
-#[derive(Default, Clone, Copy)]
-struct Place {
-    unit: Option<UnitId>,
-    since: u64,
-    until: u64,
-    idle_since: u64,
-    decisions: u64,
-}
-
-struct Machine {
-    policy: Credit2,
-    now: u64,
-    cpus: BTreeMap<CpuId, Place>,
-    units: BTreeMap<UnitId, Subject>,
-    kick: CpuSet,
-    random: Random,
-    /// How much later than asked for pCPUs decide, in ns.
-    lateness: u64,
-}
-
-impl Machine {
-    fn new(cpus: u16) -> Self {
-        let mut machine = Self {
-            policy: Credit2::default(),
-            now: 5 * SECOND,
-            cpus: BTreeMap::new(),
-            units: BTreeMap::new(),
-            kick: CpuSet::EMPTY,
-            random: Random(1),
-            lateness: 0,
-        };
-        for number in 0..cpus {
-            machine.add_cpu(cpu(number));
-        }
-        machine
-    }
-
-    fn add_cpu(&mut self, cpu: CpuId) {
-        self.policy.add_cpu(cpu, self.now).unwrap();
-        self.cpus.insert(cpu, Place::default());
-        self.kick.insert(cpu);
-    }
-
-    fn domain(&mut self, id: u16, weight: u16, cap: u16) {
-        self.policy.add_domain(DomId::new(id)).unwrap();
-        let share = DomainShare { weight, cap };
-        self.policy.set_share(DomId::new(id), share).unwrap();
-    }
-
-    fn unit(&mut self, number: u16, domain: u16, affinity: Affinity, habit: Habit) {
-        let id = unit(number);
-        self.policy
-            .add_unit(id, DomId::new(domain), affinity, self.now)
-            .unwrap();
-        let subject = Subject {
-            habit,
-            is_runnable: false,
-            on: None,
-            event: self.now + self.random.below(MS),
-            work_left: 0,
-            runnable_since: 0,
-            ran: 0,
-            longest_wait: 0,
-            affinity,
-        };
-        self.units.insert(id, subject);
-    }
-
-    fn draw(&mut self, mean: u64) -> u64 {
-        if mean == 0 {
-            u64::MAX
-        } else {
-            1 + self.random.below(2 * mean)
-        }
-    }
-
-    /// What ran on a pCPU is accounted until now.
-    fn account(&mut self, cpu: CpuId) {
-        let place = self.cpus.get_mut(&cpu).unwrap();
-        let time = self.now - core::mem::replace(&mut place.since, self.now);
-        if let Some(subject) = place.unit.and_then(|id| self.units.get_mut(&id)) {
-            subject.ran += time;
-            subject.work_left = subject.work_left.saturating_sub(time);
-        }
-    }
-
-    fn schedule(&mut self, cpu: CpuId) {
-        self.account(cpu);
-        if let Some(old) = self.cpus[&cpu].unit {
-            let subject = self.units.get_mut(&old).unwrap();
-            if subject.on == Some(cpu) {
-                subject.on = None;
-                subject.runnable_since = self.now;
-            }
-        }
-        let decision = self.policy.schedule(cpu, self.now, &mut self.kick);
-        assert!(decision.until > self.now, "a slice of no time");
-        let place = self.cpus.get_mut(&cpu).unwrap();
-        if decision.unit.is_none() && place.unit.is_some() {
-            place.idle_since = self.now;
-        }
-        place.decisions += 1;
-        place.unit = decision.unit;
-        place.until = decision.until.saturating_add(self.lateness);
-        if let Some(id) = decision.unit {
-            let subject = self.units.get_mut(&id).unwrap();
-            assert!(subject.is_runnable, "{id:?} sleeps and is run");
-            assert_eq!(subject.on, None, "{id:?} runs twice");
-            assert!(subject.affinity.hard.contains(cpu), "{id:?} on {cpu:?}");
-            subject.on = Some(cpu);
-            subject.longest_wait = subject.longest_wait.max(self.now - subject.runnable_since);
-        }
-    }
-
-    fn wake(&mut self, id: UnitId) {
-        let work = self.draw(self.units[&id].habit.runs);
-        let subject = self.units.get_mut(&id).unwrap();
-        (subject.is_runnable, subject.event) = (true, u64::MAX);
-        (subject.work_left, subject.runnable_since) = (work, self.now);
-        self.policy.wake(id, self.now, &mut self.kick);
-    }
-
-    fn block(&mut self, id: UnitId) {
-        let pause = self.draw(self.units[&id].habit.sleeps);
-        if let Some(cpu) = self.units[&id].on {
-            self.account(cpu);
-            self.cpus.get_mut(&cpu).unwrap().unit = None;
-        }
-        let subject = self.units.get_mut(&id).unwrap();
-        (subject.is_runnable, subject.on) = (false, None);
-        subject.event = self.now.saturating_add(pause);
-        self.policy.sleep(id, self.now, &mut self.kick);
-    }
-
-    /// Everybody who was told to schedule does so.
-    fn settle(&mut self) {
-        let mut rounds = 0;
-        while let Some(cpu) = self.kick.first() {
-            self.kick.remove(cpu);
-            self.schedule(cpu);
-            rounds += 1;
-            assert!(rounds < 10_000, "pCPUs kick each other without end");
-        }
-    }
-
-    fn run(&mut self, time: u64) {
-        let end = self.now + time;
-        self.settle();
-        while self.now < end {
-            let mut next = end;
-            for (&cpu, place) in &self.cpus {
-                next = next.min(place.until).min(self.policy.next_timer(cpu));
-            }
-            for subject in self.units.values() {
-                let done = match subject.on {
-                    Some(cpu) => self.cpus[&cpu].since.saturating_add(subject.work_left),
-                    None => u64::MAX,
-                };
-                next = next.min(subject.event).min(done);
-            }
-            self.now = next.max(self.now);
-            let cpus: Vec<CpuId> = self.cpus.keys().copied().collect();
-            for &cpu in &cpus {
-                self.account(cpu);
-            }
-            let units: Vec<UnitId> = self.units.keys().copied().collect();
-            for id in units {
-                let subject = &self.units[&id];
-                if subject.event <= self.now {
-                    self.wake(id);
-                } else if subject.on.is_some() && subject.work_left == 0 {
-                    self.block(id);
-                }
-            }
-            for &cpu in &cpus {
-                if self.policy.next_timer(cpu) <= self.now {
-                    self.policy.timer(cpu, self.now, &mut self.kick);
-                    assert!(self.policy.next_timer(cpu) > self.now);
-                }
-                if self.cpus[&cpu].until <= self.now {
-                    self.kick.insert(cpu);
-                }
-            }
-            self.settle();
-            self.check();
-        }
-    }
-
-    /// What holds whenever everybody has done as told.
-    fn check(&self) {
-        for (&idle, _) in self.cpus.iter().filter(|(_, place)| place.unit.is_none()) {
-            for (id, subject) in &self.units {
-                let is_parked = self.policy.unit(*id).unwrap().state == State::Parked;
-                let waits = subject.is_runnable && subject.on.is_none() && !is_parked;
-                assert!(
-                    !(waits && subject.affinity.hard.contains(idle)),
-                    "{id:?} waits and {idle:?} idles at {}",
-                    self.now
-                );
-            }
-        }
-    }
-
-    fn share(&self, number: u16, since: u64) -> f64 {
-        self.units[&unit(number)].ran as f64 / (self.now - since) as f64
-    }
-
-    fn reset_figures(&mut self) -> u64 {
-        for subject in self.units.values_mut() {
-            (subject.ran, subject.longest_wait) = (0, 0);
-        }
-        self.now
-    }
-}
+use crate::trace::dump::write_binary;
+use crate::trace::{Event, Header};
+use machine::*;
 
 fn near(value: f64, expected: f64, tolerance: f64) -> bool {
     (value - expected).abs() <= expected * tolerance
-}
-
-#[test]
-fn the_policy_is_found_by_name() {
-    let found = policy("credit2").unwrap();
-    assert_eq!((found.id(), found.name()), (6, "credit2"));
 }
 
 #[test]
@@ -529,58 +249,6 @@ fn nobody_is_preempted_within_the_rate_limit() {
 }
 
 #[test]
-fn a_yield_lets_another_go_first_once() {
-    let mut policy = Credit2::default();
-    policy.add_cpu(cpu(0), 0).unwrap();
-    policy.add_domain(DomId::DOM0).unwrap();
-    let mut kick = CpuSet::EMPTY;
-    for i in 0..2 {
-        policy
-            .add_unit(unit(i), DomId::DOM0, Affinity::default(), 0)
-            .unwrap();
-        policy.wake(unit(i), 0, &mut kick);
-    }
-    let first = policy.schedule(cpu(0), 0, &mut kick).unit.unwrap();
-    // Within the rate limit nothing changes, except by a yield.
-    assert_eq!(policy.schedule(cpu(0), 1000, &mut kick).unit, Some(first));
-    policy.yield_unit(first);
-    let second = policy.schedule(cpu(0), 2000, &mut kick).unit.unwrap();
-    assert_ne!(first, second);
-    assert_eq!(policy.schedule(cpu(0), 3000, &mut kick).unit, Some(second));
-    // Alone, a unit that yields goes on.
-    policy.sleep(first, 4000, &mut kick);
-    policy.yield_unit(second);
-    assert_eq!(policy.schedule(cpu(0), 5000, &mut kick).unit, Some(second));
-}
-
-#[test]
-fn idle_pcpus_are_found_by_preference() {
-    let mut policy = Credit2::default();
-    policy.add_domain(DomId::DOM0).unwrap();
-    let mut kick = CpuSet::EMPTY;
-    for c in 0..4 {
-        policy.add_cpu(cpu(c), 0).unwrap();
-        assert_eq!(policy.schedule(cpu(c), 0, &mut kick).unit, None);
-    }
-    let affinities = [
-        pinned(&[3]),
-        preferring(&[2]),
-        preferring(&[2]),
-        Affinity::default(),
-    ];
-    let mut woken = Vec::new();
-    for (i, affinity) in affinities.into_iter().enumerate() {
-        let id = unit(i as u16);
-        policy.add_unit(id, DomId::DOM0, affinity, 0).unwrap();
-        kick = CpuSet::EMPTY;
-        policy.wake(id, 0, &mut kick);
-        assert_eq!(kick.len(), 1);
-        woken.push(kick.first().unwrap().index());
-    }
-    assert_eq!(woken, [3, 2, 0, 1]);
-}
-
-#[test]
 fn a_unit_moves_to_a_pcpu_that_it_prefers_when_that_idles() {
     let mut machine = Machine::new(2);
     machine.domain(0, 256, 0);
@@ -602,31 +270,6 @@ fn a_unit_moves_to_a_pcpu_that_it_prefers_when_that_idles() {
     machine.units.get_mut(&unit(0)).unwrap().event = u64::MAX;
     machine.run(50 * MS);
     assert_eq!(machine.units[&unit(1)].on, Some(cpu(1)));
-}
-
-#[test]
-fn an_affinity_outside_of_the_pool_says_nothing_until_its_pcpu_joins() {
-    let mut policy = Credit2::default();
-    let mut kick = CpuSet::EMPTY;
-    policy.add_domain(DomId::DOM0).unwrap();
-    policy
-        .add_unit(unit(0), DomId::DOM0, pinned(&[9]), 0)
-        .unwrap();
-    policy.add_cpu(cpu(0), 0).unwrap();
-    policy.wake(unit(0), 0, &mut kick);
-    assert_eq!(policy.schedule(cpu(0), 0, &mut kick).unit, Some(unit(0)));
-    policy.add_cpu(cpu(9), 5 * MS).unwrap();
-    assert_eq!(policy.schedule(cpu(0), 5 * MS, &mut kick).unit, None);
-    assert_eq!(
-        policy.schedule(cpu(9), 5 * MS, &mut kick).unit,
-        Some(unit(0))
-    );
-    policy.remove_cpu(cpu(9), 6 * MS, &mut kick);
-    assert!(kick.contains(cpu(0)));
-    assert_eq!(
-        policy.schedule(cpu(0), 6 * MS, &mut kick).unit,
-        Some(unit(0))
-    );
 }
 
 #[test]
@@ -761,28 +404,6 @@ fn a_queue_with_less_to_do_takes_units_from_another() {
 }
 
 #[test]
-fn a_unit_wakes_where_it_ran() {
-    let mut policy = Credit2::default();
-    let mut kick = CpuSet::EMPTY;
-    policy.add_domain(DomId::DOM0).unwrap();
-    policy
-        .add_unit(unit(0), DomId::DOM0, pinned(&[18]), 0)
-        .unwrap();
-    for c in 0..20 {
-        policy.add_cpu(cpu(c), 0).unwrap();
-        policy.schedule(cpu(c), 0, &mut kick);
-    }
-    policy.wake(unit(0), 0, &mut kick);
-    assert_eq!(policy.schedule(cpu(18), 0, &mut kick).unit, Some(unit(0)));
-    policy.set_affinity(unit(0), Affinity::default(), MS, &mut kick);
-    policy.sleep(unit(0), MS, &mut kick);
-    policy.schedule(cpu(18), MS, &mut kick);
-    kick = CpuSet::EMPTY;
-    policy.wake(unit(0), 2 * MS, &mut kick);
-    assert_eq!(kick, CpuSet::single(cpu(18)));
-}
-
-#[test]
 fn who_slept_long_does_not_keep_the_others_waiting_for_long() {
     let mut machine = Machine::new(1);
     for i in 0..3 {
@@ -803,67 +424,6 @@ fn who_slept_long_does_not_keep_the_others_waiting_for_long() {
     );
     let wait = machine.units[&unit(0)].longest_wait;
     assert!(wait <= 40 * MS, "waited {wait} ns");
-}
-
-#[test]
-fn the_least_deserving_is_preempted_with_regard_to_places() {
-    // The credits of those that run on pCPUs 0 and 1, what the third likes, and whom it interrupts; it ran on 1 before.
-    for (credits, soft, expected) in [
-        ([5 * MS, 8 * MS], &[0, 1][..], Some(0)),
-        ([5 * MS, 5 * MS + 400_000], &[0, 1], Some(1)),
-        ([5 * MS, 5 * MS + 600_000], &[0, 1], Some(0)),
-        ([5 * MS, 8 * MS], &[1], Some(1)),
-        ([8 * MS, 5 * MS], &[0], Some(0)),
-        ([9 * MS + 600_000, 11 * MS], &[0, 1], None),
-        ([11 * MS, 9 * MS + 600_000], &[0, 1], Some(1)),
-    ] {
-        let mut policy = Credit2::default();
-        let mut kick = CpuSet::EMPTY;
-        policy.add_domain(DomId::DOM0).unwrap();
-        for c in 0..2 {
-            policy.add_cpu(cpu(c), 0).unwrap();
-            let id = unit(c);
-            policy
-                .add_unit(id, DomId::DOM0, Affinity::default(), 0)
-                .unwrap();
-            policy.wake(id, 0, &mut kick);
-            assert_eq!(policy.schedule(cpu(c), 0, &mut kick).unit, Some(id));
-        }
-        for c in 0..2 {
-            policy.set_credit(unit(c), 0, credits[usize::from(c)] as i64);
-        }
-        policy
-            .add_unit(unit(2), DomId::DOM0, preferring(soft), 0)
-            .unwrap();
-        policy.set_credit(unit(2), 0, CREDIT_INIT);
-        policy.unit_mut(unit(2)).unwrap().cpu = cpu(1);
-        kick = CpuSet::EMPTY;
-        policy.wake(unit(2), 0, &mut kick);
-        assert_eq!(kick.first(), expected.map(cpu), "{credits:?} {soft:?}");
-    }
-}
-
-#[test]
-fn the_rate_limit_ends_when_it_says() {
-    let mut policy = Credit2::default();
-    let mut kick = CpuSet::EMPTY;
-    policy.add_cpu(cpu(0), 0).unwrap();
-    policy.add_domain(DomId::DOM0).unwrap();
-    for i in 0..2 {
-        policy
-            .add_unit(unit(i), DomId::DOM0, Affinity::default(), 0)
-            .unwrap();
-    }
-    policy.wake(unit(0), 0, &mut kick);
-    let alone = policy.schedule(cpu(0), 0, &mut kick);
-    assert_eq!((alone.unit, alone.until), (Some(unit(0)), MAX_TIMER));
-    kick = CpuSet::EMPTY;
-    policy.wake(unit(1), 800_000, &mut kick);
-    assert!(kick.contains(cpu(0)));
-    let decision = policy.schedule(cpu(0), 800_000, &mut kick);
-    assert_eq!((decision.unit, decision.until), (Some(unit(0)), MS));
-    let decision = policy.schedule(cpu(0), MS, &mut kick);
-    assert_eq!(decision.unit, Some(unit(1)));
 }
 
 /// Random patterns, with every check of the machine; returns it for the figures.
@@ -973,162 +533,64 @@ fn waits_are_bounded() {
     }
 }
 
+/// The same events as the hypervisor's. With XENITH_TRACE=FILE it is written there, for `scripts/trace2json`.
 #[test]
-fn credit_given_while_asleep_is_what_it_would_have_been_awake() {
-    let mut policy = Credit2::default();
-    policy.add_cpu(cpu(0), 0).unwrap();
-    policy.add_domain(DomId::DOM0).unwrap();
-    for i in 0..2 {
-        policy
-            .add_unit(unit(i), DomId::DOM0, Affinity::default(), 0)
-            .unwrap();
+fn the_trace_tells_what_happened() {
+    let mut machine = Machine::new(2);
+    for (domain, weight, cap) in [(0, 256, 0), (1, 512, 0), (2, 256, 40)] {
+        machine.domain(domain, weight, cap);
     }
-    let set = |policy: &mut Credit2, credit| policy.set_credit(unit(0), 0, credit);
-    let credit = |policy: &Credit2| policy.credit(policy.unit(unit(0)).unwrap());
-    // Added and limited at each reset, which is the same as once.
-    for start in [
-        CREDIT_INIT,
+    machine.unit(
         0,
-        -1,
-        -CREDIT_INIT,
-        -35_000_000,
-        -1_000_000_000_000,
-    ] {
-        set(&mut policy, start);
-        let mut plain = start;
-        for next in [0, -5, -CREDIT_INIT, -70_000_000, -1, 0, 0] {
-            policy.reset(0, next, 0);
-            let times = 1 + (-next) / CREDIT_INIT;
-            plain = (plain + times * CREDIT_INIT).min(CREDIT_MAX);
-            assert_eq!(credit(&policy), plain, "from {start}");
-        }
-    }
-    // The count wraps without anybody noticing, however long one sleeps.
-    for sleep in [1u64 << 19, 1 << 20, 1 << 40] {
-        set(&mut policy, -CREDIT_INIT);
-        let queue = &mut policy.queues[0];
-        queue.given = queue.given.wrapping_add(i64::MAX / 2 + 12345);
-        queue.resets += sleep;
-        assert_eq!(credit(&policy), CREDIT_MAX);
-    }
-}
-
-#[test]
-fn nothing_is_lost_in_payments() {
-    let mut policy = Credit2::default();
-    let mut kick = CpuSet::EMPTY;
-    policy.add_cpu(cpu(0), 0).unwrap();
-    for (i, weight) in [(0, 256), (1, 255)] {
-        policy.add_domain(DomId::new(i)).unwrap();
-        let share = DomainShare { weight, cap: 0 };
-        policy.set_share(DomId::new(i), share).unwrap();
-        policy
-            .add_unit(unit(i), DomId::new(i), Affinity::default(), 0)
-            .unwrap();
-    }
-    policy.wake(unit(1), 0, &mut kick);
-    let mut credit = |policy: &mut Credit2, now| {
-        policy.schedule(cpu(0), now, &mut kick);
-        policy.credit(policy.unit(unit(1)).unwrap())
-    };
-    let start = credit(&mut policy, 0);
-    // One ns at a time: each costs one and a bit.
-    let end = (1..=2550)
-        .map(|now| credit(&mut policy, now))
-        .last()
-        .unwrap();
-    assert_eq!(start - end, 2560);
-    // A reset takes nothing that was not paid for yet.
-    policy.set_credit(unit(1), 0, CREDIT_MAX);
-    policy.reset(0, 0, 2550 + 255_000);
-    assert_eq!(credit(&mut policy, 2550 + 255_000), CREDIT_MAX);
-}
-
-#[test]
-fn cost_is_flat_in_sleepers_and_logarithmic_in_waiters() {
-    let visits = |waiting: u16, asleep: u16| -> f64 {
-        let mut policy = Credit2::default();
-        let mut kick = CpuSet::EMPTY;
-        for c in 0..4 {
-            policy.add_cpu(cpu(c), 0).unwrap();
-        }
-        policy.add_domain(DomId::DOM0).unwrap();
-        for i in 0..waiting + asleep {
-            // All but a few are pinned elsewhere than the pCPU that is asked.
-            let affinity = if i % 100 == 0 {
-                pinned(&[0])
-            } else {
-                pinned(&[1, 2, 3])
-            };
-            policy.add_unit(unit(i), DomId::DOM0, affinity, 0).unwrap();
-        }
-        for i in 0..waiting {
-            policy.wake(unit(i), 0, &mut kick);
-        }
-        let (mut now, mut decisions) = (0, 0);
-        policy.waiting.visits.set(0);
-        for _ in 0..500 {
-            now += 2 * MS;
-            for c in 0..4 {
-                policy.schedule(cpu(c), now, &mut kick);
-                decisions += 1;
+        0,
+        Affinity::default(),
+        Habit {
+            runs: 300_000,
+            sleeps: 2 * MS,
+        },
+    );
+    machine.unit(1, 1, Affinity::default(), BUSY);
+    machine.unit(2, 1, Affinity::default(), BUSY);
+    machine.unit(3, 2, Affinity::default(), BUSY);
+    machine.run(SECOND);
+    machine.trace(4096);
+    let since = machine.reset_figures();
+    machine.run(50 * MS);
+    let mut records: Vec<_> = machine
+        .rings
+        .values()
+        .flat_map(|ring| ring.iter())
+        .collect();
+    records.sort_by_key(|record| record.time);
+    assert!(machine.rings.values().all(|ring| ring.first() == 0));
+    for subject in machine.units.values() {
+        let own = records.iter().filter(|record| {
+            record.code == Event::Runstate as u16
+                && u32::from(record.domain) << 16 | u32::from(record.vcpu) == subject.who.packed()
+        });
+        let (mut ran, mut last) = (0, (since, None));
+        for record in own {
+            let [new, old] = record.arguments;
+            assert!(
+                last.1.is_none_or(|state| state == old),
+                "a state is missing"
+            );
+            if old == 0 {
+                ran += record.time - last.0;
             }
+            last = (record.time, Some(new));
         }
-        policy.waiting.visits.get() as f64 / f64::from(decisions)
-    };
-    let (few, many, huge) = (visits(30, 0), visits(300, 0), visits(3000, 0));
-    std::println!("nodes per decision: 30: {few:.1}, 300: {many:.1}, 3000: {huge:.1}");
-    assert!(many < 2.5 * few && huge < 4.0 * few, "{few} {many} {huge}");
-    let slept = visits(300, 3000);
-    assert!((slept - many).abs() < 0.01, "{many} {slept}");
-}
-
-#[test]
-fn errors_are_those_of_the_contract() {
-    let mut policy = Credit2::default();
-    let dom1 = DomId::new(1);
-    assert_eq!(policy.add_cpu(cpu(128), 0), Err(Errno::Inval));
-    assert_eq!(policy.add_cpu(cpu(0), 0), Ok(()));
-    assert_eq!(policy.add_cpu(cpu(0), 0), Err(Errno::Exist));
-    assert_eq!(
-        policy.add_unit(unit(0), dom1, Affinity::default(), 0),
-        Err(Errno::NoEnt)
-    );
-    assert_eq!(policy.add_domain(dom1), Ok(()));
-    assert_eq!(policy.add_domain(dom1), Err(Errno::Exist));
-    assert_eq!(
-        policy.add_unit(unit(0), dom1, Affinity::default(), 0),
-        Ok(())
-    );
-    assert_eq!(
-        policy.add_unit(unit(0), dom1, Affinity::default(), 0),
-        Err(Errno::Exist)
-    );
-    assert_eq!(
-        policy.add_unit(unit(65535), dom1, Affinity::default(), 0),
-        Err(Errno::Inval)
-    );
-    let share = |weight, cap| DomainShare { weight, cap };
-    assert_eq!(policy.share(dom1), Some(share(256, 0)));
-    assert_eq!(policy.set_share(dom1, share(0, 0)), Err(Errno::Inval));
-    assert_eq!(
-        policy.set_share(DomId::DOM0, share(1, 0)),
-        Err(Errno::NoEnt)
-    );
-    assert_eq!(policy.set_share(dom1, share(65535, 400)), Ok(()));
-    assert_eq!(policy.share(dom1), Some(share(65535, 400)));
-    policy.remove_unit(unit(0), 0);
-    policy.remove_domain(dom1);
-    assert_eq!((policy.share(dom1), policy.max_weight), (None, 256));
-    // What nobody knows does nothing.
-    let mut kick = CpuSet::EMPTY;
-    policy.wake(unit(7), 0, &mut kick);
-    policy.sleep(unit(7), 0, &mut kick);
-    policy.yield_unit(unit(7));
-    policy.set_affinity(unit(7), Affinity::default(), 0, &mut kick);
-    policy.remove_unit(unit(7), 0);
-    policy.remove_domain(dom1);
-    policy.remove_cpu(cpu(9), 0, &mut kick);
-    assert_eq!(policy.schedule(cpu(9), 0, &mut kick).unit, None);
-    assert!(kick.is_empty());
+        if last.1.map_or(subject.on.is_some(), |state| state == 0) {
+            ran += machine.now - last.0;
+        }
+        assert_eq!(ran, subject.ran);
+    }
+    if let Some(path) = std::env::var_os("XENITH_TRACE") {
+        let mut file = Vec::new();
+        let header = Header::new(1_000_000_000, 2, 5 * SECOND);
+        write_binary(&header, machine.rings.values(), |bytes| {
+            file.extend_from_slice(bytes)
+        });
+        std::fs::write(path, file).unwrap();
+    }
 }
