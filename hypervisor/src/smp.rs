@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use log::{error, warn};
 use xenith_arch::gicv2::{CpuInterface, HypInterface, SgiSender};
 use xenith_arch::guest_memory::{CpuLocal, this_cpu};
-use xenith_arch::{setup, sysreg, timer};
+use xenith_arch::{Firmware, setup, sysreg, timer};
 use xenith_boot::fdt::host::{HostCpu, HostInfo, Psci, PsciMethod, PsciVersion};
 use xenith_core::addr::{CpuId, DomId, HostPhys, IntId, VcpuId};
 use xenith_core::domain::{Domain, Vcpu};
@@ -268,7 +268,7 @@ pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, ima
 fn report_psci(psci: &Psci) {
     let version = match (psci.version, psci.method) {
         (PsciVersion::V0_1, _) => (0, 1),
-        (_, PsciMethod::Smc) => match smccc::psci::version::<smccc::Smc>() {
+        (_, PsciMethod::Smc) => match smccc::psci::version::<Firmware>() {
             Ok(version) => (version.major, version.minor),
             Err(_) => (0, 2),
         },
@@ -301,7 +301,7 @@ fn firmware_cpu_on(
     let (Ok(mpidr), Ok(entry)) = (u32::try_from(cpu.mpidr), u32::try_from(entry.raw())) else {
         return Err("its MPIDR or the entry address does not fit PSCI's 32-bit call");
     };
-    match smccc::smc32(number, [mpidr, entry, 0, 0, 0, 0, 0])[0] as i32 {
+    match <Firmware as smccc::Call>::call32(number, [mpidr, entry, 0, 0, 0, 0, 0])[0] as i32 {
         0 => Ok(()),
         -2 => Err("firmware says: invalid parameters (PSCI -2)"),
         -4 => Err("firmware says: it is on already (PSCI -4)"),
