@@ -30,6 +30,8 @@ mod smp;
 #[cfg(target_os = "none")]
 mod traps;
 #[cfg(target_os = "none")]
+mod uart;
+#[cfg(target_os = "none")]
 mod vcpu;
 
 #[cfg(target_os = "none")]

@@ -3,3 +3,15 @@
 #![forbid(unsafe_code)]
 
 pub mod uart;
+
+/// Access to a device's registers; out of range reads as 0 and writes nothing.
+pub trait RegisterIo {
+    /// Reads the 32-bit register at `offset` (bytes).
+    fn read32(&self, offset: usize) -> u32;
+    /// Writes the 32-bit register at `offset`.
+    fn write32(&self, offset: usize, value: u32);
+    /// Reads the byte register at `offset`.
+    fn read8(&self, offset: usize) -> u8;
+    /// Writes the byte register at `offset`.
+    fn write8(&self, offset: usize, value: u8);
+}
