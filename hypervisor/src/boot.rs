@@ -33,8 +33,6 @@ use crate::{console, power, say, smp, uart};
 const BOOT_CPU: CpuId = CpuId::new(0);
 /// Largest device tree, as Xen's.
 const MAX_DTB: usize = 0x20_0000;
-/// Heap in pages from RAM, added when there is RAM.
-const HEAP_PAGES: usize = 64;
 
 fn init_heap() {
     let (start, len) = xenith_arch::early_heap();
@@ -57,14 +55,14 @@ pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
     init_heap();
     console::init();
     // Memory is mapped flat here.
-    let flat = |at: HostPhys, _: usize| usize::try_from(at.raw()).ok();
+    let mut flat = |at: HostPhys, _: usize| usize::try_from(at.raw()).ok();
     let in_tree = || {
         let tree = Tree::new(dtb).ok()?;
         let uart = host::console(&tree, &IrqResolver::new(&tree), None).ok()??;
         uart::Found::in_tree(&uart)
     };
     if let Some(found) = uart::early().or_else(in_tree) {
-        found.open(flat);
+        found.open(&mut flat);
     }
     let mode = match cpsr & 0x1f {
         0x13 => "Supervisor",
@@ -187,6 +185,7 @@ fn init_memory(
     memory: &[PhysRange],
     usable: &[PhysRange],
     image: PhysRange,
+    heap_pages: usize,
 ) -> (FrameTable<&'static [AtomicU64]>, Vec<PhysRange>) {
     let mut banks: Vec<(Mfn, u32)> = Vec::new();
     for range in memory.iter().map(|range| range.shrink_to(PAGE_SIZE as u64)) {
@@ -202,7 +201,7 @@ fn init_memory(
         stop(&"too much RAM: the table of its frames has room for 64 GiB");
     }
     // Tables for the mappings as well: one for each 2 MiB, and a few.
-    let needed = (table_pages + HEAP_PAGES + table_pages / 512 + 8) as u64 * PAGE_SIZE as u64;
+    let needed = (table_pages + heap_pages + table_pages / 512 + 8) as u64 * PAGE_SIZE as u64;
     // Beside the image where there is room, so that the large pieces stay whole; else at the end of the largest.
     let beside = usable.iter().find(|range| {
         range.base() >= image.end() && range.base().raw() - image.end().raw() < 0x20_0000
@@ -227,7 +226,7 @@ fn init_memory(
         end: early.end,
     };
     early.end = table_frames.next;
-    let heap = tables.reserve_heap(HEAP_PAGES * PAGE_SIZE, PAGE_SIZE);
+    let heap = tables.reserve_heap(heap_pages * PAGE_SIZE, PAGE_SIZE);
     let heap = heap.expect("nothing of the heap's range is in use yet");
     let mut map = |base: usize, pages: usize| {
         for i in 0..pages {
@@ -243,9 +242,9 @@ fn init_memory(
         }
     };
     map(FRAME_TABLE_BASE, table_pages);
-    map(heap, HEAP_PAGES);
+    map(heap, heap_pages);
     // SAFETY: Just mapped, and used by nothing else.
-    unsafe { crate::HEAP.add(heap, HEAP_PAGES * PAGE_SIZE) };
+    unsafe { crate::HEAP.add(heap, heap_pages * PAGE_SIZE) };
     // SAFETY: Just mapped: `table_pages` pages hold at least `words` words.
     let storage = unsafe { xenith_arch::mapped_table(FRAME_TABLE_BASE, words) };
     let table = match FrameTable::new(&banks, storage) {
@@ -316,7 +315,7 @@ fn xenith_main(boot: Boot) -> ! {
     } = boot;
     let early_uart = uart::early();
     if let Some(early) = early_uart {
-        early.open(|at, pages| tables.map_device(at, pages).ok());
+        early.open(&mut |at, pages| tables.map_device(at, pages).ok());
     }
     CpuLocal::install(BOOT_CPU, windows);
     // SAFETY: Installed on the only CPU just above.
@@ -464,7 +463,8 @@ fn xenith_main(boot: Boot) -> ! {
     let usable = usable_ram(&host.memory, &exclude);
     // Firmware's reserved memory is not RAM to us: no allocator has it, dom0's drivers may.
     let ram = xenith_boot::memory::subtract(&host.memory, &host.reserved_ranges());
-    let (frames, usable) = init_memory(&mut tables, &ram, &usable, image);
+    let heap_pages = xenith_boot::heap_pages(tree.size());
+    let (frames, usable) = init_memory(&mut tables, &ram, &usable, image, heap_pages);
     let mut allocator = FrameAllocator::new();
     let contents = match line.options.bootscrub {
         Some(value) if xenith_boot::cmdline::parse_bool(value) == Some(false) => Contents::Clean,

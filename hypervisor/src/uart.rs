@@ -38,7 +38,7 @@ impl Found {
     }
 
     /// Makes it the console. `map` maps pages from an address and returns the address's virtual one.
-    pub fn open(self, map: impl FnOnce(HostPhys, usize) -> Option<usize>) -> bool {
+    pub fn open(self, map: &mut dyn FnMut(HostPhys, usize) -> Option<usize>) -> bool {
         let pages = (self.at.page_offset() + REGISTER_BYTES).div_ceil(PAGE_SIZE);
         let Some(va) = map(self.at, pages) else {
             return false;
@@ -76,7 +76,7 @@ pub fn open_console(tables: &mut HypTables, uart: &ConsoleUart<'_>) -> bool {
         );
         return false;
     };
-    let opened = found.open(|at, pages| tables.map_device(at, pages).ok());
+    let opened = found.open(&mut |at, pages| tables.map_device(at, pages).ok());
     if !opened {
         warn!("console {}: its registers cannot be mapped", uart.path);
     }

@@ -3,17 +3,13 @@
 import shutil
 from types import SimpleNamespace
 
-import messages
 from fixtures import shim, tool
 from harness import Failure, test
 
 DTBS = "usr/lib/linux-image-*"
 
-# Where things are put: image, device tree, start code, kernel, initramfs.
-ORANGEPI = SimpleNamespace(
-    machine="orangepi-pc", cpu=None, smp=4, mem="1G", image=0x41000000, dtb=0x43000000,
-    kernel=0x60000000, initrd=0x61000000, cells=1, memory=(0x40000000, 0x40000000),
-    chars=["-nic", "user"])
+# Where things are put.
+ORANGEPI = SimpleNamespace(machine="orangepi-pc", smp=4, mem="1G", kernel=0x60000000, initrd=0x61000000)
 
 
 def board_tree(t, name, board, xen, dom0="console=hvc0", suite="bookworm"):
@@ -56,6 +52,25 @@ def orangepi_direct(t):
     m = direct(t, ORANGEPI, dtb, "-nic", "user")
     m.login()
     m.shell("uname -a")
+    m.poweroff()
+
+
+@test("boards/large-tree", "boards ours debian", cost=40)
+def large_tree(t):
+    """A device tree as large as the largest of Debian's kernel (DRA7: 150 KiB, 2000 nodes)."""
+    dtb = board_tree(t, "sun8i-h3-orangepi-pc.dtb", ORANGEPI, "console=dtuart dom0_mem=256M loglvl=all")
+    source = tool("dtc", "-q", "-I", "dtb", "-O", "dts", dtb)
+    nodes = "".join(f'n{i} {{ compatible = "xenith,filler-{i}", "xenith,filler"; status = "disabled"; }};\n'
+                    for i in range(1700))
+    text = t.file("large.dts", (source + "/ { fillers {" + nodes + "}; };").encode())
+    large = t.dir / "large.dtb"
+    tool("dtc", "-q", "-I", "dts", "-O", "dtb", "-o", large, text)
+    if large.stat().st_size < 150_000:
+        raise Failure(f"the tree has only {large.stat().st_size} bytes")
+    m = direct(t, ORANGEPI, large, "-nic", "user")
+    m.login()
+    if m.shell("ls -d /proc/device-tree/fillers/n[0-9]* | wc -l").strip() != "1700":
+        raise Failure("dom0's tree is not whole")
     m.poweroff()
 
 

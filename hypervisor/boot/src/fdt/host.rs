@@ -54,8 +54,6 @@ pub enum HostError {
     GicFrame(&'static str, u64),
     /// The GIC's maintenance interrupt is not usable.
     GicMaintenance(IrqError),
-    /// There is no architected timer.
-    NoTimer,
     /// An interrupt of the timer is not usable: its name.
     TimerInterrupt(&'static str, IrqError),
     /// The node that `dtuart=` or `stdout-path` names does not exist.
@@ -98,7 +96,6 @@ impl fmt::Display for HostError {
             ),
             Self::GicRegisters(name, error) => write!(f, "{name} of the interrupt controller cannot be used: {error}"),
             Self::GicMaintenance(error) => write!(f, "the GIC's maintenance interrupt cannot be used: {error}"),
-            Self::NoTimer => f.write_str("no architected timer in the device tree: add an arm,armv7-timer node"),
             Self::TimerInterrupt(name, error) => write!(f, "the {name} timer's interrupt cannot be used: {error}"),
             Self::NoConsoleNode(name) => write!(
                 f,
@@ -482,8 +479,8 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, H
         return Err(HostError::NoGicVirtualization);
     }
     let gicd = frame(reg(0, "GICD")?, "GICD", 0x1000)?;
-    // Old trees give the CPU interface one page; the second, with GICC_DIR, is there all the same.
-    let gicc = frame(reg(1, "GICC")?, "GICC", 0x1000)?;
+    // Old trees give the CPU interface one page or less; all of it, with GICC_DIR, is there all the same.
+    let gicc = frame(reg(1, "GICC")?, "GICC", 0x100)?;
     let gicc = PhysRange::new(gicc.base().raw(), gicc.size().max(0x2000)).unwrap_or(gicc);
     let (gich, gicv) = if reg_count >= 4 {
         (reg(2, "GICH")?, reg(3, "GICV")?)
@@ -539,29 +536,38 @@ fn frame(range: PhysRange, name: &'static str, least: u64) -> Result<PhysRange, 
     }
 }
 
-/// Returns the architected timer.
+/// Returns the architected timer. It is part of every CPU that can run a hypervisor, so a node that is switched off (i.MX
+/// 6UL, DRA7) counts like another, and what no node tells is as in Cortex-A7 and A15 (DDI 0464 table 9-1: PPIs 13, 14,
+/// 11 and 10).
 ///
 /// # Errors
-/// [`HostError::NoTimer`] and [`HostError::TimerInterrupt`].
+/// [`HostError::TimerInterrupt`].
 #[inline(never)]
 pub fn timer<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Timer, HostError> {
     const TIMERS: [&str; 2] = ["arm,armv7-timer", "arm,armv8-timer"];
-    let node = tree
-        .nodes()
-        .find(|node| node.is_compatible(&TIMERS) && node.is_available())
-        .ok_or(HostError::NoTimer)?;
-    let line = |title, name, index| match irqs.named_or_index(node, name, index) {
-        Ok(Some(interrupt)) => Ok(interrupt),
-        Ok(None) => Err(HostError::TimerInterrupt(title, IrqError::Malformed)),
-        Err(error) => Err(HostError::TimerInterrupt(title, error)),
+    let mut nodes = tree.nodes().filter(|node| node.is_compatible(&TIMERS));
+    let first = nodes.next();
+    let node = match first {
+        Some(node) if !node.is_available() => nodes.find(|node| node.is_available()).or(first),
+        _ => first,
+    };
+    let line = |title, name, index, default| match node
+        .map(|node| irqs.named_or_index(node, name, index))
+    {
+        Some(Ok(Some(interrupt))) => Ok(interrupt),
+        None | Some(Ok(None)) => Ok(Interrupt {
+            intid: IntId::new(default),
+            trigger: Trigger::Level,
+        }),
+        Some(Err(error)) => Err(HostError::TimerInterrupt(title, error)),
     };
     Ok(Timer {
-        secure_phys: line("secure physical", "sec-phys", 0)?,
-        phys: line("physical", "phys", 1)?,
-        virt: line("virtual", "virt", 2)?,
-        hyp: line("hypervisor", "hyp-phys", 3)?,
+        secure_phys: line("secure physical", "sec-phys", 0, 29)?,
+        phys: line("physical", "phys", 1, 30)?,
+        virt: line("virtual", "virt", 2, 27)?,
+        hyp: line("hypervisor", "hyp-phys", 3, 26)?,
         clock_frequency: node
-            .u32("clock-frequency")
+            .and_then(|node| node.u32("clock-frequency"))
             .filter(|frequency| *frequency != 0),
     })
 }
