@@ -383,6 +383,7 @@ fn xenith_main(boot: Boot) -> ! {
     if let Err(error) = &dtuart {
         warn!("console: {error}");
     }
+    let platform = power::find_platform(&tree, &mut tables);
     let psci = host::psci(&tree);
     power::init(
         psci.as_ref().ok().and_then(Option::as_ref),
@@ -445,6 +446,7 @@ fn xenith_main(boot: Boot) -> ! {
         ));
     }
     say!("Machine: {}", host.model);
+    say!("Platform: {}", platform.unwrap_or("Generic System"));
     say!(
         "Generic Timer IRQ: phys={} hyp={} virt={} Freq: {} KHz",
         host.timer.phys.intid.raw(),

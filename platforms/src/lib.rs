@@ -2,7 +2,17 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
+mod board;
+mod exynos5;
+#[cfg(test)]
+mod fake;
+mod sunxi;
 pub mod uart;
+mod vexpress;
+
+pub use board::{Board, BoardIo, CpuOnError, Lookup, Platform, Registers, Wake, detect};
 
 /// Access to a device's registers; out of range reads as 0 and writes nothing.
 pub trait RegisterIo {

@@ -658,6 +658,19 @@ pub fn console<'a>(
     }))
 }
 
+/// Returns the first enabled node with a `compatible` string.
+#[inline(never)]
+pub fn device<'t, 'a>(tree: &'t Tree<'a>, compatible: &str) -> Option<Node<'t, 'a>> {
+    tree.nodes()
+        .find(|node| node.is_compatible(&[compatible]) && node.is_available())
+}
+
+/// Returns the first register range of the first enabled node with a `compatible` string.
+#[inline(never)]
+pub fn device_registers(tree: &Tree<'_>, compatible: &str) -> Option<PhysRange> {
+    device(tree, compatible)?.reg_range(0).ok()
+}
+
 #[cfg(test)]
 #[path = "host_tests.rs"]
 mod tests;
