@@ -77,9 +77,9 @@ pub(super) fn emit(builder: &mut Builder<'_>) -> Result<Emitted, BuildError> {
                     _ => {
                         let is_aliases =
                             node.name() == "aliases" && node.parent().is_some_and(Node::is_root);
-                        let console = builder.console.filter(|_| is_aliases);
                         emitter.copy_properties(node, &|property| {
-                            console.is_none_or(|console| !names(property, tree, console))
+                            let target = named(property, tree).filter(|_| is_aliases);
+                            !target.is_some_and(|target| builder.is_console(target))
                         })?;
                         builder.give(node);
                     }
@@ -364,10 +364,10 @@ impl Emitter {
     }
 }
 
-/// Returns true when the property is the path of a node: an alias of it.
-fn names(property: &Property<'_>, tree: &Tree<'_>, node: Node<'_, '_>) -> bool {
-    let path = property.value.strip_suffix(b"\0").map(core::str::from_utf8);
-    matches!(path, Some(Ok(path)) if tree.find(path) == Some(node))
+/// Returns the node whose path the property is: an alias of it.
+fn named<'b>(property: &Property<'_>, tree: &'b Tree<'b>) -> Option<Node<'b, 'b>> {
+    let path = property.value.strip_suffix(b"\0")?;
+    tree.find(core::str::from_utf8(path).ok()?)
 }
 
 /// The host's CPU node that dom0's are made like: the boot CPU's, or the first.
