@@ -40,8 +40,8 @@ pub enum Wake {
 /// Why a CPU cannot be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CpuOnError {
-    /// The board's method needs registers that the device tree does not have: their `compatible`.
-    NoRegisters(&'static str),
+    /// The board's method needs registers that the device tree does not have.
+    NoRegisters,
     /// There is no such CPU.
     NoCpu,
     /// The entry point is above 4 GiB.
@@ -52,20 +52,17 @@ pub enum CpuOnError {
     NeedsPsci,
 }
 
-impl core::fmt::Display for CpuOnError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl CpuOnError {
+    /// Returns the cause and what to do about it.
+    pub const fn text(self) -> &'static str {
         match self {
-            Self::NoRegisters(compatible) => {
-                write!(f, "the device tree has no \"{compatible}\"")
+            Self::NoRegisters => {
+                "the device tree lacks the nodes of the board's own method: use the board's DTB, or a firmware with PSCI"
             }
-            Self::NoCpu => f.write_str("the SoC has no such CPU"),
-            Self::EntryTooHigh => {
-                f.write_str("the hypervisor is above 4 GiB: load it at a lower address")
-            }
-            Self::Timeout => f.write_str("its power does not come up"),
-            Self::NeedsPsci => {
-                f.write_str("there is no PSCI: use a firmware that has it, such as U-Boot")
-            }
+            Self::NoCpu => "the SoC has no such CPU: correct its \"reg\"",
+            Self::EntryTooHigh => "the hypervisor is above 4 GiB: load it at a lower address",
+            Self::Timeout => "its power does not come up",
+            Self::NeedsPsci => "there is no PSCI: use a firmware that has it, such as U-Boot",
         }
     }
 }

@@ -104,7 +104,7 @@ impl Exynos5 {
 
     /// Puts the entry point where the core looks for it.
     fn set_entry(&self, entry: u32) -> Result<(), CpuOnError> {
-        let ns = || self.sysram_ns.ok_or(CpuOnError::NoRegisters(SYSRAM_NS));
+        let ns = || self.sysram_ns.ok_or(CpuOnError::NoRegisters);
         if self.has_firmware {
             ns()?.write32(FIRMWARE_ENTRY, entry);
         } else if self.is_5420 {
@@ -113,7 +113,7 @@ impl Exynos5 {
                 ns()?.write32(index * 4, word);
             }
         } else {
-            let sysram = self.sysram.ok_or(CpuOnError::NoRegisters(SYSRAM))?;
+            let sysram = self.sysram.ok_or(CpuOnError::NoRegisters)?;
             sysram.write32(ROM_ENTRY, entry);
         }
         Ok(())
@@ -149,9 +149,7 @@ impl Platform for Exynos5 {
             return Err(CpuOnError::NoCpu);
         }
         let core = (cluster * CORES_PER_CLUSTER + in_cluster) as usize;
-        let pmu = self
-            .pmu
-            .ok_or(CpuOnError::NoRegisters("samsung,exynos5...-pmu"))?;
+        let pmu = self.pmu.ok_or(CpuOnError::NoRegisters)?;
         self.set_entry(entry)?;
         if self.is_5420 {
             Self::power_up(io, pmu, common_configuration(cluster as usize))?;
@@ -315,7 +313,7 @@ mod tests {
         let platform = board.platform("samsung,exynos5");
         assert_eq!(
             platform.cpu_on(&board, 1, 1, 0x4200_0000),
-            Err(CpuOnError::NoRegisters(SYSRAM_NS))
+            Err(CpuOnError::NoRegisters)
         );
     }
 

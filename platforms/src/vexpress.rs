@@ -57,10 +57,7 @@ impl Platform for Vexpress {
         _mpidr: u64,
         entry: u64,
     ) -> Result<Wake, CpuOnError> {
-        let sysreg = self
-            .sysreg
-            .as_ref()
-            .ok_or(CpuOnError::NoRegisters(SYSREG))?;
+        let sysreg = self.sysreg.as_ref().ok_or(CpuOnError::NoRegisters)?;
         let entry = entry_word(entry)?;
         sysreg.write32(SYS_FLAGSCLR, u32::MAX);
         sysreg.write32(SYS_FLAGSSET, entry);
@@ -124,7 +121,7 @@ mod tests {
             board
                 .platform("arm,vexpress")
                 .cpu_on(&board, 1, 1, 0x8000_8000),
-            Err(CpuOnError::NoRegisters(SYSREG))
+            Err(CpuOnError::NoRegisters)
         );
     }
 

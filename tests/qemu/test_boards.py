@@ -85,6 +85,8 @@ def vexpress(t):
     dtb = board_tree(t, "vexpress-v2p-ca15-tc1.dtb", VEXPRESS, "console=dtuart dom0_mem=256M loglvl=all")
     m = direct(t, VEXPRESS, dtb)
     m.expect(r"\(XEN\) Platform: Versatile Express", 30)
+    # Through SYS_FLAGS: this machine has no PSCI.
+    m.expect(r"\(XEN\) Brought up 2 CPUs", 30)
     m.expect(r"\(XEN\).*hdlcd@2b000000: interrupt 117 is beyond the GIC's; left out", 30)
     m.login()
     if "hdlcd" in m.shell("ls /proc/device-tree"):
