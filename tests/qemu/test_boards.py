@@ -1,11 +1,12 @@
-"""Machines of QEMU other than virt, with the device trees of Debian's kernel."""
+"""Machines of QEMU other than virt, with the device trees of Debian's kernel, and what U-Boot boots."""
 
 import shutil
+import subprocess
 from types import SimpleNamespace
 
 import messages
 from fixtures import tool
-from harness import Failure, test
+from harness import TOP, Failure, test
 
 DTBS = "usr/lib/linux-image-*"
 
@@ -96,3 +97,96 @@ def vexpress(t):
     m.expect(messages.BANNER, 60)
     m.login()
     m.poweroff()
+
+
+def make_card(t, board, *options):
+    """An SD card by scripts/mkimage; returns its path."""
+    card = t.dir / "card.img"
+    done = subprocess.run([TOP / "scripts/mkimage", "--image", t.image, "--output", card, *options, board],
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise Failure(done.stderr.strip()[-300:])
+    return card
+
+
+def uboot(t, package, path):
+    """Debian's U-Boot."""
+    return t.guest_file("trixie", package) / "usr/lib/u-boot" / path
+
+
+def virt_uboot(t, card, **options):
+    """U-Boot on virt, with the card as a disk."""
+    return t.start(["qemu-system-arm", "-M", "virt,virtualization=on,gic-version=2", "-cpu", "cortex-a15", "-smp", 2,
+                    "-m", "1G", "-display", "none", "-nic", "none", "-monitor", "none", "-chardev",
+                    "stdio,id=console,signal=off", "-serial", "chardev:console",
+                    "-bios", uboot(t, "u-boot-qemu", "qemu_arm/u-boot.bin"),
+                    "-drive", f"file={card},format=raw,if=none,id=card", "-device", "virtio-blk-device,drive=card"],
+                   **options)
+
+
+@test("boards/uboot-orangepi-pc", "boards debian ours", cost=60)
+def uboot_orangepi(t):
+    """SPL and U-Boot from the card, uImage, 4 CPUs by U-Boot's PSCI, a shell; reset by the watchdog."""
+    spl = uboot(t, "u-boot-sunxi", "orangepi_pc_plus/u-boot-sunxi-with-spl.bin")
+    card = make_card(t, "sun8i-h3-orangepi-pc", "--uboot", spl)
+    m = t.start(["qemu-system-arm", "-M", "orangepi-pc", "-smp", 4, "-m", "1G", "-display", "none", "-nic", "user",
+                 "-monitor", "none", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+                 "-drive", f"file={card},format=raw,if=sd"])
+    m.expect(r"Verifying Checksum \.\.\. OK", 120)
+    m.expect(r"\(XEN\) Brought up 4 CPUs", 60)
+    m.login()
+    # U-Boot's PSCI 0.1 can do neither; the board has no way to switch itself off.
+    m.send("reboot -f\n")
+    m.expect(r"U-Boot SPL", 60)
+
+
+@test("boards/uboot-virt", "boards debian ours", cost=30)
+def uboot_virt(t):
+    """U-Boot boots uImage with the machine's own device tree."""
+    m = virt_uboot(t, make_card(t, "qemu-virt"))
+    m.expect(r"Verifying Checksum \.\.\. OK", 60)
+    m.login()
+    m.poweroff()
+
+
+@test("boards/uboot-bad-files", "boards debian ours", cost=30)
+def uboot_bad_files(t):
+    """A damaged uImage and a truncated kernel are found before anything is started."""
+    card = make_card(t, "qemu-virt")
+    data = bytearray(card.read_bytes())
+    at = data.index(b"\x27\x05\x19\x56")
+    data[at + 64 + 5000] ^= 1
+    card.write_bytes(data)
+    m = virt_uboot(t, card)
+    m.expect(r"Bad Data CRC", 60)
+    m.expect(r"xenith: not started", 10)
+    m.close()
+    data[at + 64 + 5000] ^= 1
+    entry = data.index(b"ZIMAGE     ")
+    data[entry + 28:entry + 32] = (1 << 20).to_bytes(4, "little")
+    card.write_bytes(data)
+    m = virt_uboot(t, card)
+    m.expect(r"xenith: zImage is missing or damaged: 0x100000 bytes, not 0x[0-9a-f]+", 60)
+    m.expect(r"xenith: not started", 10)
+
+
+@test("boards/mkimage-refuses", "boards debian ours", cost=3)
+def mkimage_refuses(t):
+    """What would not boot is refused when the card is made."""
+    def refused(what, *options):
+        try:
+            make_card(t, "sun8i-h3-orangepi-pc", *options)
+        except Failure as reason:
+            if what not in str(reason):
+                raise Failure(f"{what!r} is not in: {reason}") from None
+            return
+        raise Failure(f"mkimage accepts {options}")
+    with open(t.dir / "large", "wb") as f:
+        f.truncate(40 << 20)
+    kernel = t.guest_file("bookworm", "kernel").read_bytes()
+    refused("leaves no room below dom0's memory", "--initrd", t.dir / "large")
+    refused("is no zImage", "--kernel", t.dir / "large")
+    refused("is truncated", "--kernel", t.file("short", kernel[:1 << 20]))
+    refused("overlap", "--kernel", t.file("long", kernel.ljust(17 << 20, b"\0")))
+    refused("U-Boot has", "--uboot", t.dir / "large")
+    refused("cannot read", "--dtb", t.dir / "no-such.dtb")
