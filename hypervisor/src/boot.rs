@@ -11,9 +11,9 @@ use log::warn;
 use xenith_arch::gicv2::{CpuInterface, Distributor, HypInterface};
 use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
 use xenith_arch::mmu::{Access, FRAME_TABLE_BASE, HEAP_BASE};
-use xenith_arch::{Boot, DeviceRegisters, HypTables, setup, sysreg, timer};
+use xenith_arch::{Boot, HypTables, setup, sysreg, timer};
 use xenith_boot::cmdline::CommandLine;
-use xenith_boot::fdt::host::{self, ConsoleUart, HostInfo};
+use xenith_boot::fdt::host::{self, HostInfo};
 use xenith_boot::fdt::interrupts::IrqResolver;
 use xenith_boot::fdt::tree::Tree;
 use xenith_boot::memory::{PhysRange, usable_ram};
@@ -25,72 +25,19 @@ use xenith_core::hypervisor::{Hypervisor, Identity};
 use xenith_core::sched::{self, Policy, Scheduler};
 use xenith_core::sync::SpinLock;
 use xenith_core::time::TickScale;
-use xenith_platforms::uart::{Kind, Pl011, Uart};
 
 use crate::machine::{Hv, Machine};
 use crate::run::Pcpu;
-use crate::{console, power, say, smp};
+use crate::{console, power, say, smp, uart};
 
 const BOOT_CPU: CpuId = CpuId::new(0);
 /// Largest device tree, as Xen's.
 const MAX_DTB: usize = 0x20_0000;
-/// Heap in pages from RAM, added when there is RAM.
-const HEAP_PAGES: usize = 64;
-
-/// An early UART chosen at build time (`XENITH_EARLY_UART=pl011,0x9000000`): for what goes wrong before the device tree
-/// names one.
-const EARLY_UART: Option<&str> = option_env!("XENITH_EARLY_UART");
 
 fn init_heap() {
     let (start, len) = xenith_arch::early_heap();
     // SAFETY: Mapped with the image, and nothing else uses it; called once.
     unsafe { crate::HEAP.add(start, len) };
-}
-
-fn parse_early_uart() -> Option<(Kind, HostPhys)> {
-    let (kind, address) = EARLY_UART?.split_once(',')?;
-    let address = u64::from_str_radix(address.trim_start_matches("0x"), 16).ok()?;
-    let kind = match kind {
-        "pl011" => Kind::Pl011,
-        _ => return None,
-    };
-    Some((kind, HostPhys::new(address)))
-}
-
-/// Adapts mapped registers to the UART drivers' trait.
-struct Registers(DeviceRegisters);
-
-impl xenith_platforms::uart::RegisterIo for Registers {
-    fn read32(&self, offset: usize) -> u32 {
-        self.0.read32(offset)
-    }
-    fn write32(&self, offset: usize, value: u32) {
-        self.0.write32(offset, value);
-    }
-    fn read8(&self, offset: usize) -> u8 {
-        self.0.read8(offset)
-    }
-    fn write8(&self, offset: usize, value: u8) {
-        self.0.write8(offset, value);
-    }
-}
-
-fn make_uart(kind: Kind, va: usize) -> Box<dyn Uart> {
-    // SAFETY: The caller mapped the UART's registers for good, and this driver is the only one that uses them.
-    let registers = Registers(unsafe { DeviceRegisters::new(va, kind.register_bytes()) });
-    match kind {
-        Kind::Pl011 => Box::new(Pl011::new(registers)),
-    }
-}
-
-/// Opens the UART at `at`, mapped by `map`.
-fn open_uart(kind: Kind, at: HostPhys, map: impl FnOnce(HostPhys, usize) -> Option<usize>) -> bool {
-    let pages = (at.page_offset() + kind.register_bytes()).div_ceil(PAGE_SIZE);
-    let Some(va) = map(at, pages) else {
-        return false;
-    };
-    console::set_uart(make_uart(kind, va));
-    true
 }
 
 /// Says why the boot ends here, on the console where there is one, and stops.
@@ -108,14 +55,14 @@ pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
     init_heap();
     console::init();
     // Memory is mapped flat here.
-    let flat = |at: HostPhys, _: usize| usize::try_from(at.raw()).ok();
-    if let Some((kind, at)) = parse_early_uart() {
-        open_uart(kind, at, flat);
-    } else if let Ok(tree) = Tree::new(dtb)
-        && let Ok(Some(uart)) = host::console(&tree, &IrqResolver::new(&tree), None)
-        && let Some(kind) = uart.compatible.iter().find_map(Kind::from_compatible)
-    {
-        open_uart(kind, uart.reg.base(), flat);
+    let mut flat = |at: HostPhys, _: usize| usize::try_from(at.raw()).ok();
+    let in_tree = || {
+        let tree = Tree::new(dtb).ok()?;
+        let uart = host::console(&tree, &IrqResolver::new(&tree), None).ok()??;
+        uart::Found::in_tree(&uart)
+    };
+    if let Some(found) = uart::early().or_else(in_tree) {
+        found.open(&mut flat);
     }
     let mode = match cpsr & 0x1f {
         0x13 => "Supervisor",
@@ -216,24 +163,6 @@ fn report_cpu(features: &CpuFeatures) {
     );
 }
 
-/// Opens the console that the command line and the device tree name; returns whether it works.
-fn open_console(tables: &mut HypTables, uart: &ConsoleUart<'_>) -> bool {
-    let Some(kind) = uart.compatible.iter().find_map(Kind::from_compatible) else {
-        warn!(
-            "console {}: no driver for this UART; the supported ones are arm,pl011",
-            uart.path
-        );
-        return false;
-    };
-    let opened = open_uart(kind, uart.reg.base(), |at, pages| {
-        tables.map_device(at, pages).ok()
-    });
-    if !opened {
-        warn!("console {}: its registers cannot be mapped", uart.path);
-    }
-    opened
-}
-
 /// What the boot code takes from RAM before there is an allocator: from the start of one range upwards.
 struct EarlyFrames {
     next: u64,
@@ -256,6 +185,7 @@ fn init_memory(
     memory: &[PhysRange],
     usable: &[PhysRange],
     image: PhysRange,
+    heap_pages: usize,
 ) -> (FrameTable<&'static [AtomicU64]>, Vec<PhysRange>) {
     let mut banks: Vec<(Mfn, u32)> = Vec::new();
     for range in memory.iter().map(|range| range.shrink_to(PAGE_SIZE as u64)) {
@@ -271,7 +201,7 @@ fn init_memory(
         stop(&"too much RAM: the table of its frames has room for 64 GiB");
     }
     // Tables for the mappings as well: one for each 2 MiB, and a few.
-    let needed = (table_pages + HEAP_PAGES + table_pages / 512 + 8) as u64 * PAGE_SIZE as u64;
+    let needed = (table_pages + heap_pages + table_pages / 512 + 8) as u64 * PAGE_SIZE as u64;
     // Beside the image where there is room, so that the large pieces stay whole; else at the end of the largest.
     let beside = usable.iter().find(|range| {
         range.base() >= image.end() && range.base().raw() - image.end().raw() < 0x20_0000
@@ -296,7 +226,7 @@ fn init_memory(
         end: early.end,
     };
     early.end = table_frames.next;
-    let heap = tables.reserve_heap(HEAP_PAGES * PAGE_SIZE, PAGE_SIZE);
+    let heap = tables.reserve_heap(heap_pages * PAGE_SIZE, PAGE_SIZE);
     let heap = heap.expect("nothing of the heap's range is in use yet");
     let mut map = |base: usize, pages: usize| {
         for i in 0..pages {
@@ -312,9 +242,9 @@ fn init_memory(
         }
     };
     map(FRAME_TABLE_BASE, table_pages);
-    map(heap, HEAP_PAGES);
+    map(heap, heap_pages);
     // SAFETY: Just mapped, and used by nothing else.
-    unsafe { crate::HEAP.add(heap, HEAP_PAGES * PAGE_SIZE) };
+    unsafe { crate::HEAP.add(heap, heap_pages * PAGE_SIZE) };
     // SAFETY: Just mapped: `table_pages` pages hold at least `words` words.
     let storage = unsafe { xenith_arch::mapped_table(FRAME_TABLE_BASE, words) };
     let table = match FrameTable::new(&banks, storage) {
@@ -400,8 +330,9 @@ fn xenith_main(boot: Boot) -> ! {
         mut tables,
         windows,
     } = boot;
-    if let Some((kind, at)) = parse_early_uart() {
-        open_uart(kind, at, |at, pages| tables.map_device(at, pages).ok());
+    let early_uart = uart::early();
+    if let Some(early) = early_uart {
+        early.open(&mut |at, pages| tables.map_device(at, pages).ok());
     }
     CpuLocal::install(BOOT_CPU, windows);
     // SAFETY: Installed on the only CPU just above.
@@ -433,27 +364,27 @@ fn xenith_main(boot: Boot) -> ! {
     let modules = BootModules::from_tree(&tree, &first_word);
     let line = CommandLine::parse(modules.as_ref().map_or("", |modules| modules.xen_args));
     let irqs = IrqResolver::new(&tree);
-    let uart = host::console(&tree, &irqs, line.options.dtuart);
+    let dtuart = host::console(&tree, &irqs, line.options.dtuart);
     // A bad dtuart= must not silence us while stdout-path names one.
-    let fallback = if uart.is_err() {
+    let fallback = if dtuart.is_err() {
         host::console(&tree, &irqs, None)
     } else {
         Ok(None)
     };
-    let named = uart
+    let named = dtuart
         .as_ref()
         .ok()
         .and_then(Option::as_ref)
         .or(fallback.as_ref().ok().and_then(Option::as_ref));
     // The UART that is ours: hidden from dom0, its interrupt taken. Any other is dom0's.
-    let own_uart = match parse_early_uart() {
-        Some((_, at)) if console::has_uart() => named.filter(|uart| uart.reg.base() == at),
+    let own_uart = match early_uart {
+        Some(early) if console::has_uart() => named.filter(|uart| uart.reg.base() == early.at),
         _ if line.options.console == Some("none") => None,
         _ => {
             if named.is_none() {
-                warn!("no console: neither dtuart= nor /chosen/stdout-path names a UART");
+                warn!("no console: neither dtuart=, /chosen/stdout-path nor an alias names a UART");
             }
-            named.filter(|uart| open_console(&mut tables, uart))
+            named.filter(|uart| uart::open_console(&mut tables, uart))
         }
     };
     let frequency = timer::frequency();
@@ -466,9 +397,10 @@ fn xenith_main(boot: Boot) -> ! {
         env!("XENITH_DATE")
     );
     say!("build-id: {}", env!("XENITH_BUILD_ID"));
-    if let Err(error) = &uart {
+    if let Err(error) = &dtuart {
         warn!("console: {error}");
     }
+    let platform = power::find_platform(&tree, &mut tables);
     let psci = host::psci(&tree);
     power::init(
         psci.as_ref().ok().and_then(Option::as_ref),
@@ -531,6 +463,7 @@ fn xenith_main(boot: Boot) -> ! {
         ));
     }
     say!("Machine: {}", host.model);
+    say!("Platform: {}", platform.unwrap_or("Generic System"));
     say!(
         "Generic Timer IRQ: phys={} hyp={} virt={} Freq: {} KHz",
         host.timer.phys.intid.raw(),
@@ -549,7 +482,8 @@ fn xenith_main(boot: Boot) -> ! {
     let usable = usable_ram(&host.memory, &exclude);
     // Firmware's reserved memory is not RAM to us: no allocator has it, dom0's drivers may.
     let ram = xenith_boot::memory::subtract(&host.memory, &host.reserved_ranges());
-    let (frames, usable) = init_memory(&mut tables, &ram, &usable, image);
+    let heap_pages = xenith_boot::heap_pages(tree.size());
+    let (frames, usable) = init_memory(&mut tables, &ram, &usable, image, heap_pages);
     let mut allocator = FrameAllocator::new();
     let contents = match line.options.bootscrub {
         Some(value) if xenith_boot::cmdline::parse_bool(value) == Some(false) => Contents::Clean,

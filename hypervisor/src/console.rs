@@ -418,10 +418,16 @@ pub fn with_everything(f: impl FnOnce()) {
     CONSOLE.lock().filter.end_everything();
 }
 
+/// Prints one of the hypervisor's plain lines. Out of line, for the many places that say something once.
+#[inline(never)]
+pub fn say(arguments: core::fmt::Arguments<'_>) {
+    log::info!(target: xenith_core::console::PLAIN_TARGET, "{arguments}");
+}
+
 /// Prints one of the hypervisor's plain lines.
 #[macro_export]
 macro_rules! say {
     ($($argument:tt)*) => {
-        log::log!(target: xenith_core::console::PLAIN_TARGET, log::Level::Info, $($argument)*)
+        $crate::console::say(format_args!($($argument)*))
     };
 }

@@ -304,7 +304,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
     let input = Dom0Input {
         host: plan.tree,
         console: console_path,
-        hidden_compatibles: &[],
+        hidden_compatibles: crate::power::platform().map_or(&[], |board| board.hidden_from_dom0()),
         xen_compatible: &["xen,xen-4.17", "xen,xen"],
         banks: &banks,
         ram: &plan.host.memory,

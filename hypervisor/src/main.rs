@@ -32,6 +32,8 @@ mod trace;
 #[cfg(target_os = "none")]
 mod traps;
 #[cfg(target_os = "none")]
+mod uart;
+#[cfg(target_os = "none")]
 mod vcpu;
 
 #[cfg(target_os = "none")]

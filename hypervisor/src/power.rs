@@ -1,15 +1,93 @@
-//! Power off and reset of the machine, through PSCI firmware.
+//! Power off and reset of the machine: PSCI firmware's, else the platform's.
 
-use smccc::psci;
-use xenith_arch::Firmware;
-use xenith_boot::fdt::host::{Psci, PsciMethod, PsciVersion};
+use alloc::boxed::Box;
+
+use smccc::{Call, psci};
+use xenith_arch::{DeviceRegisters, Firmware, HypTables, sysreg, timer};
+use xenith_boot::fdt::host::{self, Psci, PsciMethod, PsciVersion};
+use xenith_boot::fdt::tree::Tree;
+use xenith_core::addr::PAGE_SIZE;
 use xenith_core::domain::ShutdownReason;
 use xenith_core::sync::Once;
+use xenith_platforms::{BoardIo, Lookup, Platform};
+
+use crate::uart::Registers;
 
 /// How the machine is switched off: found at boot.
 static METHOD: Once<Option<PsciMethod>> = Once::new();
+/// What is special about the machine: found at boot.
+static PLATFORM: Once<Option<&'static dyn Platform>> = Once::new();
 /// `noreboot`: stay where we are after a crash.
 static NO_REBOOT: Once<bool> = Once::new();
+
+/// Registers larger than this are not a board's power controls.
+const MAX_REGISTERS: u64 = 0x1_0000;
+
+/// Finds a board's devices in the host's tree.
+struct TreeLookup<'t, 'a> {
+    tree: &'t Tree<'a>,
+    tables: &'t mut HypTables,
+}
+
+impl Lookup for TreeLookup<'_, '_> {
+    fn registers(&mut self, compatible: &str) -> Option<xenith_platforms::Registers> {
+        let range = host::device_registers(self.tree, compatible)?;
+        let bytes = range.size().min(MAX_REGISTERS) as usize;
+        let pages = (range.base().page_offset() + bytes).div_ceil(PAGE_SIZE);
+        let va = self.tables.map_device(range.base(), pages).ok()?;
+        // SAFETY: Just mapped for good. dom0's drivers may have the same registers; those of power are safe to share.
+        let registers = unsafe { DeviceRegisters::new(va, bytes) };
+        Some(Box::leak(Box::new(Registers(registers))))
+    }
+
+    fn has(&self, compatible: &str) -> bool {
+        host::device(self.tree, compatible).is_some()
+    }
+}
+
+/// Time and firmware for the platform.
+pub struct Io;
+
+impl BoardIo for Io {
+    fn delay_us(&self, us: u32) {
+        // A frequency that nobody knows is taken for that of most boards.
+        let frequency = match timer::frequency() {
+            0 => 24_000_000,
+            frequency => u64::from(frequency),
+        };
+        let end = timer::now() + u64::from(us) * frequency / 1_000_000;
+        // A counter that stands still must not stop us.
+        for _ in 0..u64::from(us) * 1000 {
+            if timer::now() >= end {
+                return;
+            }
+        }
+    }
+
+    fn smc(&self, function: u32, argument: u32) -> u32 {
+        Firmware::call32(function, [argument, 0, 0, 0, 0, 0, 0])[0]
+    }
+
+    fn boot_mpidr(&self) -> u64 {
+        // Only the CPU that the machine was booted on starts others.
+        u64::from(sysreg::mpidr::read() & 0xff_ffff)
+    }
+}
+
+/// Finds out what is special about the machine, and does what its platform needs at first. Returns its name.
+#[inline(never)]
+pub fn find_platform(tree: &Tree<'_>, tables: &mut HypTables) -> Option<&'static str> {
+    let is_root = |names: &[&str]| tree.root().is_compatible(names);
+    let found = xenith_platforms::detect(&is_root, &mut TreeLookup { tree, tables });
+    let platform = PLATFORM.call_once(|| found).as_ref()?;
+    platform.init();
+    Some(platform.name())
+}
+
+/// Returns the machine's platform, if it has a special one.
+pub fn platform() -> Option<&'static dyn Platform> {
+    *PLATFORM.get()?
+}
 
 /// Remembers how the machine is switched off.
 pub fn init(firmware: Option<&Psci>, no_reboot: bool) {
@@ -29,6 +107,7 @@ pub fn halt() -> ! {
 }
 
 /// Switches the machine off.
+#[inline(never)]
 pub fn power_off() -> ! {
     // Only returns where firmware cannot do it.
     match METHOD.get() {
@@ -36,17 +115,28 @@ pub fn power_off() -> ! {
         // HVC from Hyp mode comes back to ourselves.
         Some(Some(PsciMethod::Hvc) | None) | None => {}
     }
-    log::error!("firmware has no power off (PSCI 0.2 or later): switch the machine off by hand");
+    if let Some(platform) = platform() {
+        platform.power_off(&Io);
+    }
+    log::error!(
+        "neither firmware (PSCI 0.2 or later) nor the board can switch the machine off: do it by hand"
+    );
     halt()
 }
 
 /// Restarts the machine.
+#[inline(never)]
 pub fn restart() -> ! {
     match METHOD.get() {
         Some(Some(PsciMethod::Smc)) => drop(psci::system_reset::<Firmware>()),
         Some(Some(PsciMethod::Hvc) | None) | None => {}
     }
-    log::error!("firmware has no reset (PSCI 0.2 or later): reset the machine by hand");
+    if let Some(platform) = platform() {
+        platform.reset(&Io);
+    }
+    log::error!(
+        "neither firmware (PSCI 0.2 or later) nor the board can reset the machine: do it by hand"
+    );
     halt()
 }
 

@@ -14,6 +14,7 @@ use xenith_core::machine::PhysIrq;
 use xenith_core::sched::{CpuSet, Kicker};
 use xenith_core::sync::Once;
 use xenith_core::trace::{Event, Subject};
+use xenith_platforms::{CpuOnError, Platform, Wake};
 
 use crate::machine::{Hv, Machine, alloc_frame, installed};
 use crate::run::Pcpu;
@@ -280,6 +281,24 @@ fn report_psci(psci: &Psci) {
 /// PSCI 0.2's CPU_ON.
 const PSCI_CPU_ON: u32 = 0x8400_0003;
 
+/// Starts a CPU as the board does it, where there is no PSCI.
+fn board_cpu_on(
+    board: &dyn Platform,
+    number: CpuId,
+    cpu: &HostCpu<'_>,
+    entry: HostPhys,
+) -> Result<(), &'static str> {
+    let wake = board.cpu_on(&crate::power::Io, number.index(), cpu.mpidr, entry.raw());
+    if wake.map_err(CpuOnError::text)? == Wake::Interrupt
+        && let Some(sender) = SENDER.get()
+    {
+        // Its place among the CPU interfaces is not known yet; the others just look.
+        let me = state(this_cpu()).target.load(Ordering::Relaxed);
+        sender.send(SGI_LOOK, !me);
+    }
+    Ok(())
+}
+
 fn firmware_cpu_on(
     psci: Option<&Psci>,
     cpu: &HostCpu<'_>,
@@ -334,7 +353,12 @@ fn start(
         .store(cpu.mpidr as u32, Ordering::Relaxed);
     STARTING.store(number.index() as u8, Ordering::Release);
     xenith_arch::set_secondary_stack(stack);
-    let result = firmware_cpu_on(psci, cpu, xenith_arch::secondary_entry(image)).and_then(|()| {
+    let entry = xenith_arch::secondary_entry(image);
+    let begun = match crate::power::platform() {
+        Some(board) if psci.is_none() => board_cpu_on(board, number, cpu, entry),
+        _ => firmware_cpu_on(psci, cpu, entry),
+    };
+    let result = begun.and_then(|()| {
         let end = timer::now() + START_SECONDS * u64::from(timer::frequency());
         loop {
             match state(number).progress() {

@@ -13,6 +13,15 @@ pub mod memory;
 pub mod modules;
 pub mod placement;
 
+/// Heap from the image's own memory, in bytes, as the linker script has it: enough to read the device tree of any board that the test of all boards
+/// knows, counted in the powers of two that the allocator gives.
+pub const EARLY_HEAP: usize = 512 * 1024;
+
+/// Returns how many pages of RAM the heap gets besides, for a device tree of `tree_size` bytes: dom0's tree is made in it.
+pub const fn heap_pages(tree_size: usize) -> usize {
+    64 + tree_size.div_ceil(4096) * 8
+}
+
 /// Inserts `item` where it belongs in a sorted list, behind its equals; `is_before` says whether its first argument may
 /// stand before its second.
 ///
@@ -20,4 +29,14 @@ pub mod placement;
 fn insert_sorted<T>(list: &mut alloc::vec::Vec<T>, item: T, is_before: fn(&T, &T) -> bool) {
     let at = list.partition_point(|other| is_before(other, &item));
     list.insert(at, item);
+}
+
+#[cfg(test)]
+mod heap_tests {
+    #[test]
+    fn the_linker_script_has_the_early_heap() {
+        let script = include_str!("../../src/linker-arm32.ld");
+        let line = format!(". += {}K;", super::EARLY_HEAP / 1024);
+        assert!(script.contains(&line), "no {line:?} in the linker script");
+    }
 }

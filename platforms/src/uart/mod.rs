@@ -1,20 +1,15 @@
-//! The console UARTs. A driver writes, reads and masks its interrupt; everything above is in `xenith_core::console`.
+//! The console UARTs: one driver, and for each family of UARTs a description of its registers (`families`).
+//!
+//! The driver writes, reads and masks interrupts; everything above is in `xenith_core::console`. Speed and line format
+//! stay as firmware left them: the hypervisor does not know the clock that they are made from.
 
-mod pl011;
+mod families;
+#[cfg(test)]
+mod tests;
 
-pub use pl011::Pl011;
+use crate::RegisterIo;
 
-/// Access to a device's registers; out of range reads as 0 and writes nothing.
-pub trait RegisterIo {
-    /// Reads the 32-bit register at `offset` (bytes).
-    fn read32(&self, offset: usize) -> u32;
-    /// Writes the 32-bit register at `offset`.
-    fn write32(&self, offset: usize, value: u32);
-    /// Reads the byte register at `offset`.
-    fn read8(&self, offset: usize) -> u8;
-    /// Writes the byte register at `offset`.
-    fn write8(&self, offset: usize, value: u8);
-}
+pub use families::FAMILIES;
 
 /// A serial port.
 pub trait Uart: Send {
@@ -30,26 +25,229 @@ pub trait Uart: Send {
     fn clear_interrupt(&mut self);
 }
 
-/// Kinds of UART that a device tree can name and we can drive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Arm PrimeCell PL011 (and the SBSA subset).
-    Pl011,
+/// Bytes of registers that every driver stays within.
+pub const REGISTER_BYTES: usize = 0x100;
+
+/// Polls for room in the transmit FIFO before a byte is dropped: far longer than a FIFO takes at 9600 baud.
+const WAIT_LIMIT: u32 = 1_000_000;
+/// Bytes with line errors that are dropped at a time: no FIFO holds more than 256.
+const MAX_DROPPED: u32 = 256;
+
+/// A condition: a register, and bits of it.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    /// One of the bits is set.
+    Set(u8, u32),
+    /// All of the bits are clear.
+    Clear(u8, u32),
 }
 
-impl Kind {
-    /// Returns the driver for a `compatible` string.
-    pub fn from_compatible(compatible: &str) -> Option<Self> {
-        match compatible {
-            "arm,pl011" | "arm,sbsa-uart" => Some(Self::Pl011),
-            _ => None,
+/// Something to do with a register.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// Writes a value.
+    Write(u8, u32),
+    /// Sets bits and keeps the others.
+    Set(u8, u32),
+    /// Clears bits and keeps the others.
+    Clear(u8, u32),
+    /// Reads, because reading has an effect.
+    Read(u8),
+}
+
+/// How the numbers of registers become addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// They are offsets of 32-bit registers.
+    Words,
+    /// They count registers, whose distance and width are fixed: log2 of the bytes between two, bytes of an access.
+    Fixed(u8, u8),
+    /// They count registers, and the device tree says the rest (`reg-shift`, `reg-io-width`).
+    FromTree,
+}
+
+/// What the device tree says of the registers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TreeLayout {
+    /// `reg-shift`, if the node has it.
+    pub shift: Option<u32>,
+    /// `reg-io-width` in bytes, if the node has it.
+    pub width: Option<u32>,
+}
+
+/// A departure from what the tables can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quirk {
+    /// None.
+    None,
+    /// DesignWare: a receive timeout without a byte only ends when the data register is read.
+    EmptyTimeout,
+}
+
+/// A family of UARTs that one description fits. Registers are in the unit that `layout` says.
+#[derive(Debug)]
+pub struct Family {
+    /// What the option `--early-uart` of scripts/build calls it.
+    pub name: &'static str,
+    /// `compatible` strings.
+    pub compatibles: &'static [&'static str],
+    /// How registers are counted.
+    pub layout: Layout,
+    /// The register that takes a byte.
+    pub transmit: u8,
+    /// The register that gives a byte in its low 8 bits.
+    pub receive: u8,
+    /// When a byte may be written.
+    pub has_room: When,
+    /// When there is a byte to read.
+    pub has_byte: When,
+    /// Bits of `receive` that mark a bad byte.
+    pub bad_data: u32,
+    /// Bits of the register of `has_byte` that mark a bad byte.
+    pub bad_status: u32,
+    /// Switches the UART on and its interrupts off.
+    pub start: &'static [Step],
+    /// Prepares for the receive interrupt.
+    pub listen: &'static [Step],
+    /// Lets the receive interrupt through.
+    pub unmask: Step,
+    /// Holds it back; nothing that was received may be lost.
+    pub mask: Step,
+    /// Ends the cause of an interrupt, and clears line errors.
+    pub acknowledge: &'static [Step],
+    /// What else there is.
+    pub quirk: Quirk,
+}
+
+/// Returns the family of the first `compatible` string that is known.
+pub fn find<'a>(mut compatibles: impl Iterator<Item = &'a str>) -> Option<&'static Family> {
+    compatibles.find_map(|wanted| {
+        FAMILIES
+            .iter()
+            .find(|family| family.compatibles.contains(&wanted))
+    })
+}
+
+/// Returns the family with this name.
+pub fn by_name(name: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|family| family.name == name)
+}
+
+/// A UART of one of the families.
+pub struct Port<R> {
+    family: &'static Family,
+    shift: u8,
+    /// True for 32-bit accesses, false for bytes.
+    is_wide: bool,
+    regs: R,
+}
+
+impl<R: RegisterIo> Port<R> {
+    /// Takes the UART. What a tree without `reg-shift` or `reg-io-width` means is the binding's default: no shift, bytes.
+    pub fn new(family: &'static Family, tree: TreeLayout, regs: R) -> Self {
+        let (shift, width) = match family.layout {
+            Layout::Words => (0, 4),
+            Layout::Fixed(shift, width) => (shift, u32::from(width)),
+            Layout::FromTree => (
+                // More than 4 bits would lead out of the registers.
+                tree.shift.unwrap_or(0).min(4) as u8,
+                tree.width.unwrap_or(1),
+            ),
+        };
+        let port = Self {
+            family,
+            shift,
+            is_wide: width == 4,
+            regs,
+        };
+        port.perform(family.start);
+        port
+    }
+
+    fn read(&self, register: u8) -> u32 {
+        let offset = usize::from(register) << self.shift;
+        if self.is_wide {
+            self.regs.read32(offset)
+        } else {
+            u32::from(self.regs.read8(offset))
         }
     }
 
-    /// Returns how many bytes of registers the driver needs.
-    pub const fn register_bytes(self) -> usize {
-        match self {
-            Self::Pl011 => 0x1000,
+    fn write(&self, register: u8, value: u32) {
+        let offset = usize::from(register) << self.shift;
+        if self.is_wide {
+            self.regs.write32(offset, value);
+        } else {
+            self.regs.write8(offset, (value & 0xff) as u8);
         }
+    }
+
+    fn perform(&self, steps: &[Step]) {
+        for &step in steps {
+            match step {
+                Step::Write(register, value) => self.write(register, value),
+                Step::Set(register, bits) => self.write(register, self.read(register) | bits),
+                Step::Clear(register, bits) => self.write(register, self.read(register) & !bits),
+                Step::Read(register) => drop(self.read(register)),
+            }
+        }
+    }
+
+    /// Returns whether the condition holds, and the register's value.
+    fn holds(&self, when: When) -> (bool, u32) {
+        let (register, mask, wanted) = match when {
+            When::Set(register, mask) => (register, mask, true),
+            When::Clear(register, mask) => (register, mask, false),
+        };
+        let value = self.read(register);
+        ((value & mask != 0) == wanted, value)
+    }
+}
+
+impl<R: RegisterIo + Send> Uart for Port<R> {
+    fn put(&mut self, byte: u8) {
+        for _ in 0..WAIT_LIMIT {
+            if self.holds(self.family.has_room).0 {
+                return self.write(self.family.transmit, u32::from(byte));
+            }
+        }
+    }
+
+    fn get(&mut self) -> Option<u8> {
+        for _ in 0..MAX_DROPPED {
+            let (is_there, status) = self.holds(self.family.has_byte);
+            if !is_there {
+                return None;
+            }
+            let data = self.read(self.family.receive);
+            if data & self.family.bad_data == 0 && status & self.family.bad_status == 0 {
+                return Some((data & 0xff) as u8);
+            }
+            self.perform(self.family.acknowledge);
+        }
+        None
+    }
+
+    fn enable_receive_interrupt(&mut self) {
+        self.perform(self.family.listen);
+        self.mask_receive_interrupt(false);
+    }
+
+    fn mask_receive_interrupt(&mut self, masked: bool) {
+        self.perform(&[if masked {
+            self.family.mask
+        } else {
+            self.family.unmask
+        }]);
+    }
+
+    fn clear_interrupt(&mut self) {
+        if self.family.quirk == Quirk::EmptyTimeout
+            && self.read(families::IIR) & 0x3f == families::IIR_TIMEOUT
+            && !self.holds(self.family.has_byte).0
+        {
+            self.read(self.family.receive);
+        }
+        self.perform(self.family.acknowledge);
     }
 }

@@ -413,7 +413,7 @@ impl<'b> Builder<'b> {
         if node == self.gic {
             return Fate::Gic;
         }
-        if Some(node) == self.console {
+        if self.is_console(node) {
             return Fate::Skip;
         }
         if node.parent().is_some_and(Node::is_root) {
@@ -468,6 +468,26 @@ impl<'b> Builder<'b> {
             }
         }
         Fate::Copy
+    }
+
+    /// Returns true for the console, and for UARTs of its kind in its page: Allwinner has four in one, and dom0 would get
+    /// the page with any of them.
+    fn is_console(&self, node: Node<'b, 'b>) -> bool {
+        let Some(console) = self.console else {
+            return false;
+        };
+        if node == console {
+            return true;
+        }
+        let kind = console.prop("compatible");
+        if kind.is_none() || node.prop("compatible") != kind {
+            return false;
+        }
+        let own = whole_pages(&self.console_mmio);
+        let pages = whole_pages(&registers(node, self.irqs));
+        pages
+            .iter()
+            .any(|page| own.iter().any(|own| own.overlaps(page)))
     }
 
     /// Returns the number of interrupts of the GIC.

@@ -15,12 +15,19 @@ use crate::fdt::address::AddressError;
 use crate::fdt::interrupts::{Interrupt, IrqError, IrqResolver};
 use crate::fdt::tree::{Node, Strings, Tree, TreeError, take_cells};
 use crate::memory::{PhysRange, normalise};
-use xenith_core::addr::HostPhys;
+use xenith_core::addr::{HostPhys, IntId};
+use xenith_core::machine::Trigger;
 
 /// The most memory banks, and the most reserved ranges (Xen's `NR_MEM_BANKS`).
 pub const MAX_BANKS: usize = 256;
 /// The most CPUs (Xen on Arm: 128).
 pub const MAX_CPUS: usize = 128;
+
+/// Where a console is looked for when nothing names one.
+const SERIAL_ALIASES: [&str; 10] = [
+    "serial0", "serial1", "serial2", "serial3", "serial4", "serial5", "serial6", "serial7",
+    "serial8", "serial9",
+];
 
 /// Why the machine cannot be run, as far as its device tree tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +54,6 @@ pub enum HostError {
     GicFrame(&'static str, u64),
     /// The GIC's maintenance interrupt is not usable.
     GicMaintenance(IrqError),
-    /// There is no architected timer.
-    NoTimer,
     /// An interrupt of the timer is not usable: its name.
     TimerInterrupt(&'static str, IrqError),
     /// The node that `dtuart=` or `stdout-path` names does not exist.
@@ -91,7 +96,6 @@ impl fmt::Display for HostError {
             ),
             Self::GicRegisters(name, error) => write!(f, "{name} of the interrupt controller cannot be used: {error}"),
             Self::GicMaintenance(error) => write!(f, "the GIC's maintenance interrupt cannot be used: {error}"),
-            Self::NoTimer => f.write_str("no architected timer in the device tree: add an arm,armv7-timer node"),
             Self::TimerInterrupt(name, error) => write!(f, "the {name} timer's interrupt cannot be used: {error}"),
             Self::NoConsoleNode(name) => write!(
                 f,
@@ -223,10 +227,10 @@ pub struct ConsoleUart<'a> {
     pub compatible: Strings<'a>,
     /// Its registers.
     pub reg: PhysRange,
-    /// `reg-shift`: log2 of the distance of two registers; 0 if absent.
-    pub reg_shift: u32,
-    /// `reg-io-width` in bytes; 1 if absent.
-    pub reg_io_width: u32,
+    /// `reg-shift`: log2 of the distance of two registers.
+    pub reg_shift: Option<u32>,
+    /// `reg-io-width` in bytes.
+    pub reg_io_width: Option<u32>,
     /// `clock-frequency` in Hz.
     pub clock_frequency: Option<u32>,
     /// Its interrupt; without a usable one the UART must be polled, the error says why there is none.
@@ -470,17 +474,36 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, H
         node.reg_range(index)
             .map_err(|error| HostError::GicRegisters(name, error))
     };
-    if node.reg().nth(3).is_none() {
+    let reg_count = node.reg().count();
+    if reg_count < 2 {
         return Err(HostError::NoGicVirtualization);
     }
     let gicd = frame(reg(0, "GICD")?, "GICD", 0x1000)?;
-    // Old trees give the CPU interface one page; the second, with GICC_DIR, is there all the same.
-    let gicc = frame(reg(1, "GICC")?, "GICC", 0x1000)?;
+    // Old trees give the CPU interface one page or less; all of it, with GICC_DIR, is there all the same.
+    let gicc = frame(reg(1, "GICC")?, "GICC", 0x100)?;
     let gicc = PhysRange::new(gicc.base().raw(), gicc.size().max(0x2000)).unwrap_or(gicc);
-    // The interrupt of the GIC's own node goes to itself, whatever parent the rest of the tree has.
+    let (gich, gicv) = if reg_count >= 4 {
+        (reg(2, "GICH")?, reg(3, "GICV")?)
+    } else {
+        // Trees of STM32MP1 leave them out. Where distributor and CPU interface are as in Cortex-A7, A15 and GIC-400, the
+        // others are too (DDI 0464 table 8-1, DDI 0438 table 8-1, DDI 0471 table 3-1).
+        let base = gicd.base().raw().wrapping_sub(0x1000);
+        if base & 0x7fff != 0 || gicc.base().raw() != base + 0x2000 {
+            return Err(HostError::NoGicVirtualization);
+        }
+        (
+            PhysRange::from_size(base + 0x4000, 0x2000),
+            PhysRange::from_size(base + 0x6000, 0x2000),
+        )
+    };
+    // The interrupt of the GIC's own node goes to itself, whatever parent the rest of the tree has. Trees of OMAP5 leave
+    // it out: it is number 25 in all of these (DDI 0464 8.2.2).
     let maintenance = match irqs.interrupt(node, 0) {
         Ok(Some(interrupt)) => interrupt,
-        Ok(None) => return Err(HostError::GicMaintenance(IrqError::Malformed)),
+        Ok(None) => Interrupt {
+            intid: IntId::new(25),
+            trigger: Trigger::Level,
+        },
         Err(error) => return Err(HostError::GicMaintenance(error)),
     };
     let is_frame =
@@ -491,8 +514,8 @@ pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, H
         phandle: node.phandle(),
         gicd,
         gicc,
-        gich: frame(reg(2, "GICH")?, "GICH", 0x1000)?,
-        gicv: frame(reg(3, "GICV")?, "GICV", 0x2000)?,
+        gich: frame(gich, "GICH", 0x1000)?,
+        gicv: frame(gicv, "GICV", 0x2000)?,
         maintenance,
         v2m_frames: node
             .children()
@@ -513,29 +536,38 @@ fn frame(range: PhysRange, name: &'static str, least: u64) -> Result<PhysRange, 
     }
 }
 
-/// Returns the architected timer.
+/// Returns the architected timer. It is part of every CPU that can run a hypervisor, so a node that is switched off (i.MX
+/// 6UL, DRA7) counts like another, and what no node tells is as in Cortex-A7 and A15 (DDI 0464 table 9-1: PPIs 13, 14,
+/// 11 and 10).
 ///
 /// # Errors
-/// [`HostError::NoTimer`] and [`HostError::TimerInterrupt`].
+/// [`HostError::TimerInterrupt`].
 #[inline(never)]
 pub fn timer<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Timer, HostError> {
     const TIMERS: [&str; 2] = ["arm,armv7-timer", "arm,armv8-timer"];
-    let node = tree
-        .nodes()
-        .find(|node| node.is_compatible(&TIMERS) && node.is_available())
-        .ok_or(HostError::NoTimer)?;
-    let line = |title, name, index| match irqs.named_or_index(node, name, index) {
-        Ok(Some(interrupt)) => Ok(interrupt),
-        Ok(None) => Err(HostError::TimerInterrupt(title, IrqError::Malformed)),
-        Err(error) => Err(HostError::TimerInterrupt(title, error)),
+    let mut nodes = tree.nodes().filter(|node| node.is_compatible(&TIMERS));
+    let first = nodes.next();
+    let node = match first {
+        Some(node) if !node.is_available() => nodes.find(|node| node.is_available()).or(first),
+        _ => first,
+    };
+    let line = |title, name, index, default| match node
+        .map(|node| irqs.named_or_index(node, name, index))
+    {
+        Some(Ok(Some(interrupt))) => Ok(interrupt),
+        None | Some(Ok(None)) => Ok(Interrupt {
+            intid: IntId::new(default),
+            trigger: Trigger::Level,
+        }),
+        Some(Err(error)) => Err(HostError::TimerInterrupt(title, error)),
     };
     Ok(Timer {
-        secure_phys: line("secure physical", "sec-phys", 0)?,
-        phys: line("physical", "phys", 1)?,
-        virt: line("virtual", "virt", 2)?,
-        hyp: line("hypervisor", "hyp-phys", 3)?,
+        secure_phys: line("secure physical", "sec-phys", 0, 29)?,
+        phys: line("physical", "phys", 1, 30)?,
+        virt: line("virtual", "virt", 2, 27)?,
+        hyp: line("hypervisor", "hyp-phys", 3, 26)?,
         clock_frequency: node
-            .u32("clock-frequency")
+            .and_then(|node| node.u32("clock-frequency"))
             .filter(|frequency| *frequency != 0),
     })
 }
@@ -573,8 +605,9 @@ pub fn psci(tree: &Tree<'_>) -> Result<Option<Psci>, HostError> {
     Ok(None)
 }
 
-/// Returns the console's UART: the one `dtuart` names (path or alias, options after `:`), or else `/chosen/stdout-path`.
-/// Returns `None` when neither is given.
+/// Returns the console's UART: the one `dtuart` names (path or alias, options after `:`), or else `/chosen/stdout-path`,
+/// or else the first of the aliases `serial0` to `serial9` that is enabled: one board in eight of those that Debian's
+/// kernel knows has no `stdout-path`. Returns `None` when there is none of them.
 ///
 /// # Errors
 /// [`HostError::NoConsoleNode`] and [`HostError::ConsoleRegisters`]. A bad interrupt is no error: see
@@ -585,14 +618,17 @@ pub fn console<'a>(
     irqs: &IrqResolver<'_, 'a>,
     dtuart: Option<&'a str>,
 ) -> Result<Option<ConsoleUart<'a>>, HostError> {
-    let stdout_path = || {
-        tree.find("/chosen")
-            .map(|chosen| chosen.text("stdout-path"))
+    let stdout_path = || Some(tree.find("/chosen")?.text("stdout-path"));
+    let alias = || {
+        let aliases = tree.find("/aliases")?;
+        let mut named = SERIAL_ALIASES.iter().map(|alias| aliases.text(alias));
+        named.find(|path| tree.find(path).is_some_and(Node::is_available))
     };
+    let is_given = |name: &&str| !name.is_empty();
     let Some(name) = dtuart
-        .filter(|name| !name.is_empty())
-        .or_else(stdout_path)
-        .filter(|name| !name.is_empty())
+        .filter(is_given)
+        .or_else(|| stdout_path().filter(is_given))
+        .or_else(|| alias().filter(is_given))
     else {
         return Ok(None);
     };
@@ -614,15 +650,25 @@ pub fn console<'a>(
         compatible: node.compatible(),
         reg,
         // More than a page between two registers is nonsense, and must not be shifted by.
-        reg_shift: node.u32("reg-shift").unwrap_or(0).min(12),
-        reg_io_width: node
-            .u32("reg-io-width")
-            .filter(|width| matches!(width, 1 | 2 | 4))
-            .unwrap_or(1),
+        reg_shift: node.u32("reg-shift").map(|shift| shift.min(12)),
+        reg_io_width: node.u32("reg-io-width"),
         clock_frequency: node.u32("clock-frequency"),
         interrupt: irqs.interrupt(node, 0),
         options,
     }))
+}
+
+/// Returns the first enabled node with a `compatible` string.
+#[inline(never)]
+pub fn device<'t, 'a>(tree: &'t Tree<'a>, compatible: &str) -> Option<Node<'t, 'a>> {
+    tree.nodes()
+        .find(|node| node.is_compatible(&[compatible]) && node.is_available())
+}
+
+/// Returns the first register range of the first enabled node with a `compatible` string.
+#[inline(never)]
+pub fn device_registers(tree: &Tree<'_>, compatible: &str) -> Option<PhysRange> {
+    device(tree, compatible)?.reg_range(0).ok()
 }
 
 #[cfg(test)]

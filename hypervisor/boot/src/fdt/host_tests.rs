@@ -5,8 +5,6 @@ use std::vec::Vec;
 
 use super::*;
 use crate::fdt::tree::tests::Blob;
-use xenith_core::addr::IntId;
-use xenith_core::machine::Trigger;
 
 macro_rules! fixture {
     ($name:literal) => {
@@ -116,7 +114,7 @@ fn qemu_virt() {
         );
         assert_eq!((uart.interrupt, uart.options), (Ok(Some(level(33))), ""));
         assert!(uart.compatible.contains("arm,pl011"));
-        assert_eq!((uart.reg_shift, uart.reg_io_width), (0, 1));
+        assert_eq!((uart.reg_shift, uart.reg_io_width), (None, None));
     }
 }
 
@@ -221,7 +219,7 @@ fn console_by_stdout_path_alias_and_path() {
             by_alias.reg_io_width,
             by_alias.clock_frequency
         ),
-        (2, 4, Some(24_000_000))
+        (Some(2), Some(4), Some(24_000_000))
     );
     assert_eq!(by_alias.interrupt, Err(IrqError::OtherController));
 
@@ -425,7 +423,7 @@ fn missing_parts_are_named() {
             .open("intc")
             .text("compatible", kind)
             .prop("interrupt-controller", &[]);
-        blob.cells("reg", &[0, 0x1000, 0x1000, 0, 0x2000, 0x1000])
+        blob.cells("reg", &[0, 0x1000, 0x1000, 0, 0x11000, 0x1000])
             .close()
             .finish()
     };
@@ -446,6 +444,81 @@ fn missing_parts_are_named() {
         .close()
         .finish();
     assert!(tree_of(&twice).contains("/cpus/cpu@1"));
+}
+
+/// As in stm32mp151.dtsi of Linux 6.1; the numbers expected are of RM0436 (GICH 0xA0024000, GICV 0xA0026000, and the
+/// maintenance interrupt is PPI 9).
+#[test]
+fn gic_without_all_ranges_in_the_layout_of_the_core() {
+    let tree = |gicd: u32, gicc: u32| {
+        let blob = Blob::new()
+            .open("intc")
+            .text("compatible", "arm,cortex-a7-gic")
+            .prop("interrupt-controller", &[])
+            .cells("#interrupt-cells", &[3]);
+        blob.cells("reg", &[0, gicd, 0x1000, 0, gicc, 0x2000])
+            .close()
+            .finish()
+    };
+    let gic_of = |gicd, gicc| {
+        let blob = tree(gicd, gicc);
+        let tree = Tree::new(&blob).unwrap();
+        let found = gic(&tree, &IrqResolver::new(&tree))?;
+        Ok((found.gich.base(), found.gicv, found.maintenance))
+    };
+    assert_eq!(
+        gic_of(0xa002_1000, 0xa002_2000),
+        Ok((
+            HostPhys::new(0xa002_4000),
+            range(0xa002_6000, 0x2000),
+            level(25)
+        ))
+    );
+    for (gicd, gicc) in [
+        (0xa002_1000, 0xa002_3000),
+        (0xa002_2000, 0xa002_3000),
+        (0, 0x1000),
+        (0x800_0000, 0x801_0000),
+    ] {
+        assert_eq!(
+            gic_of(gicd, gicc),
+            Err(HostError::NoGicVirtualization),
+            "{gicd:#x}"
+        );
+    }
+}
+
+#[test]
+fn console_by_the_first_enabled_alias() {
+    let serial = |blob: Blob, name: &str, at: u32, status: &str| {
+        blob.open(name)
+            .cells("reg", &[0, at, 0x100])
+            .text("status", status)
+            .close()
+    };
+    let tree = |stdout: Option<&str>, first: &str| {
+        let mut blob = Blob::new().open("chosen");
+        if let Some(path) = stdout {
+            blob = blob.text("stdout-path", path);
+        }
+        let blob = blob
+            .close()
+            .open("aliases")
+            .text("serial3", "/c")
+            .text("serial2", "/b")
+            .text("serial1", "/missing")
+            .text("serial0", "/a")
+            .close();
+        let blob = serial(blob, "a", 0x1000, first);
+        let blob = serial(blob, "b", 0x2000, "okay");
+        serial(blob, "c", 0x3000, "okay").finish()
+    };
+    let path = |blob: &[u8], dtuart| console_of(blob, dtuart).unwrap().unwrap().path;
+    assert_eq!(path(&tree(None, "okay"), None), "/a");
+    assert_eq!(path(&tree(None, "disabled"), None), "/b");
+    assert_eq!(path(&tree(Some(""), "disabled"), None), "/b");
+    assert_eq!(path(&tree(Some("serial3"), "okay"), None), "/c");
+    assert_eq!(path(&tree(None, "okay"), Some("/b")), "/b");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{BuildError, Builder, Fate, MAX_TREE_SIZE, WarningKind};
 use crate::fdt::format::{MAX_DEPTH, be32};
 use crate::fdt::interrupts::GicInterrupt;
-use crate::fdt::tree::{Node, Property};
+use crate::fdt::tree::{Node, Property, Tree};
 use crate::fdt::writer::{FdtWriter, WriteError};
 use crate::memory::PhysRange;
 use xenith_core::addr::{HostPhys, IntId};
@@ -75,7 +75,12 @@ pub(super) fn emit(builder: &mut Builder<'_>) -> Result<Emitted, BuildError> {
                         emitter.writer.property_string("status", "disabled")?;
                     }
                     _ => {
-                        emitter.copy_properties(node, &|_| true)?;
+                        let is_aliases =
+                            node.name() == "aliases" && node.parent().is_some_and(Node::is_root);
+                        emitter.copy_properties(node, &|property| {
+                            let target = named(property, tree).filter(|_| is_aliases);
+                            !target.is_some_and(|target| builder.is_console(target))
+                        })?;
                         builder.give(node);
                     }
                 }
@@ -286,9 +291,16 @@ impl Emitter {
         self.writer.end_node()
     }
 
-    /// Dom0's vCPUs, all like the host's boot CPU.
+    /// Dom0's vCPUs, all like the host's boot CPU. What names a CPU of the host, as a cooling map does, finds the vCPU at
+    /// its place.
     fn cpus(&mut self, builder: &Builder<'_>) -> Result<(), WriteError> {
         let host = host_cpu(builder);
+        let mut named = builder
+            .tree
+            .find("/cpus")
+            .into_iter()
+            .flat_map(|cpus| cpus.children())
+            .filter(|node| node.text("device_type") == "cpu");
         self.writer.begin_node(b"cpus")?;
         self.writer.property_u32("#address-cells", 1)?;
         self.writer.property_u32("#size-cells", 0)?;
@@ -303,6 +315,13 @@ impl Emitter {
             }
             self.writer.property_string("device_type", "cpu")?;
             self.writer.property_u32("reg", reg)?;
+            if let Some(host) = named.next() {
+                for name in ["phandle", "#cooling-cells"] {
+                    if let Some(value) = host.prop(name) {
+                        self.writer.property(name, value)?;
+                    }
+                }
+            }
             self.writer.end_node()?;
         }
         self.writer.end_node()
@@ -343,6 +362,12 @@ impl Emitter {
         self.writer.property_cells("reg", &reg)?;
         Ok(())
     }
+}
+
+/// Returns the node whose path the property is: an alias of it.
+fn named<'b>(property: &Property<'_>, tree: &'b Tree<'b>) -> Option<Node<'b, 'b>> {
+    let path = property.value.strip_suffix(b"\0")?;
+    tree.find(core::str::from_utf8(path).ok()?)
 }
 
 /// The host's CPU node that dom0's are made like: the boot CPU's, or the first.

@@ -363,8 +363,18 @@ fn awkward() -> Vec<u8> {
                 key.cells("interrupt-parent", &[2])
                     .cells("interrupts", &[7, 1]);
             });
-            soc.device("uart0@c28000", 0xc2_8000, 0x400, Some(0));
+            let uart = |soc: &mut Board, name: &str, at: u32, spi: u32| {
+                soc.node(name, |uart| {
+                    uart.strings("compatible", &["snps,dw-apb-uart"]);
+                    uart.cells("reg", &[at, 0x400])
+                        .cells("interrupts", &[0, spi, 4]);
+                });
+            };
+            uart(soc, "uart0@c28000", 0xc2_8000, 0);
+            // Another kind of device beside the console, the console's kind beside it, and its kind in another page.
             soc.device("uart1@c28400", 0xc2_8400, 0x400, Some(0));
+            uart(soc, "uart2@c28800", 0xc2_8800, 2);
+            uart(soc, "uart4@c29000", 0xc2_9000, 4);
             soc.node("watchdog@1", |device| {
                 device
                     .cells("reg", &[0x1000, 0x20])
@@ -444,6 +454,7 @@ fn awkward_board() {
     let spi = |id: u16, trigger| (IntId::new(id + 32), trigger);
     use Trigger::{Edge, Level};
     let expected = [
+        spi(4, Level),
         spi(16, Level),
         spi(17, Edge),
         spi(20, Level),
@@ -456,8 +467,8 @@ fn awkward_board() {
         (0x0120_0000, 0x1000),
         (0x0130_0000, 0x1000),
         (0x0140_0000, 0x1000),
-        // UART 1 shares the console's page.
-        (0x01c2_8000, 0x1000),
+        // UART 1 shares the console's page; UART 4 has the next.
+        (0x01c2_8000, 0x2000),
         // Reserved memory is for dom0's drivers, in whole pages.
         (0x4fff_0000, 0x1000),
         // One-cell buses can reach beyond 4 GiB.
@@ -489,6 +500,7 @@ fn awkward_board() {
     );
     for gone in [
         "/soc/uart0",
+        "/soc/uart2",
         "/soc/watchdog@1",
         "/soc/beyond@1",
         "/soc/hidden@1",
@@ -498,6 +510,7 @@ fn awkward_board() {
     }
     for there in [
         "/soc/uart1",
+        "/soc/uart4",
         "/soc/off@1",
         "/soc/given@1",
         "/soc/i2c/pmic@34",

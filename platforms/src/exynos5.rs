@@ -1,0 +1,341 @@
+//! Samsung Exynos 5: 5250, 5260, 5410, 5420, 5422, 5800.
+//!
+//! The architected timer counts only while the multi-core timer's free-running counter does. A core is powered by the PMU
+//! and starts at an address in internal RAM; which one depends on whether secure firmware is there. Sources: Linux bindings
+//! `sram/samsung-sram.yaml`, `firmware/samsung,secure-firmware`, `timer/samsung,exynos4210-mct.yaml`; register names and
+//! numbers of `linux/soc/samsung/exynos-regs-pmu.h` and `exynos-syscon-restart.dtsi`.
+
+use alloc::boxed::Box;
+
+use crate::board::{
+    Board, BoardIo, CpuOnError, Lookup, Platform, Registers, Wake, entry_word, update,
+};
+
+pub const BOARD: Board = Board {
+    compatibles: &["samsung,exynos5"],
+    new: |lookup| Box::leak(Box::new(Exynos5::new(lookup))),
+};
+
+const PMUS: [&str; 4] = [
+    "samsung,exynos5250-pmu",
+    "samsung,exynos5260-pmu",
+    "samsung,exynos5410-pmu",
+    "samsung,exynos5420-pmu",
+];
+const MCT: &str = "samsung,exynos4210-mct";
+const SYSRAM: &str = "samsung,exynos4210-sysram";
+const SYSRAM_NS: &str = "samsung,exynos4210-sysram-ns";
+const FIRMWARE: &str = "samsung,secure-firmware";
+
+// MCT: global timer control, with its start bit.
+const G_TCON: usize = 0x240;
+const G_TCON_START: u32 = 1 << 8;
+// PMU.
+const SWRESET: usize = 0x400;
+const SPARE2: usize = 0x908;
+const SPARE3: usize = 0x90c;
+/// SPARE3: the resets of small cores reach both the core and its trace unit.
+const KFC_SELECT: u32 = 3;
+const PS_HOLD_CONTROL: usize = 0x330c;
+/// PS_HOLD low: its reset value.
+const PS_HOLD_OFF: u32 = 0x5200;
+const fn core_configuration(core: usize) -> usize {
+    0x2000 + core * 0x80
+}
+const fn common_configuration(cluster: usize) -> usize {
+    0x2500 + cluster * 0x80
+}
+/// The status beside a configuration.
+const STATUS: usize = 4;
+/// Power of a core or cluster, in configuration and status.
+const LOCAL_POWER: u32 = 3;
+/// Reset of the first small core and of its trace unit.
+const KFC_RESET: u32 = 1 << 8 | 1 << 20;
+
+/// Where secure firmware looks for an entry point in non-secure RAM.
+const FIRMWARE_ENTRY: usize = 0x1c;
+/// Firmware's function that lets a core go.
+const SMC_CPU1BOOT: u32 = 0xffff_fffc;
+/// The boot ROM's entry point in secure RAM.
+const ROM_ENTRY: usize = 0;
+
+const CORES_PER_CLUSTER: u64 = 4;
+
+struct Exynos5 {
+    pmu: Option<Registers>,
+    mct: Option<Registers>,
+    sysram: Option<Registers>,
+    sysram_ns: Option<Registers>,
+    has_firmware: bool,
+    /// 5420, 5422, 5800: the loader's code in non-secure RAM is run, and the small cores may need a reset.
+    is_5420: bool,
+}
+
+impl Exynos5 {
+    fn new(lookup: &mut dyn Lookup) -> Self {
+        Self {
+            pmu: PMUS
+                .iter()
+                .find_map(|compatible| lookup.registers(compatible)),
+            mct: lookup.registers(MCT),
+            sysram: lookup.registers(SYSRAM),
+            sysram_ns: lookup.registers(SYSRAM_NS),
+            has_firmware: lookup.has(FIRMWARE),
+            is_5420: lookup.has("samsung,exynos5420-pmu"),
+        }
+    }
+
+    /// Switches a power domain on, unless it is; returns whether it was off.
+    fn power_up(io: &dyn BoardIo, pmu: Registers, domain: usize) -> Result<bool, CpuOnError> {
+        let is_on = || pmu.read32(domain + STATUS) & LOCAL_POWER == LOCAL_POWER;
+        if is_on() {
+            return Ok(false);
+        }
+        pmu.write32(domain, LOCAL_POWER);
+        // 10 ms.
+        for _ in 0..100 {
+            io.delay_us(100);
+            if is_on() {
+                return Ok(true);
+            }
+        }
+        Err(CpuOnError::Timeout)
+    }
+
+    /// Puts the entry point where the core looks for it.
+    fn set_entry(&self, entry: u32) -> Result<(), CpuOnError> {
+        let ns = || self.sysram_ns.ok_or(CpuOnError::NoRegisters);
+        if self.has_firmware {
+            ns()?.write32(FIRMWARE_ENTRY, entry);
+        } else if self.is_5420 {
+            // The loader's secondaries jump to the start of this RAM: ldr r0, [pc]; bx r0; the address.
+            for (index, word) in [0xe59f_0000, 0xe12f_ff10, entry].into_iter().enumerate() {
+                ns()?.write32(index * 4, word);
+            }
+        } else {
+            let sysram = self.sysram.ok_or(CpuOnError::NoRegisters)?;
+            sysram.write32(ROM_ENTRY, entry);
+        }
+        Ok(())
+    }
+}
+
+impl Platform for Exynos5 {
+    fn name(&self) -> &'static str {
+        "Exynos 5"
+    }
+
+    fn init(&self) {
+        if let Some(mct) = self.mct {
+            update(mct, G_TCON, 0, G_TCON_START);
+        }
+        if self.is_5420
+            && let Some(pmu) = self.pmu
+        {
+            pmu.write32(SPARE3, KFC_SELECT);
+        }
+    }
+
+    fn cpu_on(
+        &self,
+        io: &dyn BoardIo,
+        _index: usize,
+        mpidr: u64,
+        entry: u64,
+    ) -> Result<Wake, CpuOnError> {
+        let entry = entry_word(entry)?;
+        let (in_cluster, cluster) = (mpidr & 0xff, mpidr >> 8);
+        if in_cluster >= CORES_PER_CLUSTER || cluster > 1 {
+            return Err(CpuOnError::NoCpu);
+        }
+        let core = (cluster * CORES_PER_CLUSTER + in_cluster) as usize;
+        let pmu = self.pmu.ok_or(CpuOnError::NoRegisters)?;
+        self.set_entry(entry)?;
+        if self.is_5420 {
+            Self::power_up(io, pmu, common_configuration(cluster as usize))?;
+        }
+        let was_off = Self::power_up(io, pmu, core_configuration(core))?;
+        if self.is_5420 && was_off && cluster == 1 && io.boot_mpidr() >> 8 & 0xff == 1 {
+            // Booted from a small core, the others wait in the boot ROM for one more reset; SPARE2 says they are there.
+            for _ in 0..100 {
+                if pmu.read32(SPARE2) != 0 {
+                    break;
+                }
+                io.delay_us(10);
+            }
+            pmu.write32(SWRESET, KFC_RESET << in_cluster);
+        }
+        if self.has_firmware {
+            io.smc(SMC_CPU1BOOT, core as u32);
+        }
+        Ok(Wake::Interrupt)
+    }
+
+    fn hidden_from_dom0(&self) -> &'static [&'static str] {
+        &[MCT, FIRMWARE]
+    }
+
+    fn reset(&self, io: &dyn BoardIo) {
+        if let Some(pmu) = self.pmu {
+            pmu.write32(SWRESET, 1);
+            io.delay_us(1_000_000);
+        }
+    }
+
+    fn power_off(&self, io: &dyn BoardIo) {
+        if let Some(pmu) = self.pmu {
+            pmu.write32(PS_HOLD_CONTROL, PS_HOLD_OFF);
+            io.delay_us(1_000_000);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::board::{CpuOnError, Wake};
+    use crate::fake::{Event, FakeBoard};
+    use Event::{Delay, Smc, Write};
+
+    const PMU_5250: &str = "samsung,exynos5250-pmu";
+    const PMU_5410: &str = "samsung,exynos5410-pmu";
+    const PMU_5420: &str = "samsung,exynos5420-pmu";
+    const MCT: &str = "samsung,exynos4210-mct";
+    const SYSRAM: &str = "samsung,exynos4210-sysram";
+    const SYSRAM_NS: &str = "samsung,exynos4210-sysram-ns";
+    const FIRMWARE: &str = "samsung,secure-firmware";
+
+    /// Linux arch/arm/mach-exynos/platsmp.c: without firmware the entry is the first word of sysram; the core's
+    /// configuration is 0x2000 + 0x80 * core of the PMU and its status 4 further, 3 in both for on.
+    #[test]
+    fn exynos5250_core_1() {
+        let mut board = FakeBoard::new(&[PMU_5250, SYSRAM, SYSRAM_NS, MCT]);
+        board.react((PMU_5250, 0x2080), (PMU_5250, 0x2084), 3);
+        let platform = board.platform("samsung,exynos5");
+        assert_eq!(
+            platform.cpu_on(&board, 1, 1, 0x4200_0000),
+            Ok(Wake::Interrupt)
+        );
+        assert_eq!(
+            board.events(),
+            [
+                Write(SYSRAM, 0, 0x4200_0000),
+                Write(PMU_5250, 0x2080, 3),
+                Delay(100)
+            ]
+        );
+        // On already: its power is not touched.
+        platform.cpu_on(&board, 1, 1, 0x4200_0000).unwrap();
+        assert_eq!(board.events(), [Write(SYSRAM, 0, 0x4200_0000)]);
+    }
+
+    /// Linux arch/arm/mach-exynos/firmware.c: with firmware the entry is sysram-ns + 0x1c and SMC_CMD_CPU1BOOT is -4; the
+    /// cores of the second cluster count on from 4.
+    #[test]
+    fn exynos5410_with_firmware() {
+        let mut board = FakeBoard::new(&[PMU_5410, SYSRAM, SYSRAM_NS, FIRMWARE]);
+        board.react((PMU_5410, 0x2300), (PMU_5410, 0x2304), 3);
+        let platform = board.platform("samsung,exynos5");
+        assert_eq!(
+            platform.cpu_on(&board, 6, 0x102, 0x4200_0000),
+            Ok(Wake::Interrupt)
+        );
+        assert_eq!(
+            board.events(),
+            [
+                Write(SYSRAM_NS, 0x1c, 0x4200_0000),
+                Write(PMU_5410, 0x2300, 3),
+                Delay(100),
+                Smc(-4i32 as u32, 6)
+            ]
+        );
+    }
+
+    /// Linux arch/arm/mach-exynos/mcpm-exynos.c: the loader's secondaries jump to the start of sysram-ns; a cluster's
+    /// configuration is 0x2500 + 0x80 * cluster; small cores of a machine booted from one of them are reset at SWRESET
+    /// 0x400 when SPARE2 (0x908) is set.
+    #[test]
+    fn exynos5420_booted_from_a_small_core() {
+        let mut board = FakeBoard::new(&[PMU_5420, SYSRAM_NS]);
+        board.boot_mpidr = 0x100;
+        board.react((PMU_5420, 0x2280), (PMU_5420, 0x2284), 3);
+        board.react((PMU_5420, 0x2280), (PMU_5420, 0x908), 1);
+        board.set(PMU_5420, 0x2584, 3);
+        let platform = board.platform("samsung,exynos5");
+        assert_eq!(
+            platform.cpu_on(&board, 1, 0x101, 0x2000_0040),
+            Ok(Wake::Interrupt)
+        );
+        assert_eq!(
+            board.events(),
+            [
+                // ldr r0, [pc, #0]; bx r0 (Arm DDI 0406C A8.8.64, A8.8.27).
+                Write(SYSRAM_NS, 0, 0xe59f_0000),
+                Write(SYSRAM_NS, 4, 0xe12f_ff10),
+                Write(SYSRAM_NS, 8, 0x2000_0040),
+                Write(PMU_5420, 0x2280, 3),
+                Delay(100),
+                Write(PMU_5420, 0x400, 0x0020_0200),
+            ]
+        );
+        // A large core: its cluster has to be switched on as well, and nothing is reset.
+        board.react((PMU_5420, 0x2500), (PMU_5420, 0x2504), 3);
+        board.react((PMU_5420, 0x2000), (PMU_5420, 0x2004), 3);
+        platform.cpu_on(&board, 4, 0, 0x2000_0040).unwrap();
+        assert_eq!(
+            board.events()[3..],
+            [
+                Write(PMU_5420, 0x2500, 3),
+                Delay(100),
+                Write(PMU_5420, 0x2000, 3),
+                Delay(100)
+            ]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_started_says_why() {
+        let mut board = FakeBoard::new(&[PMU_5250, SYSRAM]);
+        let platform = board.platform("samsung,exynos5");
+        // Its status never says that it is on.
+        assert_eq!(
+            platform.cpu_on(&board, 1, 1, 0x4200_0000),
+            Err(CpuOnError::Timeout)
+        );
+        assert_eq!(
+            platform.cpu_on(&board, 1, 4, 0x4200_0000),
+            Err(CpuOnError::NoCpu)
+        );
+        assert_eq!(
+            platform.cpu_on(&board, 1, 0x200, 0x4200_0000),
+            Err(CpuOnError::NoCpu)
+        );
+        let mut board = FakeBoard::new(&[PMU_5250, FIRMWARE]);
+        let platform = board.platform("samsung,exynos5");
+        assert_eq!(
+            platform.cpu_on(&board, 1, 1, 0x4200_0000),
+            Err(CpuOnError::NoRegisters)
+        );
+    }
+
+    /// Linux drivers/clocksource/exynos_mct.c: G_TCON 0x240, start bit 8. exynos-syscon-restart.dtsi: offset 0x400 mask 1
+    /// restarts, offset 0x330c mask 0x5200 switches off.
+    #[test]
+    fn timer_reset_and_power_off() {
+        let mut board = FakeBoard::new(&[PMU_5250, MCT]);
+        board.set(MCT, 0x240, 0x11);
+        let platform = board.platform("samsung,exynos5");
+        platform.init();
+        assert_eq!(board.events(), [Write(MCT, 0x240, 0x111)]);
+        platform.reset(&board);
+        platform.power_off(&board);
+        assert_eq!(
+            board.events(),
+            [
+                Write(PMU_5250, 0x400, 1),
+                Delay(1_000_000),
+                Write(PMU_5250, 0x330c, 0x5200),
+                Delay(1_000_000)
+            ]
+        );
+    }
+}

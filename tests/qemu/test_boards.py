@@ -1,0 +1,192 @@
+"""Machines of QEMU other than virt, with the device trees of Debian's kernel, and what U-Boot boots."""
+
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import messages
+from fixtures import tool
+from harness import TOP, Failure, test
+
+DTBS = "usr/lib/linux-image-*"
+
+# Where things are put.
+ORANGEPI = SimpleNamespace(machine="orangepi-pc", smp=4, mem="1G", kernel=0x60000000, initrd=0x61000000)
+
+
+def board_tree(t, name, board, xen, dom0="console=hvc0", suite="bookworm"):
+    """Debian's device tree of a board with what a boot loader adds; returns its path."""
+    folders = sorted(t.guest_file(suite, "kernel").parents[1].glob(DTBS))
+    path = t.dir / name
+    shutil.copy(folders[0] / name, path)
+    path.chmod(0o644)
+
+    def put(kind, node, prop, *values):
+        tool("fdtput", "-p", "-t", kind, path, node, prop, *values)
+
+    put("x", "/chosen", "#address-cells", 1)
+    put("x", "/chosen", "#size-cells", 1)
+    put("s", "/chosen", "xen,xen-bootargs", xen)
+    put("s", "/chosen", "xen,dom0-bootargs", dom0)
+    for kind, at, file in (("ramdisk", board.initrd, t.initrd(suite)),
+                           ("kernel", board.kernel, t.guest_file(suite, "kernel"))):
+        node = f"/chosen/module@{at:x}"
+        tool("fdtput", "-c", path, node)
+        put("s", node, "compatible", f"multiboot,{kind}", "multiboot,module")
+        put("x", node, "reg", f"{at:x}", f"{file.stat().st_size:x}")
+    return path
+
+
+def direct(t, board, dtb, *more, suite="bookworm", **options):
+    """Boots our image with QEMU as the boot loader."""
+    command = ["qemu-system-arm", "-M", board.machine, "-smp", board.smp, "-m", board.mem, "-display", "none",
+               "-monitor", "none", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+               "-kernel", t.image, "-dtb", dtb]
+    for file, at in ((t.guest_file(suite, "kernel"), board.kernel), (t.initrd(suite), board.initrd)):
+        command += ["-device", f"loader,file={str(file).replace(',', ',,')},addr={at:#x},force-raw=on"]
+    return t.start(command + list(more), **options)
+
+
+@test("boards/orangepi-pc-direct", "boards debian", cost=40)
+def orangepi_direct(t):
+    """Allwinner H3: DesignWare UART, GIC-400, PSCI by QEMU."""
+    dtb = board_tree(t, "sun8i-h3-orangepi-pc.dtb", ORANGEPI, "console=dtuart dom0_mem=256M loglvl=all")
+    m = direct(t, ORANGEPI, dtb, "-nic", "user")
+    m.login()
+    m.shell("uname -a")
+    m.poweroff()
+
+
+@test("boards/large-tree", "boards ours debian", cost=40)
+def large_tree(t):
+    """A device tree as large as the largest of Debian's kernel (DRA7: 150 KiB, 2000 nodes)."""
+    dtb = board_tree(t, "sun8i-h3-orangepi-pc.dtb", ORANGEPI, "console=dtuart dom0_mem=256M loglvl=all")
+    source = tool("dtc", "-q", "-I", "dtb", "-O", "dts", dtb)
+    nodes = "".join(f'n{i} {{ compatible = "xenith,filler-{i}", "xenith,filler"; status = "disabled"; }};\n'
+                    for i in range(1700))
+    text = t.file("large.dts", (source + "/ { fillers {" + nodes + "}; };").encode())
+    large = t.dir / "large.dtb"
+    tool("dtc", "-q", "-I", "dts", "-O", "dtb", "-o", large, text)
+    if large.stat().st_size < 150_000:
+        raise Failure(f"the tree has only {large.stat().st_size} bytes")
+    m = direct(t, ORANGEPI, large, "-nic", "user")
+    m.login()
+    if m.shell("ls -d /proc/device-tree/fillers/n[0-9]* | wc -l").strip() != "1700":
+        raise Failure("dom0's tree is not whole")
+    m.poweroff()
+
+
+VEXPRESS = SimpleNamespace(
+    machine="vexpress-a15,secure=off,virtualization=on", smp=2, mem="1G", kernel=0xA8000000, initrd=0xA9000000)
+
+
+@test("boards/vexpress-a15", "boards ours debian", cost=40)
+def vexpress(t):
+    """The tree names interrupts that the GIC does not have: a warning, and dom0 runs (real Xen 4.17 panics)."""
+    dtb = board_tree(t, "vexpress-v2p-ca15-tc1.dtb", VEXPRESS, "console=dtuart dom0_mem=256M loglvl=all")
+    m = direct(t, VEXPRESS, dtb)
+    m.expect(r"\(XEN\) Platform: Versatile Express", 30)
+    # Through SYS_FLAGS: this machine has no PSCI.
+    m.expect(r"\(XEN\) Brought up 2 CPUs", 30)
+    m.expect(r"\(XEN\).*hdlcd@2b000000: interrupt 117 is beyond the GIC's; left out", 30)
+    m.login()
+    if "hdlcd" in m.shell("ls /proc/device-tree"):
+        raise Failure("dom0 sees the device whose interrupt is not there")
+    # The motherboard restarts through the configuration bus, and switches off the same way.
+    m.send("reboot -f\n")
+    m.expect(messages.BANNER, 60)
+    m.login()
+    m.poweroff()
+
+
+def make_card(t, board, *options):
+    """An SD card by scripts/mkimage; returns its path."""
+    card = t.dir / "card.img"
+    done = subprocess.run([TOP / "scripts/mkimage", "--image", t.image, "--output", card, *options, board],
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise Failure(done.stderr.strip()[-300:])
+    return card
+
+
+def uboot(t, package, path):
+    """Debian's U-Boot."""
+    return t.guest_file("trixie", package) / "usr/lib/u-boot" / path
+
+
+def virt_uboot(t, card, **options):
+    """U-Boot on virt, with the card as a disk."""
+    return t.start(["qemu-system-arm", "-M", "virt,virtualization=on,gic-version=2", "-cpu", "cortex-a15", "-smp", 2,
+                    "-m", "1G", "-display", "none", "-nic", "none", "-monitor", "none", "-chardev",
+                    "stdio,id=console,signal=off", "-serial", "chardev:console",
+                    "-bios", uboot(t, "u-boot-qemu", "qemu_arm/u-boot.bin"),
+                    "-drive", f"file={card},format=raw,if=none,id=card", "-device", "virtio-blk-device,drive=card"],
+                   **options)
+
+
+@test("boards/uboot-orangepi-pc", "boards debian ours", cost=60)
+def uboot_orangepi(t):
+    """SPL and U-Boot from the card, uImage, 4 CPUs by U-Boot's PSCI, a shell; reset by the watchdog."""
+    spl = uboot(t, "u-boot-sunxi", "orangepi_pc_plus/u-boot-sunxi-with-spl.bin")
+    card = make_card(t, "sun8i-h3-orangepi-pc", "--uboot", spl)
+    m = t.start(["qemu-system-arm", "-M", "orangepi-pc", "-smp", 4, "-m", "1G", "-display", "none", "-nic", "user",
+                 "-monitor", "none", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+                 "-drive", f"file={card},format=raw,if=sd"])
+    m.expect(r"Verifying Checksum \.\.\. OK", 120)
+    m.expect(r"\(XEN\) Brought up 4 CPUs", 60)
+    m.login()
+    # U-Boot's PSCI 0.1 can do neither; the board has no way to switch itself off.
+    m.send("reboot -f\n")
+    m.expect(r"U-Boot SPL", 60)
+
+
+@test("boards/uboot-virt", "boards debian ours", cost=30)
+def uboot_virt(t):
+    """U-Boot boots uImage with the machine's own device tree."""
+    m = virt_uboot(t, make_card(t, "qemu-virt"))
+    m.expect(r"Verifying Checksum \.\.\. OK", 60)
+    m.login()
+    m.poweroff()
+
+
+@test("boards/uboot-bad-files", "boards debian ours", cost=30)
+def uboot_bad_files(t):
+    """A damaged uImage and a truncated kernel are found before anything is started."""
+    card = make_card(t, "qemu-virt")
+    data = bytearray(card.read_bytes())
+    at = data.index(b"\x27\x05\x19\x56")
+    data[at + 64 + 5000] ^= 1
+    card.write_bytes(data)
+    m = virt_uboot(t, card)
+    m.expect(r"Bad Data CRC", 60)
+    m.expect(r"xenith: not started", 10)
+    m.close()
+    data[at + 64 + 5000] ^= 1
+    entry = data.index(b"ZIMAGE     ")
+    data[entry + 28:entry + 32] = (1 << 20).to_bytes(4, "little")
+    card.write_bytes(data)
+    m = virt_uboot(t, card)
+    m.expect(r"xenith: zImage is missing or damaged: 0x100000 bytes, not 0x[0-9a-f]+", 60)
+    m.expect(r"xenith: not started", 10)
+
+
+@test("boards/mkimage-refuses", "boards debian ours", cost=3)
+def mkimage_refuses(t):
+    """What would not boot is refused when the card is made."""
+    def refused(what, *options):
+        try:
+            make_card(t, "sun8i-h3-orangepi-pc", *options)
+        except Failure as reason:
+            if what not in str(reason):
+                raise Failure(f"{what!r} is not in: {reason}") from None
+            return
+        raise Failure(f"mkimage accepts {options}")
+    with open(t.dir / "large", "wb") as f:
+        f.truncate(40 << 20)
+    kernel = t.guest_file("bookworm", "kernel").read_bytes()
+    refused("leaves no room below dom0's memory", "--initrd", t.dir / "large")
+    refused("is no zImage", "--kernel", t.dir / "large")
+    refused("is truncated", "--kernel", t.file("short", kernel[:1 << 20]))
+    refused("overlap", "--kernel", t.file("long", kernel.ljust(17 << 20, b"\0")))
+    refused("U-Boot has", "--uboot", t.dir / "large")
+    refused("cannot read", "--dtb", t.dir / "no-such.dtb")
