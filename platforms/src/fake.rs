@@ -17,12 +17,15 @@ pub enum Event {
     Smc(u32, u32),
 }
 
+/// A register: its device and its offset.
+type Place = (&'static str, usize);
+
 #[derive(Default)]
 struct State {
-    registers: BTreeMap<(&'static str, usize), u32>,
+    registers: BTreeMap<Place, u32>,
     events: Vec<Event>,
     /// Registers that change when others are written: written, changed, new value.
-    reactions: Vec<((&'static str, usize), (&'static str, usize), u32)>,
+    reactions: Vec<(Place, Place, u32)>,
 }
 
 /// The board.
