@@ -16,6 +16,7 @@
 //! pCPU is told to run it: the other waits for the context's lock, which is short.
 
 mod credit2;
+mod null;
 mod round_robin;
 mod scheduler;
 mod timers;
@@ -26,6 +27,7 @@ use crate::addr::{CpuId, DomId};
 use crate::errno::Errno;
 
 pub use credit2::Credit2;
+pub use null::Null;
 pub use round_robin::RoundRobin;
 pub use scheduler::{Kicker, Plan, Scheduler, UnitTable};
 pub use timers::TimerQueue;
@@ -281,6 +283,7 @@ pub fn default_policy() -> Box<dyn Policy> {
 pub fn policy(name: &str) -> Option<Box<dyn Policy>> {
     match name {
         "credit2" => Some(Box::new(Credit2::default())),
+        "null" => Some(Box::new(Null::default())),
         _ => None,
     }
 }
