@@ -15,7 +15,9 @@
 //! A unit runs on one pCPU at a time. The context of a unit that one pCPU leaves may still be being saved when another
 //! pCPU is told to run it: the other waits for the context's lock, which is short.
 
+mod credit;
 mod credit2;
+mod null;
 mod round_robin;
 mod scheduler;
 mod timers;
@@ -25,7 +27,9 @@ use alloc::boxed::Box;
 use crate::addr::{CpuId, DomId};
 use crate::errno::Errno;
 
+pub use credit::Credit;
 pub use credit2::Credit2;
+pub use null::Null;
 pub use round_robin::RoundRobin;
 pub use scheduler::{Kicker, Plan, Scheduler, UnitTable};
 pub use timers::TimerQueue;
@@ -281,6 +285,8 @@ pub fn default_policy() -> Box<dyn Policy> {
 pub fn policy(name: &str) -> Option<Box<dyn Policy>> {
     match name {
         "credit2" => Some(Box::new(Credit2::default())),
+        "credit" => Some(Box::new(Credit::default())),
+        "null" => Some(Box::new(Null::default())),
         _ => None,
     }
 }
