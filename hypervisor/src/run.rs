@@ -77,6 +77,7 @@ const RETRY_US: u64 = 50;
 /// What the trace says instead of an exception class.
 const TRACED_IRQ: u32 = 0x100;
 const TRACED_ABORT: u32 = 0x101;
+const NOT_TRACED: u32 = u32::MAX;
 /// HSR.EC of HVC.
 const EC_HVC: u32 = 0x12;
 
@@ -302,9 +303,10 @@ impl Pcpu {
             }
             // SAFETY: `run_vcpu` made the vCPU's context and its domain's stage 2 live.
             let exit = unsafe { enter_guest(&mut context.frame) };
-            let is_traced = trace::is_on(Classes::TRAP.union(Classes::HYPERCALL));
-            if is_traced {
-                trace_exit(loaded, exit, context);
+            // Asked once: what follows is hot.
+            let mut traced = NOT_TRACED;
+            if trace::is_on(Classes::TRAP.union(Classes::HYPERCALL)) {
+                traced = trace_exit(loaded, exit, context);
             }
             let next = match exit {
                 ExitKind::Trap => traps::handle(self, domain, vcpu, context),
@@ -317,8 +319,8 @@ impl Pcpu {
                     Next::Resume
                 }
             };
-            if is_traced {
-                trace::record(Event::Enter, trace::subject(domain, vcpu), [0, 0]);
+            if traced != NOT_TRACED {
+                trace_handled(loaded, traced, context);
             }
             match next {
                 Next::Resume => {}
@@ -485,9 +487,9 @@ impl Pcpu {
     }
 }
 
-/// Records why a vCPU left the guest.
+/// Records why a vCPU left the guest, and returns that.
 #[cold]
-fn trace_exit(loaded: Loaded<'_>, exit: ExitKind, context: &VcpuContext) {
+fn trace_exit(loaded: Loaded<'_>, exit: ExitKind, context: &VcpuContext) -> u32 {
     let subject = trace::subject(loaded.domain, loaded.vcpu);
     let frame = &context.frame;
     let class = match exit {
@@ -499,6 +501,18 @@ fn trace_exit(loaded: Loaded<'_>, exit: ExitKind, context: &VcpuContext) {
     if class == EC_HVC {
         trace::record(Event::Hypercall, subject, [frame.r[12], frame.r[0]]);
     }
+    class
+}
+
+/// Records that what `trace_exit` told of was handled.
+#[cold]
+fn trace_handled(loaded: Loaded<'_>, class: u32, context: &VcpuContext) {
+    let subject = trace::subject(loaded.domain, loaded.vcpu);
+    let frame = &context.frame;
+    if class == EC_HVC {
+        trace::record(Event::HypercallEnd, subject, [frame.r[12], frame.r[0]]);
+    }
+    trace::record(Event::Enter, subject, [0, 0]);
 }
 
 fn end_poll_if_due(domain: &Domain<Machine>, vcpu: &Vcpu<Machine>, now: u64) {

@@ -25,12 +25,10 @@ use xenith_core::hal::Hal;
 use xenith_core::hypercall::{self, Cx, Effects, HypercallRegs, Outcome};
 use xenith_core::machine::Fault;
 use xenith_core::runstate;
-use xenith_core::trace::Event;
 use xenith_core::vgic::Width;
 
 use crate::machine::{Hv, Machine};
 use crate::run::{Next, Pcpu};
-use crate::trace;
 use crate::vcpu::{LiveRegs, VcpuContext, inject};
 
 /// HVC immediate of a Xen hypercall.
@@ -182,11 +180,6 @@ fn hypercall(
         effects: &mut effects,
     };
     let outcome = hypercall::dispatch(&mut cx, &mut LiveRegs(&mut context.frame));
-    trace::record(
-        Event::HypercallEnd,
-        trace::subject(domain, vcpu),
-        [context.frame.r[12], context.frame.r[0]],
-    );
     if outcome != Outcome::Done {
         if outcome == Outcome::Preempted || crate::machine::grow_heap_if_low(cpu.hv) {
             context.frame.pc = context.frame.pc.wrapping_sub(4);

@@ -18,7 +18,6 @@
 mod credit;
 mod credit2;
 mod null;
-mod round_robin;
 mod scheduler;
 mod timers;
 
@@ -30,7 +29,6 @@ use crate::errno::Errno;
 pub use credit::Credit;
 pub use credit2::Credit2;
 pub use null::Null;
-pub use round_robin::RoundRobin;
 pub use scheduler::{Kicker, Plan, Scheduler, UnitTable};
 pub use timers::TimerQueue;
 
@@ -278,7 +276,7 @@ pub trait Policy: Send {
 
 /// Makes the policy that holds when the command line names none.
 pub fn default_policy() -> Box<dyn Policy> {
-    Box::new(Credit2::default())
+    Box::new(Credit::default())
 }
 
 /// Makes the policy that `sched=` names, or `None` for an unknown name.

@@ -20,7 +20,7 @@ use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
 use crate::hypervisor::{Hypervisor, Identity};
 use crate::machine::{Fault, GuestMemory, PhysIrq, SharedPage, Trigger};
 use crate::p2m::{P2m, P2mMemory, PageAccount};
-use crate::sched::{Affinity, CpuSet, Kicker, Policy, RoundRobin, Scheduler, UnitTable};
+use crate::sched::{Affinity, CpuSet, Kicker, Policy, Scheduler, UnitTable};
 use crate::stage2::{Geometry, Table, TableMemory};
 use crate::sync::SpinLock;
 use crate::time::TickScale;
@@ -581,7 +581,7 @@ impl World {
         let text = |text: &str| text.to_string();
         let cpus: Arc<FakeCpus> = Arc::default();
         let scale = TickScale::new(62_500_000);
-        let mut policy = Box::new(RoundRobin::default());
+        let mut policy = crate::sched::default_policy();
         for cpu in 0..2 {
             policy.add_cpu(CpuId::new(cpu), 0).unwrap();
         }
