@@ -41,7 +41,12 @@ const FILES: Files = Files {
 };
 
 /// Boards whose trees boot in QEMU with our tests: see tests/qemu/test_boards.py.
-const IN_QEMU: [&str; 2] = ["sun8i-h3-orangepi-pc", "vexpress-v2p-ca15-tc1"];
+const IN_QEMU: [&str; 4] = [
+    "imx6ul-14x14-evk",
+    "imx7d-sdb",
+    "sun8i-h3-orangepi-pc",
+    "vexpress-v2p-ca15-tc1",
+];
 
 /// Where a tree without RAM has it: the boot loader fills it in.
 const RAM: [(&str, u64, u64); 9] = [
@@ -238,6 +243,16 @@ fn check_dom0(
         if !is_there {
             return Err(format!("dom0's tree has no {wanted}"));
         }
+    }
+    // Linux starts with the controllers that have no parent but themselves: the GIC must be one.
+    let gic = tree
+        .nodes()
+        .find(|node| node.path() == host.gic.path)
+        .ok_or("dom0's tree has no GIC")?;
+    let parent = std::iter::successors(Some(gic), |node| node.parent())
+        .find_map(|node| node.u32("interrupt-parent"));
+    if parent.is_some() && parent != gic.phandle() {
+        return Err("the GIC of dom0's tree is another controller's child".into());
     }
     let modules = tree
         .nodes()

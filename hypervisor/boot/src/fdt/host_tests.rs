@@ -634,3 +634,36 @@ fn gic_frames_must_be_whole_pages() {
         assert!(error.to_string().contains("GICV") && error.to_string().contains("reg"));
     }
 }
+
+/// As imx7s.dtsi of Linux 6.1: the root's interrupt parent is the GPC, whose own is the GIC; UART 1 has SPI 26.
+#[test]
+fn an_interrupt_through_a_wakeup_controller() {
+    let tree = |compatible: &str| {
+        let blob = Blob::new()
+            .cells("interrupt-parent", &[2])
+            .open("serial")
+            .cells("interrupts", &[0, 26, 4])
+            .close()
+            .open("gpc")
+            .text("compatible", compatible)
+            .prop("interrupt-controller", &[])
+            .cells("#interrupt-cells", &[3])
+            .cells("phandle", &[2])
+            .cells("interrupt-parent", &[1])
+            .close();
+        blob.open("intc")
+            .text("compatible", "arm,cortex-a7-gic")
+            .prop("interrupt-controller", &[])
+            .cells("#interrupt-cells", &[3])
+            .cells("phandle", &[1])
+            .close()
+            .finish()
+    };
+    let interrupt = |compatible| {
+        let blob = tree(compatible);
+        let tree = Tree::new(&blob).unwrap();
+        IrqResolver::new(&tree).interrupt(tree.find("/serial").unwrap(), 0)
+    };
+    assert_eq!(interrupt("fsl,imx7d-gpc"), Ok(Some(level(58))));
+    assert_eq!(interrupt("vendor,combiner"), Err(IrqError::OtherController));
+}

@@ -30,6 +30,20 @@ const GICS: [&str; 6] = [
     "arm,gic-v3",
 ];
 
+/// Controllers that wake a sleeping SoC and pass each interrupt on to the GIC under the number that the specifier gives
+/// (Linux bindings `fsl,imx-gpc`, `ti,omap4-wugen-mpu`, `nvidia,tegra20-ictlr`, `samsung/exynos-pmu`).
+const TRANSPARENT: [&str; 9] = [
+    "fsl,imx6q-gpc",
+    "fsl,imx7d-gpc",
+    "ti,omap4-wugen-mpu",
+    "ti,omap5-wugen-mpu",
+    "nvidia,tegra30-ictlr",
+    "samsung,exynos5250-pmu",
+    "samsung,exynos5260-pmu",
+    "samsung,exynos5410-pmu",
+    "samsung,exynos5420-pmu",
+];
+
 /// An interrupt line of the GIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interrupt {
@@ -326,6 +340,10 @@ impl<'t, 'a> IrqResolver<'t, 'a> {
             }
             if self.is_gic(controller) {
                 return decode(&specifier);
+            }
+            if controller.is_compatible(&TRANSPARENT) && specifier.count == 3 {
+                controller = interrupt_parent(controller).ok_or(IrqError::OtherController)?;
+                continue;
             }
             if controller.prop("interrupt-controller").is_some() {
                 return Err(IrqError::OtherController);

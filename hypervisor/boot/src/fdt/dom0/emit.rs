@@ -192,6 +192,8 @@ impl Emitter {
                 | b"#size-cells"
                 | b"#interrupt-cells"
                 | b"interrupt-controller"
+                // Itself, where the root names another controller (i.MX, OMAP): Linux takes it for that one's child else.
+                | b"interrupt-parent"
                 | b"ranges" => property.value,
                 b"reg" => property.value.get(..two_ranges).unwrap_or(property.value),
                 _ => continue,
