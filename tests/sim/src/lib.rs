@@ -11,11 +11,13 @@ mod random;
 pub mod scenarios;
 mod simulator;
 mod state;
+mod trace;
 
 pub use behaviour::Behaviour;
 pub use random::Random;
 pub use simulator::Simulator;
 pub use state::{Happening, Observer, RunState, Times, Who};
+pub use trace::Trace;
 
 /// Nanoseconds in a microsecond.
 pub const US: u64 = 1000;
