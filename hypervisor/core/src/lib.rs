@@ -24,3 +24,4 @@ pub mod time;
 pub mod trace;
 pub mod vcpu;
 pub mod vgic;
+pub mod vpl011;
