@@ -632,7 +632,7 @@ fn xenith_main(boot: Boot) -> ! {
     // Everything that borrows from the tree ends here.
     crate::dom0::release_modules(hv, module_ranges.into_iter());
     drop(compact);
-    console::end_boot();
+    console::end_boot(alloc::vec![dom0.facts.id]);
     let (total, used) = crate::HEAP.usage();
     log::debug!("heap: {} of {} KiB used", used / 1024, total / 1024);
     if !traced.is_empty() {

@@ -25,3 +25,4 @@ pub mod trace;
 pub mod vcpu;
 pub mod vgic;
 pub mod vpl011;
+pub mod vuart;
