@@ -17,8 +17,8 @@ use crate::hal::Hal;
 use crate::p2m::{P2m, PageAccount};
 use crate::sched::{MAX_CPUS, Scheduler};
 use crate::sync::{Once, SpinLock};
-use crate::vuart::Vuart;
 use crate::vgic::{KickSet, Vgic, WorkFlags};
+use crate::vuart::Vuart;
 
 pub use crate::vcpu::{NOT_POLLING, POLL_FOREVER, RunState, RunstateClock, Vcpu};
 

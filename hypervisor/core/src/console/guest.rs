@@ -118,7 +118,10 @@ mod tests {
         let text: Vec<u8> = (0..300u32).map(|i| b'a' + (i % 26) as u8).collect();
         let mut out = say(&mut line, &text);
         out.extend(say(&mut line, b"\n"));
-        let joined: String = out.iter().map(|l| l.strip_prefix("(d3) DOM3: ").unwrap()).collect();
+        let joined: String = out
+            .iter()
+            .map(|l| l.strip_prefix("(d3) DOM3: ").unwrap())
+            .collect();
         assert_eq!(joined.as_bytes(), text);
         assert_eq!(out.len(), 3);
     }

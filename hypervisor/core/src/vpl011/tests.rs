@@ -77,9 +77,15 @@ impl Driver {
 
     fn fill(&mut self, uart: &mut Vpl011, count: usize) {
         for _ in 0..count {
-            assert_eq!(read(uart, FR) & (1 << 5), 0, "the transmitter is never full");
+            assert_eq!(
+                read(uart, FR) & (1 << 5),
+                0,
+                "the transmitter is never full"
+            );
             match self.to_send.pop_front() {
-                Some(byte) => self.sent.extend(uart.write(DR, Width::Half, u32::from(byte))),
+                Some(byte) => self
+                    .sent
+                    .extend(uart.write(DR, Width::Half, u32::from(byte))),
                 None => {
                     self.mask &= !TX;
                     write(uart, IMSC, self.mask);
@@ -263,12 +269,7 @@ fn loopback_hears_itself() {
     assert_eq!(read(&mut uart, DR), 0x55);
     // RTS, DTR, Out1, Out2 to CTS, DSR, DCD, RI.
     write(&mut uart, ICR, 0x7ff);
-    for (output, input, interrupt) in [
-        (11, 0, 1),
-        (10, 1, 3),
-        (12, 2, 2),
-        (13, 8, 0),
-    ] {
+    for (output, input, interrupt) in [(11, 0, 1), (10, 1, 3), (12, 2, 2), (13, 8, 0)] {
         write(&mut uart, CR, 0x381 | 1 << output);
         assert_eq!(read(&mut uart, FR) & 0x107, 1 << input);
         assert_eq!(read(&mut uart, RIS) & 0xf, 1 << interrupt);
@@ -310,11 +311,16 @@ fn registers_hold_what_exists_of_them() {
 #[test]
 fn it_names_itself_a_pl011_r1p5() {
     let mut uart = Vpl011::new();
-    let ids: Vec<u32> = (0..8).map(|i| read(&mut uart, PERIPH_ID0 + 4 * i)).collect();
+    let ids: Vec<u32> = (0..8)
+        .map(|i| read(&mut uart, PERIPH_ID0 + 4 * i))
+        .collect();
     let join = |bytes: &[u32]| bytes.iter().rev().fold(0, |id, byte| id << 8 | byte);
     // As Linux's AMBA bus joins and masks them.
     assert_eq!(join(&ids[..4]) & 0x000f_ffff, 0x0004_1011);
-    assert!((join(&ids[..4]) >> 20) & 0xf >= 3, "a revision with 32 characters");
+    assert!(
+        (join(&ids[..4]) >> 20) & 0xf >= 3,
+        "a revision with 32 characters"
+    );
     assert_eq!(join(&ids[4..]), 0xb105_f00d);
 }
 
@@ -322,7 +328,9 @@ fn it_names_itself_a_pl011_r1p5() {
 fn random_accesses_do_no_harm() {
     let mut rng = Rng(0x1234_5678_9abc_def1);
     let mut uart = Vpl011::new();
-    let known = [DR, RSR, FR, ILPR, IBRD, FBRD, LCR_H, CR, IFLS, IMSC, RIS, MIS, ICR, DMACR];
+    let known = [
+        DR, RSR, FR, ILPR, IBRD, FBRD, LCR_H, CR, IFLS, IMSC, RIS, MIS, ICR, DMACR,
+    ];
     for _ in 0..400_000 {
         let offset = match rng.next() % 8 {
             0 => rng.next() % SIZE,
