@@ -10,6 +10,7 @@
 //! Bounds: at most [`MAX_DOMAINS`] domains. No locks. Nothing here is trusted to be well-formed.
 
 pub mod links;
+pub mod passthrough;
 #[cfg(test)]
 mod tests;
 
