@@ -337,22 +337,18 @@ fn access_device(
     physical_timer: &PhysicalTimer,
     access: MmioAccess,
 ) -> Result<u32, Fault> {
-    if let Some((vuart, offset)) = domain.vuart_at(access.address) {
-        let width = mmio_width(access.width);
+    let width = mmio_width(access.width);
+    let base = domain.facts.gicd.raw();
+    let offset = access.address.raw().wrapping_sub(base);
+    if offset >= 0x1000 {
+        let (vuart, offset) = domain.vuart_at(access.address).ok_or(Fault)?;
         let id = domain.facts.id;
         let value = domain.access_vuart(vuart, offset, width, access.write, &mut |line, byte| {
             crate::console::vuart_write(id, line, byte);
         });
         return Ok(value);
     }
-    let base = domain.facts.gicd.raw();
-    let offset = access
-        .address
-        .raw()
-        .checked_sub(base)
-        .filter(|&offset| offset < 0x1000)
-        .ok_or(Fault)? as u32;
-    let width = mmio_width(access.width);
+    let offset = offset as u32;
     match access.write {
         Some(value) => {
             let set = domain.vgic.lock().mmio_write(

@@ -263,10 +263,17 @@ impl<'a> Dom0less<'a> {
             .collect()
     }
 
-    /// Returns the memory that is set aside for single domains.
+    /// Returns the memory that is set aside for single domains, or for several to share.
     pub fn static_ranges(&self) -> Vec<PhysRange> {
-        let banks = self.domains.iter().flat_map(|domain| &domain.static_memory);
-        banks.copied().collect()
+        let mut ranges = Vec::new();
+        for domain in &self.domains {
+            ranges.extend(&domain.static_memory);
+            ranges.extend(domain.shared_memory.iter().filter_map(|shared| {
+                let host = shared.host?;
+                PhysRange::new(host, shared.guest.size())
+            }));
+        }
+        ranges
     }
 }
 

@@ -105,7 +105,7 @@ fn the_fixture_is_understood() {
     found.check(&[RAM], &[TAKEN], true);
     assert_eq!(found, before, "all of it fits");
     assert_eq!(found.module_ranges().len(), 5);
-    assert_eq!(found.static_ranges().len(), 2);
+    assert_eq!(found.static_ranges().len(), 3, "and the shared memory");
     found.check(&[RAM], &[TAKEN], false);
     assert_eq!(ids(&found), [3, 4], "domain 1 wants xenstore");
 }

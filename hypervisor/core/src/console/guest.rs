@@ -7,7 +7,7 @@ use core::fmt;
 use crate::addr::DomId;
 
 /// The longest piece of a line: what is longer goes on in the next one.
-const LINE_BYTES: usize = 128;
+const LINE_BYTES: usize = 256;
 
 /// A line that a domain has begun and not ended.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn long_lines_go_on() {
         let mut line = GuestLine::default();
-        let text: Vec<u8> = (0..300u32).map(|i| b'a' + (i % 26) as u8).collect();
+        let text: Vec<u8> = (0..600u32).map(|i| b'a' + (i % 26) as u8).collect();
         let mut out = say(&mut line, &text);
         out.extend(say(&mut line, b"\n"));
         let joined: String = out

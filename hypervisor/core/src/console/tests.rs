@@ -442,7 +442,7 @@ fn conswitch_parses() {
 fn what_has_room_is_never_lost() {
     let mut input = SerialInput::new(ConSwitch::DEFAULT);
     assert!(input.has_room(), "debug keys need none");
-    let _ = input.end_boot(Some(DomId::DOM0));
+    let _ = input.end_boot(vec![DomId::DOM0]);
     let mut sent = Vec::new();
     let mut got = Vec::new();
     let mut out = [0; 50];
