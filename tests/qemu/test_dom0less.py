@@ -3,7 +3,7 @@
 import re
 
 import messages
-from harness import Failure, test
+from harness import TOP, Failure, test
 
 def require(condition, why):
     if not condition:
@@ -114,3 +114,25 @@ def eight(t):
         go_to(m, f"DOM{number}")
         ask(m, number)
     require(re.search(r"domU8", m.tail(5)) is not None, "the last answer is domain 8's")
+
+
+@test("dom0less/passthrough", "dom0less debian ours", cost=40)
+def passthrough(t):
+    """A domain with static memory, mapped 1:1, has a disk of the machine's: a virtio-mmio device with its interrupt."""
+    disk = t.file("disk.img", b"written by the host\n".ljust(1 << 20, b"\0"))
+    partial = TOP / "tests/fixtures/partial.dtb"
+    first = (
+        "direct-map; xen,static-mem = <0x70000000 0x8000000>;"
+        f"module@6f000000 {{ compatible = \"multiboot,device-tree\", \"multiboot,module\"; reg = <0x6f000000 {partial.stat().st_size}>; }};"
+    )
+    m = t.debian(
+        "--no-dom0", "--dom0less", 2, "--domu-mem", "128M", "--domu-first", first, "--disk", disk,
+        "--", "-device", f"loader,addr=0x6f000000,file={partial},force-raw=on")
+    all_up(m, 2)
+    go_to(m, "DOM1")
+    ask(m, 1, "head -n 1 /dev/vda", r"written by the host\r?\n")
+    ask(m, 1, "grep -c virtio /proc/interrupts; grep -o '7[0-9a-f]*-7[0-9a-f]* : System RAM' /proc/iomem", r"70000000-77ffffff : System RAM")
+    ask(m, 1, "echo from domain 1 > /dev/vda; sync; echo do''ne", r"done\r?\n")
+    require(disk.read_bytes().startswith(b"from domain 1\n"), "what the domain wrote is not on the disk")
+    go_to(m, "DOM2")
+    ask(m, 2, "ls /dev/vda", r"No such file")

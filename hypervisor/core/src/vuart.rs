@@ -165,7 +165,7 @@ mod tests {
                 domain
                     .vgic
                     .lock()
-                    .mmio_read(VcpuId::new(0), 0x204, Width::Word, &mut NoDevices);
+                    .mmio_read(VcpuId::new(0), 0x204, Width::Word, &NoDevices);
             read.unwrap().0 & 1 != 0
         };
         domain.type_to_vuart(b"ab");
