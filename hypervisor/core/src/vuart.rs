@@ -161,11 +161,10 @@ mod tests {
         };
         // GICD_ISPENDR1: the first SPIs.
         let is_pending = || {
-            let read =
-                domain
-                    .vgic
-                    .lock()
-                    .mmio_read(VcpuId::new(0), 0x204, Width::Word, &NoDevices);
+            let read = domain
+                .vgic
+                .lock()
+                .mmio_read(VcpuId::new(0), 0x204, Width::Word, &NoDevices);
             read.unwrap().0 & 1 != 0
         };
         domain.type_to_vuart(b"ab");
