@@ -482,8 +482,8 @@ fn xenith_main(boot: Boot) -> ! {
     let mut domains = Dom0less::from_tree(&tree);
     let mut exclude = host.reserved_ranges();
     exclude.push(image);
+    domains.check(&host.memory, &exclude, &modules.ranges(), has_dom0);
     exclude.extend(modules.ranges());
-    domains.check(&host.memory, &exclude, has_dom0);
     for skipped in &domains.skipped {
         warn!("{skipped}");
     }

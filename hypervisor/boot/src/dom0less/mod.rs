@@ -242,12 +242,19 @@ impl<'a> Dom0less<'a> {
     }
 
     /// Skips what cannot work on this machine: modules outside of RAM (`memory`, sorted and merged), or on top of
-    /// something else (`taken`) or of an earlier domain's; domains that need dom0 where there is none.
+    /// something else (`taken`) or of others' modules; domains that need dom0 where there is none. A module may be that of
+    /// another domain too, or of dom0 (`dom0_modules`).
     #[inline(never)]
-    pub fn check(&mut self, memory: &[PhysRange], taken: &[PhysRange], has_dom0: bool) {
+    pub fn check(
+        &mut self,
+        memory: &[PhysRange],
+        taken: &[PhysRange],
+        dom0_modules: &[PhysRange],
+        has_dom0: bool,
+    ) {
         let mut kept: Vec<DomainConfig<'a>> = Vec::new();
         for config in core::mem::take(&mut self.domains) {
-            match check_one(&config, memory, taken, &kept, has_dom0) {
+            match check_one(&config, memory, taken, dom0_modules, &kept, has_dom0) {
                 Ok(()) => kept.push(config),
                 Err(error) => self.skip(config.path, error),
             }
@@ -281,6 +288,7 @@ fn check_one(
     config: &DomainConfig<'_>,
     memory: &[PhysRange],
     taken: &[PhysRange],
+    dom0_modules: &[PhysRange],
     others: &[DomainConfig<'_>],
     has_dom0: bool,
 ) -> Result<(), ConfigError> {
@@ -300,7 +308,7 @@ fn check_one(
             )));
         }
         if taken.iter().any(|other| other.overlaps(range)) {
-            let what = "hypervisor, the device tree or a module of dom0's";
+            let what = "hypervisor, or memory that firmware has reserved";
             return Err(ConfigError::Module(ModuleError::OverlapsOther(
                 source(),
                 what,
@@ -308,6 +316,13 @@ fn check_one(
         }
         // Domains may well have one kernel for all: the same range, not one beside the other.
         let overlaps = |other: &PhysRange| other.overlaps(range) && other != range;
+        if dom0_modules.iter().any(overlaps) {
+            let what = "kernel or ramdisk of dom0";
+            return Err(ConfigError::Module(ModuleError::OverlapsOther(
+                source(),
+                what,
+            )));
+        }
         if let Some(other) = others
             .iter()
             .find(|other| other.modules().any(|m| overlaps(&m)))
@@ -334,7 +349,8 @@ fn check_one(
                 "a bank is not in RAM: correct its address",
             ));
         }
-        let is_taken = taken.iter().any(|other| other.overlaps(bank))
+        let mut not_ours = taken.iter().chain(dom0_modules);
+        let is_taken = not_ours.any(|other| other.overlaps(bank))
             || modules.iter().any(|module| module.overlaps(bank))
             || others.iter().any(|other| {
                 other.modules().any(|module| module.overlaps(bank))

@@ -11,6 +11,7 @@ fn range(base: u64, size: u64) -> PhysRange {
 }
 
 const RAM: PhysRange = PhysRange::from_start_end(0x4000_0000, 0xc000_0000);
+const DOM0_KERNEL: PhysRange = PhysRange::from_size(0x4800_0000, 0x10_0000);
 const TAKEN: PhysRange = PhysRange::from_start_end(0x4000_0000, 0x4020_0000);
 
 fn read(blob: &[u8]) -> Dom0less<'_> {
@@ -102,11 +103,11 @@ fn the_fixture_is_understood() {
     assert_eq!(bad, ["/chosen/domU1/evtchn@3", "/chosen/domU2/evtchn@1"]);
 
     let before = found.clone();
-    found.check(&[RAM], &[TAKEN], true);
+    found.check(&[RAM], &[TAKEN], &[DOM0_KERNEL], true);
     assert_eq!(found, before, "all of it fits");
     assert_eq!(found.module_ranges().len(), 5);
     assert_eq!(found.static_ranges().len(), 3, "and the shared memory");
-    found.check(&[RAM], &[TAKEN], false);
+    found.check(&[RAM], &[TAKEN], &[DOM0_KERNEL], false);
     assert_eq!(ids(&found), [3, 4], "domain 1 wants xenstore");
 }
 
@@ -309,13 +310,15 @@ fn modules_must_not_be_in_the_way() {
         ("over-xen", 0x4010_0000),
         ("b", 0x5100_0000),
         ("shares-a", 0x5000_0000),
+        ("shares-dom0", 0x4800_0000),
+        ("over-dom0", 0x4800_1000),
     ] {
         blob = domain(blob, name, base);
     }
     let blob = blob.close().finish();
     let mut found = read(&blob);
-    found.check(&[RAM], &[TAKEN], true);
-    assert_eq!(ids(&found), [1, 5, 6]);
+    found.check(&[RAM], &[TAKEN], &[DOM0_KERNEL], true);
+    assert_eq!(ids(&found), [1, 5, 6, 7]);
     let skipped: Vec<_> = found
         .skipped
         .iter()
@@ -323,7 +326,12 @@ fn modules_must_not_be_in_the_way() {
         .collect();
     assert_eq!(
         skipped,
-        ["/chosen/outside", "/chosen/over-a", "/chosen/over-xen"]
+        [
+            "/chosen/outside",
+            "/chosen/over-a",
+            "/chosen/over-xen",
+            "/chosen/over-dom0"
+        ]
     );
 }
 
@@ -411,7 +419,7 @@ fn random_trees_do_no_harm() {
         let Ok(tree) = Tree::new(&blob) else { continue };
         readable += 1;
         let mut found = Dom0less::from_tree(&tree);
-        found.check(&[RAM], &[TAKEN], next(2) == 0);
+        found.check(&[RAM], &[TAKEN], &[DOM0_KERNEL], next(2) == 0);
         started += found.domains.len();
         for (index, domain) in found.domains.iter().enumerate() {
             assert!((1..=8).contains(&domain.vcpus));
