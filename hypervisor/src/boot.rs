@@ -13,12 +13,14 @@ use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
 use xenith_arch::mmu::{Access, FRAME_TABLE_BASE, HEAP_BASE};
 use xenith_arch::{Boot, HypTables, setup, sysreg, timer};
 use xenith_boot::cmdline::CommandLine;
+use xenith_boot::dom0less::Dom0less;
 use xenith_boot::fdt::host::{self, HostInfo};
 use xenith_boot::fdt::interrupts::IrqResolver;
 use xenith_boot::fdt::tree::Tree;
 use xenith_boot::memory::{PhysRange, usable_ram};
-use xenith_boot::modules::BootModules;
+use xenith_boot::modules::{BootModules, ModuleError};
 use xenith_core::addr::{CpuId, HostPhys, Mfn, PAGE_SIZE, VcpuId};
+use xenith_core::domain::Domain;
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
 use xenith_core::hypervisor::{Hypervisor, Identity};
@@ -476,9 +478,23 @@ fn xenith_main(boot: Boot) -> ! {
     if let Err(error) = modules.check(&host.memory, tree_range, image) {
         stop(&error);
     }
+    let has_dom0 = modules.kernel().is_some();
+    let mut domains = Dom0less::from_tree(&tree);
     let mut exclude = host.reserved_ranges();
     exclude.push(image);
+    domains.check(&host.memory, &exclude, &modules.ranges(), has_dom0);
     exclude.extend(modules.ranges());
+    for skipped in &domains.skipped {
+        warn!("{skipped}");
+    }
+    for bad in &domains.bad_channels {
+        warn!("{bad}");
+    }
+    if !has_dom0 && domains.domains.is_empty() {
+        stop(&ModuleError::NoKernel(modules.dom0less_count));
+    }
+    exclude.extend(domains.module_ranges());
+    exclude.extend(domains.static_ranges());
     let usable = usable_ram(&host.memory, &exclude);
     // Firmware's reserved memory is not RAM to us: no allocator has it, dom0's drivers may.
     let ram = xenith_boot::memory::subtract(&host.memory, &host.reserved_ranges());
@@ -611,38 +627,66 @@ fn xenith_main(boot: Boot) -> ! {
     };
     smp::bring_up(template, &host, line.options.maxcpus, image_start);
 
-    let dom0 = crate::dom0::build(crate::dom0::Plan {
-        hv,
-        tree: &tree,
-        host: &host,
-        modules: &modules,
-        options: &line.options,
-        console: own_uart,
-        usable: &usable,
-        image,
-        lr_count: usize::from(gich.lr_count()),
-        features: &features,
-    });
-    let dom0 = match dom0 {
-        Ok(dom0) => dom0,
-        Err(reason) => stop(&reason),
-    };
-    let module_ranges = modules.ranges();
+    let mut built: Vec<Arc<Domain<Machine>>> = Vec::new();
+    if has_dom0 {
+        let dom0 = crate::dom0::build(crate::dom0::Plan {
+            hv,
+            tree: &tree,
+            host: &host,
+            modules: &modules,
+            options: &line.options,
+            console: own_uart,
+            usable: &usable,
+            image,
+            lr_count: usize::from(gich.lr_count()),
+            features: &features,
+        });
+        match dom0 {
+            Ok(dom0) => built.push(dom0),
+            Err(reason) => stop(&reason),
+        }
+    }
+    built.extend(crate::dom0less::build(
+        &crate::dom0less::Plan {
+            hv,
+            tree: &tree,
+            host: &host,
+            options: &line.options,
+            console: own_uart,
+            image,
+            lr_count: usize::from(gich.lr_count()),
+            features: &features,
+            has_dom0,
+        },
+        &domains,
+    ));
+    if built.is_empty() {
+        stop(&ModuleError::NoKernel(modules.dom0less_count));
+    }
+    // Domains may share a kernel's module.
+    let mut module_ranges = modules.ranges();
+    module_ranges.extend(domains.module_ranges());
+    let module_ranges = xenith_boot::memory::normalise(&module_ranges);
     let traced = line.options.trace.unwrap_or_default();
     // Everything that borrows from the tree ends here.
     crate::dom0::release_modules(hv, module_ranges.into_iter());
     drop(compact);
-    console::end_boot();
+    let takes_input =
+        |domain: &&Arc<Domain<Machine>>| domain.facts.is_privileged || domain.vuart.get().is_some();
+    let with_input = built.iter().filter(takes_input);
+    console::end_boot(with_input.map(|domain| domain.facts.id).collect());
     let (total, used) = crate::HEAP.usage();
     log::debug!("heap: {} of {} KiB used", used / 1024, total / 1024);
     if !traced.is_empty() {
         crate::trace::start(hv, traced);
     }
     hv.hal.allow_scrubbing();
-    if let Some(vcpu) = dom0.vcpu(VcpuId::new(0)) {
-        dom0.set_offline(vcpu, false);
+    for domain in built.drain(..) {
+        if let Some(vcpu) = domain.vcpu(VcpuId::new(0)) {
+            domain.set_offline(vcpu, false);
+        }
     }
-    drop(dom0);
+    drop(built);
     Pcpu::new(
         hv,
         BOOT_CPU,

@@ -6,19 +6,21 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use log::{LevelFilter as LogFilter, Log, Metadata, Record};
 use xenith_core::addr::{DomId, VcpuId};
 use xenith_core::console::{
-    Clocks, ConSwitch, ConsoleRing, LevelFilter, LineState, RateLimiter, Received, SerialInput,
-    Source, Threshold, Timestamps, Verdict, classify,
+    Clocks, ConSwitch, ConsoleRing, GuestLine, InputTarget, LevelFilter, LineState, Named,
+    RateLimiter, Received, SerialInput, Source, Threshold, Timestamps, Verdict, classify,
 };
+use xenith_core::domain::Domain;
 use xenith_core::evtchn::Virq;
 use xenith_core::sync::SpinLock;
 use xenith_core::time::TickScale;
 use xenith_platforms::uart::Uart;
 
-use crate::machine::Hv;
+use crate::machine::{Hv, Machine};
 
 /// Kept until there is a heap and a UART.
 const EARLY_RING: usize = 4096;
@@ -110,6 +112,17 @@ impl Console {
             boot_ns,
             counter,
             wall: None,
+        }
+    }
+
+    /// A domain's bytes, as they are, to UART and ring.
+    fn raw(&mut self, bytes: &[u8]) {
+        to_uart(&mut self.uart, &mut self.last_byte, bytes);
+        for &byte in bytes.iter().filter(|&&byte| byte != b'\r') {
+            match &mut self.ring {
+                Ring::Early(ring) => ring.append(&[byte]),
+                Ring::Full(ring) => ring.append(&[byte]),
+            }
         }
     }
 
@@ -260,8 +273,9 @@ pub fn configure(settings: &Settings<'_>, scale: TickScale, boot_ticks: u64) {
     }
 }
 
-/// Prints the thresholds as the end of boot does, and gives the input to dom0.
-pub fn end_boot() {
+/// Prints the thresholds as the end of boot does, and gives the input to dom0, if it is among the `domains` (by number)
+/// that take any.
+pub fn end_boot(domains: Vec<DomId>) {
     let (host, guest, target) = {
         let mut console = CONSOLE.lock();
         if let Some(uart) = &mut console.uart {
@@ -270,11 +284,15 @@ pub fn end_boot() {
         (
             console.filter.host,
             console.filter.guest,
-            console.input.end_boot(Some(DomId::DOM0)),
+            console.input.end_boot(domains),
         )
     };
     log::info!(target: xenith_core::console::PLAIN_TARGET, "Std. Loglevel: {host}");
     log::info!(target: xenith_core::console::PLAIN_TARGET, "Guest Loglevel: {guest}");
+    say_target(target);
+}
+
+fn say_target(target: InputTarget) {
     log::info!(target: xenith_core::console::PLAIN_TARGET, "{target}");
 }
 
@@ -283,6 +301,30 @@ pub fn guest_write(bytes: &[u8]) {
     let mut console = CONSOLE.lock();
     let console = &mut *console;
     to_uart(&mut console.uart, &mut console.last_byte, bytes);
+}
+
+/// Takes a character that a domain sent on its virtual UART, and the line that it has begun.
+pub fn vuart_write(domain: DomId, line: &mut GuestLine, byte: u8) {
+    let mut console = CONSOLE.lock();
+    if console.input.target().domain == Some(domain) {
+        // Somebody works there: as it is.
+        line.take(&mut |text| console.raw(text.as_bytes()));
+        console.raw(&[byte]);
+    } else {
+        line.push(byte, &mut |text| {
+            console.line(format_args!("{}", Named(domain, text)));
+        });
+    }
+}
+
+/// A domain went away: what it has begun to say is printed, and its input is the hypervisor's.
+pub fn forget_domain(domain: &Domain<Machine>) {
+    let id = domain.facts.id;
+    domain.take_vuart_line(&mut |text| print_line(format_args!("{}", Named(id, text))));
+    let target = CONSOLE.lock().input.remove(id);
+    if let Some(target) = target {
+        say_target(target);
+    }
 }
 
 /// Takes what was typed for dom0.
@@ -364,7 +406,11 @@ fn receive_all(hv: &'static Hv, when_full: WhenFull) {
         match received {
             Received::Held => {}
             Received::Switched(target) => {
-                log::info!(target: xenith_core::console::PLAIN_TARGET, "{target}")
+                say_target(target);
+                // Its prompt, perhaps.
+                if let Some(domain) = target.domain.and_then(|id| hv.domains.get(id)) {
+                    domain.take_vuart_line(&mut |text| CONSOLE.lock().raw(text.as_bytes()));
+                }
             }
             Received::Keys(bytes) => {
                 for &key in bytes.as_slice() {
@@ -377,7 +423,11 @@ fn receive_all(hv: &'static Hv, when_full: WhenFull) {
                     dom0.deliver(notify);
                 }
             }
-            Received::Domain(..) => {}
+            Received::Domain(id, bytes) => {
+                if let Some(domain) = hv.domains.get(id) {
+                    domain.type_to_vuart(bytes.as_slice());
+                }
+            }
         }
     }
 }

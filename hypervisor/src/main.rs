@@ -10,11 +10,15 @@ extern crate alloc;
 #[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]
+mod builder;
+#[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
 mod crash;
 #[cfg(target_os = "none")]
 mod dom0;
+#[cfg(target_os = "none")]
+mod dom0less;
 #[cfg(target_os = "none")]
 mod interrupts;
 #[cfg(target_os = "none")]

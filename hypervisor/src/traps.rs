@@ -214,6 +214,8 @@ pub fn shutdown(domain: &Dom, reason: ShutdownReason) -> Next {
     domain.set_shutdown(reason);
     if domain.facts.is_privileged {
         crate::power::hardware_domain_shutdown(reason);
+    } else {
+        crate::console::forget_domain(domain);
     }
     Next::Wait
 }
@@ -335,14 +337,18 @@ fn access_device(
     physical_timer: &PhysicalTimer,
     access: MmioAccess,
 ) -> Result<u32, Fault> {
-    let base = domain.facts.gicd.raw();
-    let offset = access
-        .address
-        .raw()
-        .checked_sub(base)
-        .filter(|&offset| offset < 0x1000)
-        .ok_or(Fault)? as u32;
     let width = mmio_width(access.width);
+    let base = domain.facts.gicd.raw();
+    let offset = access.address.raw().wrapping_sub(base);
+    if offset >= 0x1000 {
+        let (vuart, offset) = domain.vuart_at(access.address).ok_or(Fault)?;
+        let id = domain.facts.id;
+        let value = domain.access_vuart(vuart, offset, width, access.write, &mut |line, byte| {
+            crate::console::vuart_write(id, line, byte);
+        });
+        return Ok(value);
+    }
+    let offset = offset as u32;
     match access.write {
         Some(value) => {
             let set = domain.vgic.lock().mmio_write(
@@ -392,7 +398,9 @@ fn data_abort(
                     access_device(cpu, domain, vcpu, physical_timer, access)
                 })
                 .is_ok(),
-            None if phys.raw() & !0xfff == domain.facts.gicd.raw() => {
+            None if phys.raw() & !0xfff == domain.facts.gicd.raw()
+                || domain.vuart_at(phys).is_some() =>
+            {
                 let memory = guest_space(cpu.hv, domain);
                 match decode::fetch(&memory, frame.pc, frame.cpsr) {
                     // The page went away under the guest: it runs into that itself.

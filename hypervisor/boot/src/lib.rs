@@ -7,6 +7,7 @@
 extern crate alloc;
 
 pub mod cmdline;
+pub mod dom0less;
 pub mod fdt;
 pub mod kernel;
 pub mod memory;

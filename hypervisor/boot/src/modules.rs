@@ -3,7 +3,7 @@
 //! The protocol is Xen's (docs/misc/arm/device-tree/booting.txt): module nodes at depth 2 or 3 of the tree, below
 //! `/chosen`, `compatible` `multiboot,module` with a kind, or one of the older names; QEMU's guest-loader and U-Boot's
 //! `xen_boot` recipes write the same nodes. `reg` counts in the cells of the parent, which a parent that does not say
-//! inherits from its own parent (as Xen has it, unlike the specification). Nodes `xen,domain` (dom0less) are counted only.
+//! inherits from its own parent (as Xen has it, unlike the specification). Nodes `xen,domain` are counted only: they are [`crate::dom0less`]'s.
 //!
 //! Bounds: at most [`MAX_MODULES`] modules, command lines of at most [`MAX_CMDLINE`] bytes. No locks.
 
@@ -121,8 +121,8 @@ impl fmt::Display for ModuleError {
             ),
             Self::NoKernel(count) => write!(
                 f,
-                "no kernel for dom0, only {count} dom0less domain(s), which are not supported yet: add a node with \
-                 compatible \"multiboot,kernel\", \"multiboot,module\" to /chosen"
+                "no kernel for dom0, and none of {count} dom0less domain(s) can be started: correct them, or add a node \
+                 with compatible \"multiboot,kernel\", \"multiboot,module\" to /chosen"
             ),
         }
     }
@@ -256,8 +256,9 @@ impl<'a> BootModules<'a> {
         self.modules.iter().map(|module| module.range).collect()
     }
 
-    /// Checks that dom0 can be started: there is a kernel, and all modules lie in RAM (`memory`: sorted and merged) and
-    /// overlap neither each other nor what else is in use (`dtb`, `hypervisor`).
+    /// Checks that there is something to start (a kernel for dom0, or nodes of other domains), that dom0's modules lie in
+    /// RAM (`memory`: sorted and merged), and that they overlap neither each other nor what else is in use (`dtb`,
+    /// `hypervisor`).
     ///
     /// # Errors
     /// [`ModuleError`].
@@ -291,7 +292,7 @@ impl<'a> BootModules<'a> {
                 return Err(ModuleError::Overlap(other.source.clone(), source()));
             }
         }
-        if self.kernel().is_some() {
+        if self.kernel().is_some() || self.dom0less_count > 0 {
             Ok(())
         } else {
             Err(ModuleError::NoKernel(self.dom0less_count))
@@ -300,7 +301,7 @@ impl<'a> BootModules<'a> {
 }
 
 /// Returns what a node says it is; `Unknown` for a module that does not say; `None` for what is no module.
-fn declared_kind(node: Node<'_, '_>) -> Option<ModuleKind> {
+pub(crate) fn declared_kind(node: Node<'_, '_>) -> Option<ModuleKind> {
     const KINDS: [(&str, ModuleKind); 6] = [
         ("multiboot,kernel", ModuleKind::Kernel),
         ("xen,linux-zimage", ModuleKind::Kernel),
@@ -318,7 +319,7 @@ fn declared_kind(node: Node<'_, '_>) -> Option<ModuleKind> {
 }
 
 /// Returns the range that a module's `reg` gives. It is a physical address: `ranges` are not looked at.
-fn module_range(node: Node<'_, '_>) -> Option<PhysRange> {
+pub(crate) fn module_range(node: Node<'_, '_>) -> Option<PhysRange> {
     let parent = node.parent()?;
     let (address, rest) = take_cells(node.prop("reg")?, inherited(parent, "#address-cells", 2))?;
     let (size, _) = take_cells(rest, inherited(parent, "#size-cells", 1))?;
@@ -326,7 +327,7 @@ fn module_range(node: Node<'_, '_>) -> Option<PhysRange> {
 }
 
 /// Returns a number of cells from a node or the nearest ancestor that has it.
-fn inherited(node: Node<'_, '_>, name: &str, default: u32) -> u32 {
+pub(crate) fn inherited(node: Node<'_, '_>, name: &str, default: u32) -> u32 {
     let mut at = Some(node);
     while let Some(node) = at {
         if let Some(cells) = node.u32(name) {
@@ -338,7 +339,7 @@ fn inherited(node: Node<'_, '_>, name: &str, default: u32) -> u32 {
 }
 
 /// Returns a property that is a command line. Bytes that are not UTF-8 end it.
-fn cmdline<'a>(
+pub(crate) fn cmdline<'a>(
     node: Node<'_, 'a>,
     name: &str,
     title: &'static str,

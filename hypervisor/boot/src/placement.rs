@@ -57,11 +57,13 @@ pub enum PlacementError {
 impl core::fmt::Display for PlacementError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::NoMemory => f.write_str("the domain has no memory; give it some (dom0_mem)"),
+            Self::NoMemory => {
+                f.write_str("the domain has no memory; give it some (dom0_mem, or its \"memory\")")
+            }
             Self::KernelTooLarge { size, room } => {
                 write!(
                     f,
-                    "the kernel needs {size} bytes and the first bank has {room} for it; raise dom0_mem"
+                    "the kernel needs {size} bytes and the first bank has {room} for it; raise dom0_mem, or its \"memory\""
                 )
             }
             Self::KernelOutsideMemory(region) => write!(
@@ -77,7 +79,7 @@ impl core::fmt::Display for PlacementError {
             } => write!(
                 f,
                 "kernel ({kernel} bytes), device tree ({tree}) and initrd ({initrd}) do not fit the first bank of \
-                 {bank} bytes; raise dom0_mem or use a smaller initrd"
+                 {bank} bytes; raise dom0_mem, or its \"memory\", or use a smaller initrd"
             ),
         }
     }

@@ -16,8 +16,9 @@ use crate::gnttab::{GrantTable, Maptrack};
 use crate::hal::Hal;
 use crate::p2m::{P2m, PageAccount};
 use crate::sched::{MAX_CPUS, Scheduler};
-use crate::sync::SpinLock;
+use crate::sync::{Once, SpinLock};
 use crate::vgic::{KickSet, Vgic, WorkFlags};
+use crate::vuart::Vuart;
 
 pub use crate::vcpu::{NOT_POLLING, POLL_FOREVER, RunState, RunstateClock, Vcpu};
 
@@ -99,6 +100,8 @@ pub struct Domain<H: Hal> {
     pub scheduler: Arc<Scheduler>,
     /// The shared info page.
     pub shared_info: H::Page,
+    /// The virtual UART, set before the domain runs; without one, never.
+    pub vuart: Once<Vuart>,
     /// HVM parameters by index (0..=28).
     pub hvm_params: SpinLock<[u64; 36]>,
     /// The vCPUs.
@@ -158,6 +161,7 @@ impl<H: Hal> Domain<H> {
             power,
             scheduler,
             shared_info,
+            vuart: Once::new(),
             hvm_params: SpinLock::new([0; 36]),
             vcpus,
             virtual_offset,

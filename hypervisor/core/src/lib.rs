@@ -24,3 +24,5 @@ pub mod time;
 pub mod trace;
 pub mod vcpu;
 pub mod vgic;
+pub mod vpl011;
+pub mod vuart;

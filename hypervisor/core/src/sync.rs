@@ -2,7 +2,7 @@
 //!
 //! Interrupts stay masked while the hypervisor runs, so a lock is never taken again by an interrupt on the same CPU.
 //!
-//! Order, outer to inner: domain table, maptrack, grant table, p2m, event channels, vGIC, distributor, scheduler,
+//! Order, outer to inner: domain table, maptrack, grant table, p2m, event channels, virtual UART, vGIC, distributor, scheduler,
 //! hypervisor page tables, frame table, heap, console. Code takes a lock only while it holds none further right.
 
 /// Mutual exclusion by spinning; sections are short and CPUs few.

@@ -1,4 +1,4 @@
-//! Device trees: reading the host's, writing dom0's.
+//! Device trees: reading the host's, writing those of domains.
 //!
 //! The host's tree comes from a boot loader and is treated as hostile: [`tree::Tree`] checks the whole blob once, with
 //! fixed bounds on depth, nodes and names, and everything else walks a tree that is known to be well formed. What the tree
@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod dom0;
+pub mod domu;
 pub mod format;
 pub mod host;
 pub mod interrupts;

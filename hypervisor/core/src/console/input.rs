@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use alloc::vec::Vec;
+
 use crate::addr::DomId;
 
 /// Characters kept for dom0 until it reads them, as in Xen.
@@ -162,8 +164,8 @@ impl Default for InputQueue {
 pub struct SerialInput {
     switch: ConSwitch,
     target: Option<DomId>,
-    /// The highest domain made at boot: input goes round Xen, dom0, dom0less domains.
-    last_domain: Option<DomId>,
+    /// The domains that take input, by number: it goes round Xen, dom0, dom0less domains.
+    domains: Vec<DomId>,
     /// Switch characters held back.
     held: u8,
     /// What dom0 has not read yet.
@@ -176,22 +178,30 @@ impl SerialInput {
         Self {
             switch,
             target: None,
-            last_domain: None,
+            domains: Vec::new(),
             held: 0,
             queue: InputQueue::new(),
         }
     }
 
-    /// Ends boot with domains 0 to `last_domain` (`None`: no domain at all): gives the input to dom0, or to the
-    /// hypervisor with `conswitch=ax`. Returns the target, to be printed as a line.
-    pub fn end_boot(&mut self, last_domain: Option<DomId>) -> InputTarget {
-        self.last_domain = last_domain;
-        self.target = if self.switch.keeps_xen {
-            None
-        } else {
-            last_domain.map(|_| DomId::DOM0)
-        };
+    /// Ends boot: `domains`, by number, take input from now on. Gives it to dom0; without dom0, or with `conswitch=ax`, it
+    /// stays with the hypervisor. Returns the target, to be printed as a line.
+    pub fn end_boot(&mut self, domains: Vec<DomId>) -> InputTarget {
+        let has_dom0 = domains.first() == Some(&DomId::DOM0);
+        self.target = (has_dom0 && !self.switch.keeps_xen).then_some(DomId::DOM0);
+        self.domains = domains;
         self.target()
+    }
+
+    /// A domain does not take input any more. If it had the input, the hypervisor has it then: returns that, to be
+    /// printed as a line.
+    pub fn remove(&mut self, domain: DomId) -> Option<InputTarget> {
+        self.domains.retain(|&other| other != domain);
+        if self.target != Some(domain) {
+            return None;
+        }
+        self.target = None;
+        Some(self.target())
     }
 
     /// Returns who gets the input now.
@@ -203,13 +213,10 @@ impl SerialInput {
     }
 
     fn switch_target(&mut self) -> InputTarget {
-        self.target = match (self.target, self.last_domain) {
-            (None, last) => last.map(|_| DomId::DOM0),
-            (Some(domain), Some(last)) if domain < last => {
-                domain.raw().checked_add(1).map(DomId::new)
-            }
-            (Some(_), _) => None,
-        };
+        let behind = self
+            .domains
+            .partition_point(|&domain| Some(domain) <= self.target);
+        self.target = self.domains.get(behind).copied();
         self.target()
     }
 

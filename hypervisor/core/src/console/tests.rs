@@ -324,7 +324,7 @@ fn typed(input: &mut SerialInput, bytes: &[u8]) -> Vec<Received> {
 fn ctrl_a_three_times_switches_between_dom0_and_xen() {
     let mut input = SerialInput::new(ConSwitch::DEFAULT);
     assert_eq!(
-        input.end_boot(Some(DomId::DOM0)).to_string(),
+        input.end_boot(vec![DomId::DOM0]).to_string(),
         "*** Serial input to DOM0 (type 'CTRL-a' three times to switch input)"
     );
     assert_eq!(
@@ -354,38 +354,70 @@ fn ctrl_a_three_times_switches_between_dom0_and_xen() {
 #[test]
 fn fewer_switch_characters_reach_the_receiver() {
     let mut input = SerialInput::new(ConSwitch::DEFAULT);
-    let _ = input.end_boot(Some(DomId::DOM0));
+    let _ = input.end_boot(vec![DomId::DOM0]);
     let _ = typed(&mut input, b"\x01x\x01\x01y\x01\x01\x01\x01\x01\x01z");
     let mut out = [0; 16];
     let count = input.queue.read(&mut out);
     assert_eq!(out[..count], *b"\x01x\x01\x01yz");
 }
 
+fn domains(ids: &[u16]) -> Vec<DomId> {
+    ids.iter().copied().map(DomId::new).collect()
+}
+
+/// Switches `count` times and returns who had the input each time.
+fn round(input: &mut SerialInput, letter: u8, count: usize) -> Vec<Option<u16>> {
+    let mut seen = Vec::new();
+    for _ in 0..count {
+        let Some(Received::Switched(target)) = typed(input, &[letter; 3]).pop() else {
+            panic!("not switched")
+        };
+        assert_eq!(target, input.target());
+        seen.push(target.domain.map(DomId::raw));
+        if let Some(domain @ 1..) = target.domain.map(DomId::raw) {
+            let Received::Domain(to, bytes) = input.receive(b'q') else {
+                panic!("not to domain {domain}")
+            };
+            assert_eq!((to.raw(), bytes.as_slice()), (domain, &b"q"[..]));
+        }
+    }
+    seen
+}
+
 #[test]
 fn input_goes_round_the_domains_of_boot() {
     let mut input = SerialInput::new(ConSwitch::parse("bx").unwrap());
-    let target = input.end_boot(Some(DomId::new(2)));
+    let target = input.end_boot(domains(&[0, 1, 2]));
     assert_eq!(
         target.to_string(),
         "*** Serial input to Xen (type 'CTRL-b' three times to switch input)"
     );
-    let mut seen = Vec::new();
-    for _ in 0..5 {
-        let _ = typed(&mut input, &[2; 3]);
-        seen.push(input.target().domain.map(DomId::raw));
-        if input.target().domain == Some(DomId::new(1)) {
-            let Received::Domain(domain, bytes) = input.receive(b'q') else {
-                panic!("not to domain 1")
-            };
-            assert_eq!((domain.raw(), bytes.as_slice()), (1, &b"q"[..]));
-        }
-    }
-    assert_eq!(seen, [Some(0), Some(1), Some(2), None, Some(0)]);
+    assert_eq!(
+        round(&mut input, 2, 5),
+        [Some(0), Some(1), Some(2), None, Some(0)]
+    );
     // Without any domain input stays where it is.
     let mut input = SerialInput::new(ConSwitch::DEFAULT);
-    assert_eq!(input.end_boot(None).domain, None);
-    let _ = typed(&mut input, &[CTRL_A; 3]);
-    assert_eq!(input.target().domain, None);
+    assert_eq!(input.end_boot(Vec::new()).domain, None);
+    assert_eq!(round(&mut input, CTRL_A, 2), [None, None]);
+}
+
+#[test]
+fn domains_without_a_console_are_passed_over() {
+    // No dom0: the hypervisor has the input until somebody switches.
+    let mut input = SerialInput::new(ConSwitch::DEFAULT);
+    assert_eq!(input.end_boot(domains(&[2, 5])).domain, None);
+    assert_eq!(
+        round(&mut input, CTRL_A, 4),
+        [Some(2), Some(5), None, Some(2)]
+    );
+    // One dies, with the input or without it.
+    assert_eq!(input.remove(DomId::new(5)), None);
+    assert_eq!(round(&mut input, CTRL_A, 2), [None, Some(2)]);
+    let target = input.remove(DomId::new(2)).expect("had the input");
+    assert_eq!(target.domain, None);
+    assert_eq!(round(&mut input, CTRL_A, 1), [None]);
+    assert!(matches!(input.receive(b'h'), Received::Keys(_)));
 }
 
 #[test]
@@ -399,7 +431,7 @@ fn conswitch_parses() {
     }
     // Switched off: every character passes, also NUL.
     let mut input = SerialInput::new(ConSwitch::parse("`").unwrap());
-    let target = input.end_boot(Some(DomId::DOM0));
+    let target = input.end_boot(vec![DomId::DOM0]);
     assert_eq!(target.to_string(), "*** Serial input to DOM0");
     for byte in [0, 1, 1, 1, b'x'] {
         assert_eq!(input.receive(byte), Received::QueuedForDom0);
@@ -410,7 +442,7 @@ fn conswitch_parses() {
 fn what_has_room_is_never_lost() {
     let mut input = SerialInput::new(ConSwitch::DEFAULT);
     assert!(input.has_room(), "debug keys need none");
-    let _ = input.end_boot(Some(DomId::DOM0));
+    let _ = input.end_boot(vec![DomId::DOM0]);
     let mut sent = Vec::new();
     let mut got = Vec::new();
     let mut out = [0; 50];
@@ -433,7 +465,7 @@ fn what_has_room_is_never_lost() {
 #[test]
 fn a_full_queue_drops_and_still_notifies() {
     let mut input = SerialInput::new(ConSwitch::DEFAULT);
-    let _ = input.end_boot(Some(DomId::DOM0));
+    let _ = input.end_boot(vec![DomId::DOM0]);
     for index in 0..300u32 {
         let byte = b'a' + (index % 26) as u8;
         assert_eq!(input.receive(byte), Received::QueuedForDom0);

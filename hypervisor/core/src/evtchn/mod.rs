@@ -24,6 +24,7 @@
 
 mod deliver;
 mod fifo;
+mod fixed;
 mod guest;
 mod table;
 #[cfg(test)]

@@ -136,6 +136,17 @@ impl Table {
         Ok(())
     }
 
+    /// Gives a port its place in the table.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn grow_to(&mut self, port: Port) -> Result<(), Errno> {
+        while port.raw() >= self.len() {
+            self.grow()?;
+        }
+        Ok(())
+    }
+
     /// Finds the lowest free port below `limit` that is not `is_busy`. The port is taken by [`Table::open`].
     ///
     /// # Errors

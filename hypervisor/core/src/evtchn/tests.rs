@@ -256,6 +256,51 @@ fn two_domains_bind_send_and_close() {
 }
 
 #[test]
+fn given_ports_are_connected() {
+    let (mut a, page_a) = domain(DomId::new(1), 1);
+    let (mut b, page_b) = domain(DomId::new(2), 1);
+    let port = Port::new;
+    Channels::connect(&mut a, port(0x110), &mut b, port(3)).unwrap();
+    let none = |page: &FakePage| (0..1024).all(|word| page.get(word) == 0);
+    assert!(none(&page_a) && none(&page_b), "no event yet");
+    let sent = a.send(port(0x110)).unwrap();
+    assert!(
+        matches!(sent, Sent::Remote { domain, port: peer } if domain == DomId::new(2) && peer == port(3))
+    );
+    assert_ne!(
+        b.set_pending_from(port(3), DomId::new(1), port(0x110)),
+        Notify::None
+    );
+    // Taken is taken, at either end, and nothing is changed then.
+    let mut refuse = |one, other| {
+        let before = (a.table.open_count(), b.table.open_count());
+        let error = Channels::connect(&mut a, port(one), &mut b, port(other)).unwrap_err();
+        assert_eq!((a.table.open_count(), b.table.open_count()), before);
+        error
+    };
+    assert_eq!(refuse(0x110, 4), Errno::Exist);
+    assert_eq!(refuse(5, 3), Errno::Exist);
+    assert_eq!(refuse(0, 4), Errno::Inval);
+    assert_eq!(refuse(5, 4096), Errno::Inval);
+    assert_eq!(refuse(u32::MAX, 4), Errno::Inval);
+    // Others go round it: 1, 2, 4.
+    let next: Vec<u32> = (0..3)
+        .map(|_| b.alloc_unbound(DomId::DOM0).unwrap().raw())
+        .collect();
+    assert_eq!(next, [1, 2, 4]);
+    // It closes as any other.
+    assert!(matches!(a.close(port(0x110)), Ok(Closed::NeedsPeer(_))));
+    let _ = Channels::close_pair(&mut a, &mut b, port(0x110)).unwrap();
+    assert!(matches!(
+        b.status(port(3)).unwrap().state,
+        PortState::Unbound { .. }
+    ));
+    b.connect_self(port(8), port(9)).unwrap();
+    assert_eq!(b.connect_self(port(10), port(10)), Err(Errno::Exist));
+    assert!(matches!(b.send(port(8)), Ok(Sent::Local(_))));
+}
+
+#[test]
 fn virqs_bind_once_and_raise() {
     let (mut c, _) = dom0(2);
     assert_eq!(c.bind_virq(24, 0), Err(Errno::Inval));

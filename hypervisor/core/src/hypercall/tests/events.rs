@@ -14,7 +14,7 @@ use crate::sched::CpuSet;
 
 const EVENT: u32 = HYPERVISOR_EVENT_CHANNEL_OP;
 
-fn alloc_unbound(guest: &Guest, dom: u16, remote_dom: u16) -> (i64, u32) {
+pub(super) fn alloc_unbound(guest: &Guest, dom: u16, remote_dom: u16) -> (i64, u32) {
     let op = EvtchnAllocUnbound {
         dom,
         remote_dom,
@@ -24,7 +24,7 @@ fn alloc_unbound(guest: &Guest, dom: u16, remote_dom: u16) -> (i64, u32) {
     (result, op.port)
 }
 
-fn bind(guest: &Guest, remote_dom: u16, remote_port: u32) -> (i64, u32) {
+pub(super) fn bind(guest: &Guest, remote_dom: u16, remote_port: u32) -> (i64, u32) {
     let op = EvtchnBindInterdomain {
         remote_dom,
         _pad: 0,
@@ -54,15 +54,15 @@ fn bind_ipi(guest: &Guest, vcpu: u32) -> (i64, u32) {
     (result, op.port)
 }
 
-fn on_port(guest: &Guest, command: u32, port: u32) -> i64 {
+pub(super) fn on_port(guest: &Guest, command: u32, port: u32) -> i64 {
     guest.op(EVENT, command, EvtchnSend { port }).0
 }
 
-fn send(guest: &Guest, port: u32) -> i64 {
+pub(super) fn send(guest: &Guest, port: u32) -> i64 {
     on_port(guest, EVTCHNOP_SEND, port)
 }
 
-fn status(guest: &Guest, dom: u16, port: u32) -> (i64, EvtchnStatus) {
+pub(super) fn status(guest: &Guest, dom: u16, port: u32) -> (i64, EvtchnStatus) {
     let op = EvtchnStatus {
         dom,
         _pad: 0,
@@ -75,11 +75,11 @@ fn status(guest: &Guest, dom: u16, port: u32) -> (i64, EvtchnStatus) {
     guest.op(EVENT, EVTCHNOP_STATUS, op)
 }
 
-fn is_pending(guest: &Guest, port: u32) -> bool {
+pub(super) fn is_pending(guest: &Guest, port: u32) -> bool {
     guest.domain.events.lock().is_pending(Port::new(port))
 }
 
-fn open_ports(guest: &Guest) -> usize {
+pub(super) fn open_ports(guest: &Guest) -> usize {
     let events = guest.domain.events.lock();
     (1..64)
         .filter(|&port| {

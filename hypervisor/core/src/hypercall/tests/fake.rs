@@ -341,7 +341,7 @@ impl Domain<FakeHal> {
 }
 
 /// A distributor without devices.
-struct NoDevices;
+pub(crate) struct NoDevices;
 
 impl PhysIrq for NoDevices {
     fn enable(&mut self, _irq: IntId) {}

@@ -14,7 +14,7 @@ use crate::stage2::PageType;
 const GRANT: u32 = HYPERVISOR_GRANT_TABLE_OP;
 
 /// The guest writes an entry of its first frame.
-fn grant(guest: &Guest, reference: u32, to: u16, gfn: u32, flags: u16) {
+pub(super) fn grant(guest: &Guest, reference: u32, to: u16, gfn: u32, flags: u16) {
     let mfn = guest
         .domain
         .grants
@@ -26,7 +26,7 @@ fn grant(guest: &Guest, reference: u32, to: u16, gfn: u32, flags: u16) {
     words[reference as usize * 2].store(u32::from(to) << 16 | u32::from(flags), Ordering::SeqCst);
 }
 
-fn list<T: FromBytes + IntoBytes + Immutable + Copy, const N: usize>(
+pub(super) fn list<T: FromBytes + IntoBytes + Immutable + Copy, const N: usize>(
     guest: &Guest,
     command: u32,
     ops: [T; N],
@@ -36,7 +36,7 @@ fn list<T: FromBytes + IntoBytes + Immutable + Copy, const N: usize>(
     (called.result, called.preempted, guest.get(LIST))
 }
 
-fn map_op(dom: u16, ref_: u32, gfn: u32, flags: u32) -> GnttabMapGrantRef {
+pub(super) fn map_op(dom: u16, ref_: u32, gfn: u32, flags: u32) -> GnttabMapGrantRef {
     let host_addr = u64::from(gfn) << 12;
     GnttabMapGrantRef {
         host_addr,
@@ -49,7 +49,7 @@ fn map_op(dom: u16, ref_: u32, gfn: u32, flags: u32) -> GnttabMapGrantRef {
     }
 }
 
-fn unmap_op(gfn: u32, handle: u32) -> GnttabUnmapGrantRef {
+pub(super) fn unmap_op(gfn: u32, handle: u32) -> GnttabUnmapGrantRef {
     let host_addr = u64::from(gfn) << 12;
     GnttabUnmapGrantRef {
         host_addr,

@@ -1,5 +1,6 @@
 //! Hypercalls as guests make them, on a machine in the host's memory.
 
+mod between;
 mod events;
 pub(crate) mod fake;
 mod fuzz;

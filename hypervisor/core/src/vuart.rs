@@ -1,0 +1,185 @@
+//! A domain's virtual UART: the device ([`Vpl011`]), where it lies and which interrupt it has.
+//!
+//! # Locks
+//! [`Vuart`]'s own lock is taken while no other of the domain's is held, or the event channels'; the vGIC's and the
+//! console's are taken inside it: the interrupt line follows the device in the order in which the device changes.
+
+use crate::addr::{GuestPhys, IntId, VcpuId};
+use crate::console::GuestLine;
+use crate::domain::Domain;
+use crate::hal::Hal;
+use crate::sync::SpinLock;
+use crate::vgic::Width;
+use crate::vpl011::{SIZE, Vpl011};
+
+/// Where the UART of a domain that is not directly mapped lies (public/arch-arm.h GUEST_PL011_BASE).
+pub const BASE: GuestPhys = GuestPhys::new(0x2200_0000);
+/// Its interrupt, the first SPI (GUEST_VPL011_SPI).
+pub const IRQ: IntId = IntId::new(32);
+
+/// What changes.
+#[derive(Debug, Default)]
+struct State {
+    device: Vpl011,
+    line: GuestLine,
+    is_asserted: bool,
+}
+
+/// A domain's UART.
+#[derive(Debug)]
+pub struct Vuart {
+    base: GuestPhys,
+    irq: IntId,
+    state: SpinLock<State>,
+}
+
+impl Vuart {
+    /// Makes a UART at `base`, a page's start, with the interrupt `irq`.
+    pub fn new(base: GuestPhys, irq: IntId) -> Self {
+        Self {
+            base,
+            irq,
+            state: SpinLock::new(State::default()),
+        }
+    }
+
+    /// Returns the offset into the registers that an address has.
+    pub fn offset(&self, at: GuestPhys) -> Option<u32> {
+        let offset = at.raw().checked_sub(self.base.raw())?;
+        u32::try_from(offset).ok().filter(|&offset| offset < SIZE)
+    }
+}
+
+impl<H: Hal> Domain<H> {
+    /// Returns the UART's register that is at a guest's address.
+    pub fn vuart_at(&self, at: GuestPhys) -> Option<(&Vuart, u32)> {
+        let vuart = self.vuart.get()?;
+        Some((vuart, vuart.offset(at)?))
+    }
+
+    /// Performs an access to the UART: a write of a value, or a read, whose value is returned. What the guest sends is
+    /// given to `emit`, with the line it belongs to.
+    pub fn access_vuart(
+        &self,
+        vuart: &Vuart,
+        offset: u32,
+        width: Width,
+        write: Option<u32>,
+        emit: &mut dyn FnMut(&mut GuestLine, u8),
+    ) -> u32 {
+        let mut state = vuart.state.lock();
+        let state = &mut *state;
+        let value = match write {
+            Some(value) => {
+                if let Some(byte) = state.device.write(offset, width, value) {
+                    emit(&mut state.line, byte);
+                }
+                0
+            }
+            None => state.device.read(offset, width),
+        };
+        self.follow_line(vuart, state);
+        value
+    }
+
+    /// Gives the UART what was typed. Without a UART, or without room in it, it is lost.
+    pub fn type_to_vuart(&self, bytes: &[u8]) {
+        let Some(vuart) = self.vuart.get() else {
+            return;
+        };
+        let mut state = vuart.state.lock();
+        for &byte in bytes {
+            state.device.receive(byte);
+        }
+        self.follow_line(vuart, &mut state);
+    }
+
+    /// Gives `print` what the guest has begun to say: it has the input now.
+    pub fn take_vuart_line(&self, print: &mut dyn FnMut(&str)) {
+        if let Some(vuart) = self.vuart.get() {
+            vuart.state.lock().line.take(print);
+        }
+    }
+
+    /// Sets the interrupt line to what the device says.
+    fn follow_line(&self, vuart: &Vuart, state: &mut State) {
+        let level = state.device.is_asserted();
+        if level == state.is_asserted {
+            return;
+        }
+        state.is_asserted = level;
+        // An SPI: the vCPU is ignored.
+        let any = VcpuId::new(0);
+        let kicked = {
+            let mut vgic = self.vgic.lock();
+            if level {
+                vgic.raise_level(any, vuart.irq)
+            } else {
+                vgic.lower_level(any, vuart.irq)
+            }
+        };
+        self.kick(kicked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypercall::tests::fake::{NoDevices, World};
+    use crate::vpl011::reg;
+
+    #[test]
+    fn the_interrupt_follows_the_device() {
+        let world = World::new();
+        let domain = &world.dom1.domain;
+        domain.type_to_vuart(b"to nobody");
+        assert!(domain.vuart_at(BASE).is_none());
+        domain.vuart.call_once(|| Vuart::new(BASE, IRQ));
+        let at = |offset: u64| domain.vuart_at(GuestPhys::new(BASE.raw() + offset));
+        assert!(at(0x1000).is_none());
+        assert!(domain.vuart_at(GuestPhys::new(BASE.raw() - 1)).is_none());
+        let (vuart, offset) = at(0xffc).expect("the last register");
+        assert_eq!(offset, 0xffc);
+
+        let mut sent = Vec::new();
+        let mut write = |register, value| {
+            let _ = domain.access_vuart(
+                vuart,
+                register,
+                Width::Word,
+                Some(value),
+                &mut |line, byte| {
+                    line.push(byte, &mut |_| ());
+                    sent.push(byte);
+                },
+            );
+        };
+        let read = |register| {
+            domain.access_vuart(vuart, register, Width::Word, None, &mut |_, _| {
+                panic!("sends nothing")
+            })
+        };
+        // GICD_ISPENDR1: the first SPIs.
+        let is_pending = || {
+            let read = domain
+                .vgic
+                .lock()
+                .mmio_read(VcpuId::new(0), 0x204, Width::Word, &NoDevices);
+            read.unwrap().0 & 1 != 0
+        };
+        domain.type_to_vuart(b"ab");
+        assert!(!is_pending(), "masked");
+        write(reg::IMSC, 1 << 6);
+        assert!(is_pending());
+        assert_eq!(read(reg::DR), u32::from(b'a'));
+        assert!(is_pending());
+        assert_eq!(read(reg::DR), u32::from(b'b'));
+        assert!(!is_pending());
+        write(reg::DR, u32::from(b'x'));
+        write(reg::DR, u32::from(b'y'));
+        assert_eq!(sent, b"xy");
+        let mut line = String::new();
+        domain.take_vuart_line(&mut |text| line.push_str(text));
+        assert_eq!(line, "xy");
+    }
+}

@@ -1,0 +1,138 @@
+"""Domains that the hypervisor starts from the device tree."""
+
+import re
+
+import messages
+from harness import TOP, Failure, test
+
+def require(condition, why):
+    if not condition:
+        raise Failure(why)
+
+
+SWITCH = "\x01\x01\x01"
+
+
+def up(m, number, cpus=1, timeout=150):
+    """Waits until a domain has its shell; its output is shown by lines. Returns what it says of itself."""
+    found = m.expect(rf"DOM{number}: XENITH-UP domain=domU{number} cpus=(\d+) hypervisor=(\S+) ", timeout)
+    require(int(found[1]) == cpus, f"domain {number} has {found[1]} CPUs, not {cpus}")
+    return found
+
+
+def all_up(m, count, cpus=1, timeout=200):
+    """As up, for domains 1 to count in any order; returns what each says of the hypervisor."""
+    seen = {}
+    while len(seen) < count:
+        found = m.expect(r"DOM(\d+): XENITH-UP domain=domU(\d+) cpus=(\d+) hypervisor=(\S+) ", timeout)
+        require(found[1] == found[2], f"domain {found[1]} calls itself domU{found[2]}")
+        require(int(found[3]) == cpus, f"domain {found[1]} has {found[3]} CPUs, not {cpus}")
+        seen[int(found[1])] = found[4]
+    return seen
+
+
+def go_to(m, who):
+    """Switches the keyboard on to `who`: "Xen", "DOM0", ..."""
+    m.send(SWITCH)
+    m.expect(rf"\(XEN\) .*Serial input to {who} ", 20)
+
+
+def ask(m, number, question="echo $((6*7))-$(hostname)", answer=None):
+    """Has a domain that has the keyboard do something."""
+    m.send("\n" + question + "\n")
+    m.expect(answer or rf"42-domU{number}\r?\n", 30)
+
+
+@test("dom0less/two-without-dom0", "dom0less debian", cost=30)
+def two_without_dom0(t):
+    """Two domains and no dom0: each to its shell on its own console; one ends, the other lives on."""
+    m = t.debian("--no-dom0", "--dom0less", 2, "--domu-mem", "128M")
+    all_up(m, 2)
+    for number in (1, 2):
+        go_to(m, f"DOM{number}")
+        ask(m, number)
+    m.send("poweroff -f\n")
+    m.expect(r"reboot: Power down", 30)
+    # The keyboard is the hypervisor's then.
+    m.expect(messages.INPUT_TO_XEN, 20)
+    go_to(m, "DOM1")
+    ask(m, 1)
+
+
+@test("dom0less/beside-dom0", "dom0less debian", cost=40)
+def beside_dom0(t):
+    """dom0 and two domains with two vCPUs each; the keyboard goes round."""
+    m = t.debian("--dom0less", 2, "--domu-cpus", 2, "--domu-mem", "128M")
+    m.login()
+    # They may have been first.
+    m.pos = 0
+    all_up(m, 2, 2)
+    for who in ("DOM1", "DOM2"):
+        go_to(m, who)
+        ask(m, who[3])
+    go_to(m, "Xen")
+    m.send("q")
+    m.expect(r"General information for domain 2", 20)
+    go_to(m, "DOM0")
+    require(m.shell("echo back").strip() == "back", "dom0 does not answer")
+    m.poweroff()
+
+
+@test("dom0less/broken-one", "dom0less debian ours", cost=25)
+def broken_one(t):
+    """A domain with a faulty description is reported and left out; the others run."""
+    m = t.debian("--no-dom0", "--dom0less", 2, "--domu-mem", "128M", "--domu-first", "cpus = <99>;")
+    m.expect(r"\(XEN\) .*/chosen/domU1 is not started: \"cpus\" is out of range", 20)
+    up(m, 2)
+    go_to(m, "DOM2")
+    ask(m, 2)
+
+
+@test("dom0less/too-much-memory", "dom0less debian ours", cost=25)
+def too_much_memory(t):
+    """A domain that does not fit is given up, and what it had is there for the next."""
+    m = t.debian("--no-dom0", "--dom0less", 2, "--mem", "512M", "--domu-mem", "256M", "--domu-first", "memory = <0 0x400000>;")
+    m.expect(r"\(XEN\) .*/chosen/domU1 is not started: \d+ MiB of d1's memory cannot be had", 20)
+    up(m, 2)
+
+
+@test("dom0less/enhanced", "dom0less debian", cost=25)
+def enhanced(t):
+    """An enhanced domain finds the hypervisor; another one does not."""
+    m = t.debian("--no-dom0", "--dom0less", 2, "--domu-mem", "128M", "--domu-first", 'xen,enhanced = "no-xenstore";')
+    seen = all_up(m, 2)
+    if seen != {1: "xen", 2: "none"}:
+        raise Failure(f"the domains see {seen}")
+
+
+@test("dom0less/eight", "dom0less debian slow", cost=90, limit=600)
+def eight(t):
+    """Eight domains without dom0 on two pCPUs, each to its shell."""
+    m = t.debian("--no-dom0", "--dom0less", 8, "--domu-mem", "96M", "--mem", "1G")
+    all_up(m, 8, timeout=400)
+    for number in range(1, 9):
+        go_to(m, f"DOM{number}")
+        ask(m, number)
+    require(re.search(r"domU8", m.tail(5)) is not None, "the last answer is domain 8's")
+
+
+@test("dom0less/passthrough", "dom0less debian ours", cost=40)
+def passthrough(t):
+    """A domain with static memory, mapped 1:1, has a disk of the machine's: a virtio-mmio device with its interrupt."""
+    disk = t.file("disk.img", b"written by the host\n".ljust(1 << 20, b"\0"))
+    partial = TOP / "tests/fixtures/partial.dtb"
+    first = (
+        "direct-map; xen,static-mem = <0x70000000 0x8000000>;"
+        f"module@6f000000 {{ compatible = \"multiboot,device-tree\", \"multiboot,module\"; reg = <0x6f000000 {partial.stat().st_size}>; }};"
+    )
+    m = t.debian(
+        "--no-dom0", "--dom0less", 2, "--domu-mem", "128M", "--domu-first", first, "--disk", disk,
+        "--", "-device", f"loader,addr=0x6f000000,file={partial},force-raw=on")
+    all_up(m, 2)
+    go_to(m, "DOM1")
+    ask(m, 1, "head -n 1 /dev/vda", r"written by the host\r?\n")
+    ask(m, 1, "grep -c virtio /proc/interrupts; grep -o '7[0-9a-f]*-7[0-9a-f]* : System RAM' /proc/iomem", r"70000000-77ffffff : System RAM")
+    ask(m, 1, "echo from domain 1 > /dev/vda; sync; echo do''ne", r"done\r?\n")
+    require(disk.read_bytes().startswith(b"from domain 1\n"), "what the domain wrote is not on the disk")
+    go_to(m, "DOM2")
+    ask(m, 2, "ls /dev/vda", r"No such file")
