@@ -2,8 +2,9 @@
 //!
 //! Interrupts stay masked while the hypervisor runs, so a lock is never taken again by an interrupt on the same CPU.
 //!
-//! Order, outer to inner: domain table, maptrack, grant table, p2m, event channels, virtual UART, vGIC, distributor, scheduler,
-//! hypervisor page tables, frame table, heap, console. Code takes a lock only while it holds none further right.
+//! Order, outer to inner: maptrack, grant table, p2m, event channels, virtual UART, vGIC, distributor, scheduler, hypervisor
+//! page tables, frame table (the allocator), domain table, table of units, heap, console. Code takes a lock only while it
+//! holds none further right. The domain table and the table of units are leaves: nothing but the heap is locked inside.
 
 /// Mutual exclusion by spinning; sections are short and CPUs few.
 pub type SpinLock<T> = spin::mutex::SpinMutex<T>;
