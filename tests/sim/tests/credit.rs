@@ -114,7 +114,7 @@ fn caps_are_held_within_2_percent() {
 
 #[test]
 fn caps_hold_for_random_patterns() {
-    scenarios::caps_hold_for_random_patterns(NAME, 40);
+    scenarios::caps_hold_for_random_patterns(NAME, 25);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_cap_and_a_weight_can_change_while_units_run() {
 
 #[test]
 fn nobody_starves() {
-    let worst = scenarios::longest_wait(NAME, 100);
+    let worst = scenarios::longest_wait(NAME, 70);
     println!("longest wait: {worst:.2} fair turns");
     assert!(worst < 4.0, "{worst}");
 }
@@ -229,12 +229,12 @@ fn migration_delay_keeps_units_where_they_ran() {
 
 #[test]
 fn work_is_conserved() {
-    scenarios::work_is_conserved(NAME, 150);
+    scenarios::work_is_conserved(NAME, 100);
 }
 
 #[test]
 fn affinity_holds_while_affinities_and_pcpus_change() {
-    scenarios::affinity_holds_while_things_change(NAME, 100, 1000);
+    scenarios::affinity_holds_while_things_change(NAME, 60, 1000);
 }
 
 #[test]

@@ -264,6 +264,21 @@ fn a_pcpu_without_credit_of_its_own_takes_from_others() {
 }
 
 #[test]
+fn a_unit_that_makes_room_goes_to_an_idle_pcpu() {
+    let mut credit = machine(2, 2);
+    wake(&mut credit, 0, 0);
+    assert_eq!(runs(&mut credit, 0, 0), Some(0));
+    credit.timer(cpu(0), 10 * MS, &mut kicked());
+    credit.set_affinity(unit(1), on(&[0]), 11 * MS, &mut kicked());
+    assert_eq!(wake(&mut credit, 1, 11 * MS), CpuSet::single(cpu(0)));
+    let mut kick = kicked();
+    let decision = credit.schedule(cpu(0), 12 * MS, &mut kick);
+    assert_eq!(decision.unit, Some(unit(1)));
+    assert_eq!(kick, CpuSet::single(cpu(1)));
+    assert_eq!(runs(&mut credit, 1, 12 * MS), Some(0));
+}
+
+#[test]
 fn a_parked_unit_waits_for_the_accounting() {
     let mut credit = machine(1, 1);
     let share = DomainShare {
