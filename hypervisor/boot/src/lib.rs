@@ -16,12 +16,20 @@ pub mod placement;
 
 /// Heap from the image's own memory, in bytes, as the linker script has it: enough to read the device tree of any board that the test of all boards
 /// knows, counted in the powers of two that the allocator gives.
-pub const EARLY_HEAP: usize = 512 * 1024;
+pub const EARLY_HEAP: usize = 400 * 1024;
 
 /// Returns how many pages of RAM the heap gets besides, for a device tree of `tree_size` bytes: dom0's tree is made in it.
+/// None for a small one, since the early heap has room for that too; what is missing later the heap asks for.
 pub const fn heap_pages(tree_size: usize) -> usize {
-    64 + tree_size.div_ceil(4096) * 8
+    if tree_size <= SMALL_TREE {
+        0
+    } else {
+        64 + tree_size.div_ceil(4096) * 8
+    }
 }
+
+/// A device tree, in bytes, that the early heap has room for several times.
+const SMALL_TREE: usize = 32 * 1024;
 
 /// Inserts `item` where it belongs in a sorted list, behind its equals; `is_before` says whether its first argument may
 /// stand before its second.

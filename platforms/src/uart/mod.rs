@@ -139,7 +139,18 @@ pub struct Port<R> {
     shift: u8,
     /// True for 32-bit accesses, false for bytes.
     is_wide: bool,
+    /// Where bytes are sent, and where and how room for them is seen: looked up once, as every byte needs it.
+    transmit: usize,
+    room: Room,
     regs: R,
+}
+
+/// [`Family::has_room`] with the register's place.
+struct Room {
+    offset: usize,
+    mask: u32,
+    /// The masked value is 0 while there is room; else it is while there is none.
+    is_zero: bool,
 }
 
 impl<R: RegisterIo> Port<R> {
@@ -154,18 +165,33 @@ impl<R: RegisterIo> Port<R> {
                 tree.width.unwrap_or(1),
             ),
         };
+        let (register, mask, is_zero) = match family.has_room {
+            When::Set(register, mask) => (register, mask, false),
+            When::Clear(register, mask) => (register, mask, true),
+        };
         let port = Self {
             family,
             shift,
             is_wide: width == 4,
+            transmit: usize::from(family.transmit) << shift,
+            room: Room {
+                offset: usize::from(register) << shift,
+                mask,
+                is_zero,
+            },
             regs,
         };
         port.perform(family.start);
         port
     }
 
+    #[inline]
     fn read(&self, register: u8) -> u32 {
-        let offset = usize::from(register) << self.shift;
+        self.read_at(usize::from(register) << self.shift)
+    }
+
+    #[inline(always)]
+    fn read_at(&self, offset: usize) -> u32 {
         if self.is_wide {
             self.regs.read32(offset)
         } else {
@@ -173,8 +199,13 @@ impl<R: RegisterIo> Port<R> {
         }
     }
 
+    #[inline]
     fn write(&self, register: u8, value: u32) {
-        let offset = usize::from(register) << self.shift;
+        self.write_at(usize::from(register) << self.shift, value);
+    }
+
+    #[inline(always)]
+    fn write_at(&self, offset: usize, value: u32) {
         if self.is_wide {
             self.regs.write32(offset, value);
         } else {
@@ -207,8 +238,8 @@ impl<R: RegisterIo> Port<R> {
 impl<R: RegisterIo + Send> Uart for Port<R> {
     fn put(&mut self, byte: u8) {
         for _ in 0..WAIT_LIMIT {
-            if self.holds(self.family.has_room).0 {
-                return self.write(self.family.transmit, u32::from(byte));
+            if (self.read_at(self.room.offset) & self.room.mask == 0) == self.room.is_zero {
+                return self.write_at(self.transmit, u32::from(byte));
             }
         }
     }
