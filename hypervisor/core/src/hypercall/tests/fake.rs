@@ -20,7 +20,7 @@ use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
 use crate::hypervisor::{Hypervisor, Identity};
 use crate::machine::{Fault, GuestMemory, PhysIrq, SharedPage, Trigger};
 use crate::p2m::{P2m, P2mMemory, PageAccount};
-use crate::sched::{Affinity, CpuSet, Kicker, Policy, Scheduler, UnitTable};
+use crate::sched::{Affinity, CpuSet, Kicker, Scheduler, UnitTable};
 use crate::stage2::{Geometry, Table, TableMemory};
 use crate::sync::SpinLock;
 use crate::time::TickScale;
