@@ -153,6 +153,8 @@ impl Draft {
     ///
     /// # Errors
     /// No memory for its tables.
+    #[cold]
+    #[inline(never)]
     pub fn new(
         hv: &'static Hv,
         id: DomId,
@@ -180,6 +182,8 @@ impl Draft {
     ///
     /// # Errors
     /// They are not free, or there is no memory for tables.
+    #[cold]
+    #[inline(never)]
     pub fn give_frames(&mut self, host: PhysRange, guest: u64) -> Result<(), String> {
         let hv = self.hv;
         let pages = (host.size() / PAGE_SIZE as u64) as u32;
@@ -209,6 +213,8 @@ impl Draft {
     ///
     /// # Errors
     /// There is not enough.
+    #[cold]
+    #[inline(never)]
     pub fn give_ram(&mut self, bank: PhysRange) -> Result<(), String> {
         let mut memory = self.hv.hal.p2m_memory(self.vttbr);
         let mut at = bank.base().raw();
@@ -252,6 +258,8 @@ impl Draft {
     ///
     /// # Errors
     /// Something else is there, or there is no memory for tables.
+    #[cold]
+    #[inline(never)]
     pub fn map_shared(&mut self, guest: PhysRange, frames: &[Mfn]) -> Result<(), String> {
         let hv = self.hv;
         let overlaps = self.banks.iter().any(|bank| bank.overlaps(&guest));
@@ -279,6 +287,8 @@ impl Draft {
     }
 
     /// Returns the frame behind an address of the domain.
+    #[cold]
+    #[inline(never)]
     fn frame(&self, at: u64) -> Result<Mfn, String> {
         let memory = self.hv.hal.p2m_memory(self.vttbr);
         GuestPhys::new(at)
@@ -290,6 +300,8 @@ impl Draft {
     }
 
     /// Calls `each` for the pieces of a range of the domain's RAM: where they are in the machine, and in the range.
+    #[cold]
+    #[inline(never)]
     fn pieces(
         &self,
         at: u64,
@@ -308,6 +320,8 @@ impl Draft {
         Ok(())
     }
 
+    #[cold]
+    #[inline(never)]
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), String> {
         self.pieces(at, buf.len(), |host, range| {
             let read = self.hv.hal.read_phys(host, &mut buf[range]);
@@ -319,6 +333,8 @@ impl Draft {
     ///
     /// # Errors
     /// It has no RAM there.
+    #[cold]
+    #[inline(never)]
     pub fn write(&self, at: u64, bytes: &[u8]) -> Result<(), String> {
         self.pieces(at, bytes.len(), |host, range| {
             let written = self.hv.hal.memory.write(host, &bytes[range], true);
@@ -326,6 +342,8 @@ impl Draft {
         })
     }
 
+    #[cold]
+    #[inline(never)]
     fn copy(&self, from: &Bytes<'_>, offset: u64, to: PhysRange) -> Result<(), String> {
         let mut buffer = Box::new([0u8; PAGE_SIZE]);
         let mut done = 0;
@@ -344,6 +362,8 @@ impl Draft {
     ///
     /// # Errors
     /// A sentence about what does not fit, or is no kernel.
+    #[cold]
+    #[inline(never)]
     pub fn load(
         &self,
         kernel: PhysRange,
@@ -409,6 +429,8 @@ impl Draft {
     ///
     /// # Errors
     /// It has no RAM there.
+    #[cold]
+    #[inline(never)]
     pub fn load_tree(&self, placement: &Placement, blob: &[u8]) -> Result<(), String> {
         say!(
             "Loading {} DTB to {:#018x}-{:#018x}",
@@ -423,6 +445,8 @@ impl Draft {
     ///
     /// # Errors
     /// They are RAM, or there is no memory for tables.
+    #[cold]
+    #[inline(never)]
     pub fn map_registers(
         &mut self,
         host: PhysRange,
@@ -448,6 +472,8 @@ impl Draft {
     ///
     /// # Errors
     /// It has more already.
+    #[cold]
+    #[inline(never)]
     pub fn limit_tables(&mut self, bytes: u64) -> Result<(), String> {
         let pages = u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX);
         let set = self.p2m.stage2_mut().set_pool_limit(pages);
@@ -457,6 +483,8 @@ impl Draft {
     }
 
     /// Gives the domain its interrupts, and says how its own are sampled.
+    #[cold]
+    #[inline(never)]
     fn connect(&self, vgic: &mut Vgic, start: &Start<'_>) -> Result<(), String> {
         let mut distributor = self.hv.hal.distributor.lock();
         for &(spi, trigger) in start.spis {
@@ -487,6 +515,8 @@ impl Draft {
     }
 
     /// Gives up: all that the domain has is free again.
+    #[cold]
+    #[inline(never)]
     pub fn abandon(mut self) {
         let mut memory = self.hv.hal.p2m_memory(self.vttbr);
         while self.p2m.relinquish(&mut memory, ABANDON_STEP) == Relinquish::More {}
@@ -496,6 +526,8 @@ impl Draft {
     }
 
     /// Makes what a domain has beside its memory.
+    #[cold]
+    #[inline(never)]
     fn parts(&self, start: &Start<'_>) -> Result<Parts, String> {
         let (hv, id) = (self.hv, self.id);
         let mut vgic = Vgic::new(VgicConfig {
@@ -534,6 +566,8 @@ impl Draft {
     ///
     /// # Errors
     /// A sentence that names what there is not enough of.
+    #[cold]
+    #[inline(never)]
     pub fn finish(self, start: &Start<'_>) -> Result<Arc<Domain<Machine>>, String> {
         let (hv, id) = (self.hv, self.id);
         let Parts {

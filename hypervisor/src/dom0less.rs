@@ -73,6 +73,8 @@ struct Given {
 }
 
 /// Builds all domains; returns those that can run.
+#[cold]
+#[inline(never)]
 pub fn build(plan: &Plan<'_>, domains: &Dom0less<'_>) -> Vec<Dom> {
     let mut given = Given::default();
     let mut built: Vec<Dom> = Vec::new();
@@ -92,6 +94,8 @@ pub fn build(plan: &Plan<'_>, domains: &Dom0less<'_>) -> Vec<Dom> {
     built
 }
 
+#[cold]
+#[inline(never)]
 fn build_one(plan: &Plan<'_>, config: &DomainConfig<'_>, given: &mut Given) -> Result<Dom, String> {
     say!(
         "*** LOADING DOMU cpus={} memory={:x}KB ***",
@@ -117,6 +121,8 @@ struct Ready {
 }
 
 /// Gives the domain its memory and devices, and fills the memory.
+#[cold]
+#[inline(never)]
 fn prepare(
     plan: &Plan<'_>,
     config: &DomainConfig<'_>,
@@ -197,6 +203,8 @@ fn prepare(
     })
 }
 
+#[cold]
+#[inline(never)]
 fn finish(
     plan: &Plan<'_>,
     config: &DomainConfig<'_>,
@@ -268,6 +276,8 @@ fn finish(
 
 /// Where the domain finds what is not its RAM: as public/arch-arm.h says, or as the machine has it if the domain's RAM
 /// lies where the machine's does.
+#[cold]
+#[inline(never)]
 fn layout(plan: &Plan<'_>, config: &DomainConfig<'_>) -> Layout {
     let timer = &plan.host.timer;
     let mut layout = Layout::guest([timer.secure_phys.intid, timer.phys.intid, timer.virt.intid]);
@@ -294,6 +304,8 @@ fn layout(plan: &Plan<'_>, config: &DomainConfig<'_>) -> Layout {
 }
 
 /// Gives the domain its RAM.
+#[cold]
+#[inline(never)]
 fn give_memory(
     plan: &Plan<'_>,
     config: &DomainConfig<'_>,
@@ -324,6 +336,8 @@ fn give_memory(
 }
 
 /// Gives the allocator memory that was kept from it, to be claimed at once.
+#[cold]
+#[inline(never)]
 fn set_aside(hv: &'static Hv, range: PhysRange) -> Result<(), String> {
     let start = range
         .base()
@@ -338,6 +352,8 @@ fn set_aside(hv: &'static Hv, range: PhysRange) -> Result<(), String> {
 }
 
 /// Zeroes memory, down to the RAM.
+#[cold]
+#[inline(never)]
 fn clear(hv: &'static Hv, range: PhysRange) {
     let mut at = range.base().raw();
     while at < range.end().raw() {
@@ -350,6 +366,8 @@ fn clear(hv: &'static Hv, range: PhysRange) {
 }
 
 /// Copies a boot module.
+#[cold]
+#[inline(never)]
 fn read_module(hv: &'static Hv, range: PhysRange) -> Result<Vec<u8>, String> {
     let size = range.size() as usize;
     if range.size() > MAX_SIZE as u64 {
@@ -371,6 +389,8 @@ fn read_module(hv: &'static Hv, range: PhysRange) -> Result<Vec<u8>, String> {
 }
 
 /// Finds out which devices the domain gets.
+#[cold]
+#[inline(never)]
 fn resolve(
     plan: &Plan<'_>,
     config: &DomainConfig<'_>,
@@ -412,6 +432,8 @@ fn resolve(
 }
 
 /// Decides how many SPIs the domain's interrupt controller has.
+#[cold]
+#[inline(never)]
 fn spi_count(
     config: &DomainConfig<'_>,
     layout: &Layout,
@@ -433,6 +455,8 @@ fn spi_count(
 }
 
 /// Maps shared memory; the first domain that names it makes it.
+#[cold]
+#[inline(never)]
 fn share(
     hv: &'static Hv,
     given: &mut Given,
@@ -461,6 +485,8 @@ fn share(
 }
 
 /// Makes zeroed memory that is the hypervisor's own.
+#[cold]
+#[inline(never)]
 fn make_shared(hv: &'static Hv, shared: &SharedMemory<'_>) -> Result<Vec<Mfn>, String> {
     let size = shared.guest.size();
     let pages = (size / PAGE_SIZE as u64) as usize;
@@ -500,6 +526,8 @@ fn make_shared(hv: &'static Hv, shared: &SharedMemory<'_>) -> Result<Vec<Mfn>, S
 }
 
 /// Makes a static event channel.
+#[cold]
+#[inline(never)]
 fn connect(hv: &'static Hv, channel: &Channel) -> Result<(), String> {
     let find = |end: End| {
         let found = hv.domains.get(end.domain);

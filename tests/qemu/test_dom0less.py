@@ -136,3 +136,19 @@ def passthrough(t):
     require(disk.read_bytes().startswith(b"from domain 1\n"), "what the domain wrote is not on the disk")
     go_to(m, "DOM2")
     ask(m, 2, "ls /dev/vda", r"No such file")
+
+
+@test("dom0less/shared-memory", "dom0less debian ours", cost=25)
+def shared_memory(t):
+    """Two domains share a page that both name; a static event channel that leads nowhere is reported."""
+    shared = (
+        'shm@0 { compatible = "xen,domain-shared-memory-v1"; xen,shm-id = "post"; xen,shared-mem = <0x70000000 0x10000>; };'
+    )
+    bad = 'evtchn@1 { compatible = "xen,evtchn-v1"; xen,evtchn = <1 9999>; };'
+    m = t.debian("--no-dom0", "--dom0less", 2, "--domu-mem", "128M", "--domu-props", shared, "--domu-first", bad)
+    m.expect(r"\(XEN\) .*event channel /chosen/domU1/evtchn@1: .* does not lead to another", 20)
+    all_up(m, 2)
+    go_to(m, "DOM1")
+    ask(m, 1, "devmem 0x70008000; devmem 0x70008000 32 0x1234abcd; ls /proc/device-tree/reserved-memory", r"0x00000000[\s\S]*xen-shmem@70000000")
+    go_to(m, "DOM2")
+    ask(m, 2, "devmem 0x70008000", r"0x1234ABCD")
