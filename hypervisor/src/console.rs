@@ -331,7 +331,12 @@ pub fn forget_domain(domain: &Domain<Machine>) {
 pub fn guest_read(buf: &mut [u8]) -> usize {
     let (count, is_stalled) = {
         let mut console = CONSOLE.lock();
-        (console.input.queue.read(buf), console.stalled.is_some())
+        let count = console.input.queue.read(buf);
+        if count > 0 && console.stalled.is_some() {
+            // It reads: what waits has its time again.
+            console.stalled = Some(xenith_arch::timer::now());
+        }
+        (count, console.stalled.is_some())
     };
     if is_stalled && let Some(hv) = crate::machine::installed() {
         receive(hv);
@@ -360,6 +365,9 @@ pub fn look_at_stalled(hv: &'static Hv) {
     }
 }
 
+/// Characters that are taken at a time. No FIFO has so many, but QEMU fills one as fast as it is read.
+const MAX_RECEIVED: u32 = 4096;
+
 /// What to do with a character for dom0 while there is no room.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WhenFull {
@@ -379,8 +387,9 @@ fn receive_all(hv: &'static Hv, when_full: WhenFull) {
     if let Some(uart) = &mut CONSOLE.lock().uart {
         uart.clear_interrupt();
     }
-    // Bounded: a UART that is never empty is broken.
-    for _ in 0..64 {
+    // Until it is empty: a FIFO that was filled again while it was read signals nothing new. Bounded: a UART that is never
+    // empty is broken.
+    for _ in 0..MAX_RECEIVED {
         let received = {
             let mut console = CONSOLE.lock();
             let console = &mut *console;
