@@ -75,6 +75,7 @@ fn cells(tree: &Tree<'_>, path: &str, name: &str) -> Vec<u32> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "starts dtc")]
 fn the_tree_is_what_xens_guests_expect() {
     with_tree(
         |_| {},
@@ -125,6 +126,7 @@ fn the_tree_is_what_xens_guests_expect() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "starts dtc")]
 fn what_a_domain_has_not_is_not_there() {
     let plain = |input: &mut DomuInput<'_>| {
         (input.is_enhanced, input.has_uart, input.has_initrd) = (false, false, false);
@@ -159,6 +161,7 @@ fn the_upcall_evades_the_timers() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "starts dtc")]
 fn ram_goes_over_into_the_second_bank() {
     assert_eq!(guest_banks(0), None);
     assert_eq!(guest_banks(1017 << 30).map(|banks| banks.len()), Some(2));
@@ -180,6 +183,7 @@ fn ram_goes_over_into_the_second_bank() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "starts dtc")]
 fn shared_memory_is_reserved() {
     let shared = |input: &mut DomuInput<'_>| {
         input.shared = const {
@@ -201,6 +205,7 @@ fn shared_memory_is_reserved() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "starts dtc")]
 fn a_partial_tree_is_merged() {
     let partial = Tree::new(PARTIAL).unwrap();
     let layout = Layout::guest(TIMERS);
