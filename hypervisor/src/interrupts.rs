@@ -1,6 +1,6 @@
 //! Physical interrupts, and the loaded vCPU's interrupt controller.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 
 use xenith_arch::gicv2::{Acknowledged, HypInterface};
 use xenith_arch::timer;
@@ -236,7 +236,9 @@ impl Pcpu {
                 domain.kick(set);
             }
         } else if irq.raw() < 16 {
-            // What the scheduler wants, and what waits for the guest, is looked at before the next entry.
+            // What the scheduler wants, and what waits for the guest, is looked at before the next entry; not earlier than
+            // the interrupt was acknowledged, since its sender wrote it before.
+            fence(Ordering::SeqCst);
             smp::do_requests(self.state, loaded);
         } else if Some(irq) == self.hv.hal.console_irq() {
             crate::console::receive(self.hv);

@@ -271,14 +271,17 @@ impl Pcpu {
             .deadline(domain.virtual_offset)
             .min(context.physical_timer.deadline(0).unwrap_or(u64::MAX))
             .min(vcpu.poll_deadline.load(Ordering::Relaxed));
+        // Read while the vCPU is ours: afterwards they may be those of its next life on another pCPU.
+        let is_offline = vcpu.is_offline.load(Ordering::Acquire);
+        let is_blocked = vcpu.is_blocked.load(Ordering::Acquire);
+        // Completes the cache and TLB maintenance that the guest began on this pCPU: its own barrier may be executed on
+        // another one, and waits only for what that one began.
+        sysreg::dsb();
         vcpu.set_loaded_on(None);
         drop(guard);
-        if vcpu.is_offline.load(Ordering::Acquire) {
+        if is_offline {
             domain.power.set_off(vcpu.id);
-        } else if deadline != u64::MAX
-            && vcpu.is_blocked.load(Ordering::Acquire)
-            && !self.timers.set(unit, deadline)
-        {
+        } else if deadline != u64::MAX && is_blocked && !self.timers.set(unit, deadline) {
             // A wait may end early: better than one that does not end.
             domain.wake(vcpu.id);
         }
@@ -351,8 +354,9 @@ impl Pcpu {
             self.set_timer(Some((loaded, context)));
             return true;
         }
-        if !vcpu.is_blocked.load(Ordering::Acquire) {
-            let state = if vcpu.is_offline.load(Ordering::Acquire) {
+        let is_offline = vcpu.is_offline.load(Ordering::Acquire);
+        if is_offline || !vcpu.is_blocked.load(Ordering::Acquire) {
+            let state = if is_offline {
                 RunState::Offline
             } else {
                 RunState::Runnable
@@ -373,7 +377,7 @@ impl Pcpu {
             } else if self.deadline_changed {
                 self.set_timer(Some((loaded, context)));
             }
-            if vcpu.is_wanted.load(Ordering::Relaxed) {
+            if vcpu.is_wanted.load(Ordering::Relaxed) || vcpu.is_offline.load(Ordering::Acquire) {
                 return false;
             }
             if self.state.must_schedule() {

@@ -43,6 +43,9 @@ const SCTLR_C: u32 = 1 << 2;
 /// Looks at the p2m's lock before a fault of the guest's translation is believed.
 const P2M_LOOKS: u32 = 100_000;
 
+/// Looks at the lock of a context that nobody should hold for more than a moment.
+const CONTEXT_LOOKS: u32 = 1_000_000;
+
 type Dom = Arc<Domain<Machine>>;
 
 /// Returns the calling guest's memory.
@@ -271,8 +274,13 @@ fn cpu_on(cpu: &mut Pcpu, domain: &Dom, request: &CpuOn) -> Result<(), psci::Psc
     let Some(target) = domain.vcpu(id) else {
         return Err(psci::PsciError::InvalidParameters);
     };
-    // Off means saved: nobody else holds the lock for long.
-    target.context.lock().reset(request.start());
+    // Off means saved: nobody else holds the lock for long, and nothing may make this pCPU wait for ever.
+    let Some(mut context) = (0..CONTEXT_LOOKS).find_map(|_| target.context.try_lock()) else {
+        domain.power.set_off(id);
+        return Err(psci::PsciError::InternalFailure);
+    };
+    context.reset(request.start());
+    drop(context);
     let set = cpu.with_quiet_vgic(domain, |vgic, host| vgic.reset_vcpu(id, host));
     domain.kick(set);
     domain.power.set_on(id);
@@ -620,16 +628,22 @@ const FLUSH_STEP: u32 = 256;
 fn flush_domain(cpu: &mut Pcpu, domain: &Dom, next: &mut Gfn) -> bool {
     let hv = cpu.hv;
     let memory = hv.hal.p2m_memory(domain.vttbr);
-    let p2m = domain.p2m.lock();
-    while let Some((gfn, mapping, run)) = p2m.stage2().next_mapping(&memory, *next, u64::MAX) {
-        let pages = run.min(FLUSH_STEP);
-        if mapping.ty.is_ram() {
+    loop {
+        // Locked for a step at a time: others need the p2m meanwhile.
+        let p2m = domain.p2m.lock();
+        let found = p2m.stage2().next_mapping(&memory, *next, u64::MAX);
+        let Some((gfn, mapping, run)) = found else {
+            break;
+        };
+        let is_ram = mapping.ty.is_ram();
+        let pages = if is_ram { run.min(FLUSH_STEP) } else { run };
+        if is_ram {
             for i in 0..pages {
                 hv.hal.flush_frame(Mfn::new(mapping.mfn.raw() + i));
             }
         }
-        // A run of devices has nothing to flush, however long.
-        let Some(after) = gfn.checked_add(if mapping.ty.is_ram() { pages } else { run }) else {
+        drop(p2m);
+        let Some(after) = gfn.checked_add(pages) else {
             break;
         };
         *next = after;

@@ -220,6 +220,10 @@ impl<H: Hal> Domain<H> {
         };
         vcpu.runstate.lock().change(state, now);
         self.scheduler.settle(vcpu);
+        if is_offline && let Some(cpu) = vcpu.loaded_on() {
+            // It may wait there, loaded: the policy then has nobody to tell.
+            self.scheduler.kicker().look(cpu);
+        }
     }
 
     /// Notes that a vCPU runs on this pCPU now. Returns whether another of the domain's ran there before, whose

@@ -85,10 +85,12 @@ fn poll<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, at: GuestVirt) -> CallRes
             .saturating_add(cx.hv.scale.to_ticks(ns))
             .min(POLL_FOREVER),
     };
-    // The deadline and the mark come first: who makes an event pending after the look ends the poll and wakes the vCPU.
+    // The mark and the deadline come first: who makes an event pending after the look ends the poll and wakes the vCPU. The
+    // mark before the deadline: who still ends the poll before this one either takes the mark, so that the vCPU runs, or
+    // its end of the deadline came before ours.
     let vcpu = cx.vcpu;
-    vcpu.poll_deadline.store(deadline, Ordering::SeqCst);
     vcpu.is_blocked.store(true, Ordering::SeqCst);
+    vcpu.poll_deadline.store(deadline, Ordering::SeqCst);
     let polled = {
         let mut events = cx.domain.events.lock();
         if events.upcall_pending(vcpu.id) {
