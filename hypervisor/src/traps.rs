@@ -23,6 +23,7 @@ use xenith_core::emulate::vtimer::PhysicalTimer;
 use xenith_core::errno::Errno;
 use xenith_core::hal::Hal;
 use xenith_core::hypercall::{self, Cx, Effects, HypercallRegs, Outcome};
+use xenith_core::hypervisor::RamOf;
 use xenith_core::machine::Fault;
 use xenith_core::runstate;
 use xenith_core::vgic::Width;
@@ -52,11 +53,10 @@ type Dom = Arc<Domain<Machine>>;
 pub fn guest_space<'a>(
     hv: &'static Hv,
     domain: &'a Domain<Machine>,
-) -> GuestSpace<impl Fn(Mfn) -> bool + 'a, impl Fn() + 'a> {
-    let id = domain.facts.id;
+) -> GuestSpace<RamOf<'a, Machine>, impl Fn() + 'a> {
     GuestSpace {
         memory: hv.hal.memory,
-        owns: move |mfn| hv.frames.is_ram_of(mfn, id),
+        ram: RamOf::new(hv, domain),
         // Bounded: the holder may be this pCPU itself, and then the fault is real.
         settle: || {
             for _ in 0..P2M_LOOKS {

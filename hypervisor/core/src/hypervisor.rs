@@ -6,9 +6,10 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use crate::addr::{DomId, Mfn};
-use crate::domain::DomainTable;
+use crate::domain::{Domain, DomainTable};
 use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner, Put};
 use crate::hal::Hal;
+use crate::machine::HoldRam;
 use crate::sched::{Scheduler, UnitTable};
 use crate::sync::SpinLock;
 use crate::time::TickScale;
@@ -99,6 +100,51 @@ impl<H: Hal> Hypervisor<H> {
             self.put_frame(got.mfn);
         }
         page
+    }
+}
+
+/// The RAM of a domain, for copies to and from it: see [`HoldRam`].
+pub struct RamOf<'a, H: Hal> {
+    hv: &'a Hypervisor<H>,
+    id: DomId,
+    /// Frames of a direct-mapped domain are never freed while it runs: nothing need be held.
+    is_direct_mapped: bool,
+}
+
+impl<'a, H: Hal> RamOf<'a, H> {
+    /// The RAM of `domain`.
+    pub fn new(hv: &'a Hypervisor<H>, domain: &Domain<H>) -> Self {
+        Self {
+            hv,
+            id: domain.facts.id,
+            is_direct_mapped: domain.facts.is_direct_mapped,
+        }
+    }
+}
+
+impl<H: Hal> HoldRam for RamOf<'_, H> {
+    #[inline]
+    fn hold(&self, mfn: Mfn) -> bool {
+        let frames = &self.hv.frames;
+        if self.is_direct_mapped {
+            return frames.is_ram_of(mfn, self.id);
+        }
+        // The reference first: another vCPU may give the page up between two looks.
+        if frames.get(mfn, Owner::Domain(self.id)).is_err() {
+            return false;
+        }
+        let is_ram = frames.is_ram_of(mfn, self.id);
+        if !is_ram {
+            self.hv.put_frame(mfn);
+        }
+        is_ram
+    }
+
+    #[inline]
+    fn release(&self, mfn: Mfn) {
+        if !self.is_direct_mapped {
+            self.hv.put_frame(mfn);
+        }
     }
 }
 

@@ -28,6 +28,14 @@ pub trait GuestMemory {
     fn write(&self, to: GuestVirt, buf: &[u8]) -> Result<(), Fault>;
 }
 
+/// Keeps a frame from being freed while the hypervisor copies from or to it for its owner.
+pub trait HoldRam {
+    /// Returns whether the frame is RAM of the guest; if so, it stays that until [`Self::release`].
+    fn hold(&self, mfn: Mfn) -> bool;
+    /// Ends a successful [`Self::hold`].
+    fn release(&self, mfn: Mfn);
+}
+
 /// A guest address could not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault;

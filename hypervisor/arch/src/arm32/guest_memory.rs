@@ -4,7 +4,7 @@ use core::cell::RefCell;
 use core::ptr::NonNull;
 
 use xenith_core::addr::{CpuId, GuestVirt, HostPhys, Mfn, PAGE_SIZE};
-use xenith_core::machine::{Fault, GuestMemory};
+use xenith_core::machine::{Fault, GuestMemory, HoldRam};
 
 use super::mmu::PageWindows;
 use super::sysreg;
@@ -211,28 +211,31 @@ impl PhysMemory {
 }
 
 /// The memory of the guest that runs on this CPU, for hypercall arguments.
-pub struct GuestSpace<F: Fn(Mfn) -> bool, S: Fn()> {
+pub struct GuestSpace<R: HoldRam, S: Fn()> {
     /// Access to physical memory.
     pub memory: PhysMemory,
-    /// Says whether a frame is RAM of the calling domain.
-    pub owns: F,
+    /// The RAM of the calling domain.
+    pub ram: R,
     /// Waits until nobody is changing the domain's stage 2: a fault may be that of an entry between break and make.
     pub settle: S,
 }
 
-impl<F: Fn(Mfn) -> bool, S: Fn()> GuestSpace<F, S> {
-    /// Makes the page at `va` visible if the guest's privileged code could access it so and it is the domain's RAM.
+impl<R: HoldRam, S: Fn()> GuestSpace<R, S> {
+    /// Runs `f` on the page at `va` if the guest's privileged code could access it so and it is the domain's RAM, which it
+    /// stays meanwhile.
     #[inline]
-    fn page(&self, va: u32, write: bool) -> Result<NonNull<u8>, Fault> {
+    fn with_page(&self, va: u32, write: bool, f: impl FnOnce(NonNull<u8>)) -> Result<(), Fault> {
         let at = translate(va, write).or_else(|Fault| {
             (self.settle)();
             translate(va, write)
         })?;
         let mfn = at.frame().ok_or(Fault)?;
-        if !(self.owns)(mfn) {
+        if !self.ram.hold(mfn) {
             return Err(Fault);
         }
-        Ok(self.memory.window(mfn))
+        f(self.memory.window(mfn));
+        self.ram.release(mfn);
+        Ok(())
     }
 }
 
@@ -246,15 +249,16 @@ fn first_part(at: GuestVirt, len: usize) -> Result<(u32, usize), Fault> {
     Ok((va, (PAGE_SIZE - (va as usize & (PAGE_SIZE - 1))).min(len)))
 }
 
-impl<F: Fn(Mfn) -> bool, S: Fn()> GuestMemory for GuestSpace<F, S> {
+impl<R: HoldRam, S: Fn()> GuestMemory for GuestSpace<R, S> {
     fn read(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
         let (mut va, mut part) = first_part(from, buf.len())?;
         let mut rest = buf;
         while !rest.is_empty() {
-            let page = self.page(va, false)?;
             let (now, later) = rest.split_at_mut_checked(part).ok_or(Fault)?;
-            // SAFETY: A whole page is mapped there; `first_part` and the loop keep each part within its page.
-            unsafe { copy_out(page, va as usize & (PAGE_SIZE - 1), now) };
+            self.with_page(va, false, |page| {
+                // SAFETY: A whole page is mapped there; `first_part` and the loop keep each part within its page.
+                unsafe { copy_out(page, va as usize & (PAGE_SIZE - 1), now) }
+            })?;
             rest = later;
             va = va.wrapping_add(part as u32);
             part = rest.len().min(PAGE_SIZE);
@@ -266,10 +270,11 @@ impl<F: Fn(Mfn) -> bool, S: Fn()> GuestMemory for GuestSpace<F, S> {
         let (mut va, mut part) = first_part(to, buf.len())?;
         let mut rest = buf;
         while !rest.is_empty() {
-            let page = self.page(va, true)?;
             let (now, later) = rest.split_at_checked(part).ok_or(Fault)?;
-            // SAFETY: As in `read`.
-            unsafe { copy_in(page, va as usize & (PAGE_SIZE - 1), now) };
+            self.with_page(va, true, |page| {
+                // SAFETY: As in `read`.
+                unsafe { copy_in(page, va as usize & (PAGE_SIZE - 1), now) }
+            })?;
             rest = later;
             va = va.wrapping_add(part as u32);
             part = rest.len().min(PAGE_SIZE);

@@ -8,7 +8,10 @@ use xen_abi::memory::*;
 use super::errno::*;
 use super::fake::{ARG, DOM0_PAGES, DOMU_PAGES, FRAMES, Guest, LIST, NOWHERE, RAM, World, page};
 use super::{NO_DOMAIN, SELF};
-use crate::machine::SharedPage;
+use crate::addr::Gfn;
+use crate::hal::Hal;
+use crate::hypervisor::RamOf;
+use crate::machine::{HoldRam, SharedPage};
 use crate::stage2::PageType;
 
 const MEMORY: u32 = HYPERVISOR_MEMORY_OP;
@@ -409,4 +412,39 @@ fn what_is_refused() {
     dom0.put(ARG, &[0u8; 64]);
     assert_eq!(dom0.result(MEMORY, &[26, ARG]), EOPNOTSUPP);
     assert_eq!(dom0.result(MEMORY, &[27, ARG]), EOPNOTSUPP);
+}
+
+#[test]
+fn a_page_that_is_copied_to_is_not_freed() {
+    let world = World::new();
+    let (hv, dom1) = (world.hv, &world.dom1);
+    let page = |guest: &Guest| {
+        let memory = hv.hal.p2m_memory(guest.domain.vttbr);
+        let mapping = guest.domain.p2m.lock().lookup(&memory, Gfn::new(RAM + 5));
+        mapping.expect("RAM").mfn
+    };
+    let mfn = page(dom1);
+    let ram = RamOf::new(hv, &dom1.domain);
+    assert!(!RamOf::new(hv, &world.dom2.domain).hold(mfn), "another's");
+    assert!(ram.hold(mfn));
+    // Another vCPU gives the page up meanwhile.
+    let mut memory = hv.hal.p2m_memory(dom1.domain.vttbr);
+    let free = hv.allocator.lock().free_frames();
+    {
+        let mut p2m = dom1.domain.p2m.lock();
+        p2m.decrease(&mut memory, Gfn::new(RAM + 5), 0).unwrap();
+        p2m.sync(&mut memory);
+    }
+    assert_eq!(hv.frames.references(mfn), 1);
+    assert_eq!(hv.allocator.lock().free_frames(), free);
+    assert!(!ram.hold(mfn), "it is not its RAM any more");
+    assert_eq!(hv.frames.references(mfn), 1);
+    ram.release(mfn);
+    assert_eq!(hv.allocator.lock().free_frames(), free + 1);
+    // dom0's are its own for ever.
+    let mfn = page(&world.dom0);
+    let ram = RamOf::new(hv, &world.dom0.domain);
+    assert!(ram.hold(mfn));
+    assert_eq!(hv.frames.references(mfn), 1);
+    ram.release(mfn);
 }
