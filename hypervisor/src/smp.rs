@@ -52,6 +52,8 @@ enum Progress {
     Refused = 2,
     /// Another CPU came up than the one that was started.
     Stranger = 3,
+    /// It did not come in time: it stays out, however late it comes.
+    GivenUp = 4,
 }
 
 /// What other pCPUs may touch of a pCPU. One cache line, so that none waits for a neighbour's.
@@ -105,11 +107,20 @@ impl PcpuState {
         self.requests.swap(0, Ordering::AcqRel)
     }
 
+    /// Goes from `Off` to `to`, unless somebody went elsewhere before. Returns whether it did.
+    fn leave_off(&self, to: Progress) -> bool {
+        let (off, to) = (Progress::Off as u8, to as u8);
+        self.progress
+            .compare_exchange(off, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
     fn progress(&self) -> Progress {
         match self.progress.load(Ordering::Acquire) {
             1 => Progress::Online,
             2 => Progress::Refused,
             3 => Progress::Stranger,
+            4 => Progress::GivenUp,
             _ => Progress::Off,
         }
     }
@@ -184,23 +195,22 @@ pub fn ask_others(request: Request) {
     send(others.iter());
 }
 
-/// Makes this pCPU one of those in service.
-fn go_online(cpu: CpuId, target: u8) {
+/// Makes this pCPU one of those in service. Returns false if it was given up meanwhile.
+fn go_online(cpu: CpuId, target: u8) -> bool {
     let state = state(cpu);
     state.target.store(target, Ordering::Relaxed);
     state
         .mpidr
         .store(sysreg::mpidr::read() & 0xff_ffff, Ordering::Relaxed);
     state.midr.store(sysreg::midr::read(), Ordering::Relaxed);
-    state
-        .progress
-        .store(Progress::Online as u8, Ordering::Release);
+    state.leave_off(Progress::Online)
 }
 
 /// Puts the boot CPU in service.
 pub fn start_boot_cpu(sender: SgiSender, target: u8) {
     SENDER.call_once(|| sender);
-    go_online(CpuId::new(0), target);
+    // Nobody gave up the CPU that asks.
+    let _ = go_online(CpuId::new(0), target);
 }
 
 /// Tells pCPUs what the scheduler wants of them.
@@ -218,9 +228,6 @@ impl Kicker for Ipi {
         if cpu != this_cpu() {
             send(core::iter::once(cpu));
         }
-    }
-    fn this_cpu(&self) -> CpuId {
-        this_cpu()
     }
     fn ticks(&self) -> u64 {
         timer::now()
@@ -252,17 +259,24 @@ pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, ima
         return;
     }
     hv.hal.tables.lock().open_secondary_path(image, true);
+    let mut failed = false;
     for (number, cpu) in (1u16..).zip(others).take(allowed - 1) {
         say!("Bringing up CPU{number}");
         match start(template, host.psci.as_ref(), CpuId::new(number), cpu, image) {
             Ok(()) => say!("CPU {number} booted."),
-            Err(reason) => error!(
-                "Failed to bring up CPU {number} (MPIDR {:#x}): {reason}",
-                cpu.mpidr
-            ),
+            Err(reason) => {
+                failed = true;
+                error!(
+                    "Failed to bring up CPU {number} (MPIDR {:#x}): {reason}",
+                    cpu.mpidr
+                );
+            }
         }
     }
-    hv.hal.tables.lock().open_secondary_path(image, false);
+    // One that comes late may still be on its way, and must reach the place where it stops.
+    if !failed {
+        hv.hal.tables.lock().open_secondary_path(image, false);
+    }
     say!("Brought up {} CPUs", online().len());
 }
 
@@ -367,8 +381,12 @@ fn start(
                     return Err("its MIDR differs from the boot CPU's: give \"hmp-unsafe=on\" to use it all the same");
                 }
                 Progress::Stranger => return Err("another CPU came up in its place"),
-                Progress::Off if timer::now() > end => {
+                Progress::GivenUp => {
                     return Err("it did not come up within a second (not in Hyp mode, or firmware failed)");
+                }
+                Progress::Off if timer::now() > end => {
+                    // If it comes just now the next look finds it.
+                    let _ = state(number).leave_off(Progress::GivenUp);
                 }
                 Progress::Off => core::hint::spin_loop(),
             }
@@ -441,7 +459,9 @@ fn xenith_secondary_main() -> ! {
         template.timer_ppi,
         template.maintenance_ppi,
     );
-    go_online(cpu, target);
+    if !go_online(cpu, target) {
+        park(cpu, Progress::GivenUp);
+    }
     pcpu.run()
 }
 

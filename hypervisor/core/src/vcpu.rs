@@ -1,6 +1,6 @@
 //! A virtual CPU: its run state, and what others may know of it while a pCPU has it.
 
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use crate::addr::{CpuId, GuestVirt, VcpuId};
 use crate::hal::Hal;
@@ -40,8 +40,6 @@ pub struct Vcpu<H: Hal> {
     pub is_offline: AtomicBool,
     /// In WFI, SCHEDOP_block or SCHEDOP_poll.
     pub is_blocked: AtomicBool,
-    /// How often it was paused more than it was let go.
-    pub pause_count: AtomicU32,
     /// The pCPU in whose registers its context is.
     loaded_on: AtomicU16,
     /// Another pCPU waits for the context: the one that has it loaded gives it up at once.
@@ -63,7 +61,6 @@ impl<H: Hal> Vcpu<H> {
             context: SpinLock::new(context),
             is_offline: AtomicBool::new(true),
             is_blocked: AtomicBool::new(false),
-            pause_count: AtomicU32::new(0),
             loaded_on: AtomicU16::new(NONE),
             is_wanted: AtomicBool::new(false),
             unit: AtomicU16::new(NONE),
@@ -75,9 +72,7 @@ impl<H: Hal> Vcpu<H> {
 
     /// Returns whether a pCPU could run it now.
     pub fn is_runnable(&self) -> bool {
-        !self.is_offline.load(Ordering::Acquire)
-            && !self.is_blocked.load(Ordering::Acquire)
-            && self.pause_count.load(Ordering::Acquire) == 0
+        !self.is_offline.load(Ordering::Acquire) && !self.is_blocked.load(Ordering::Acquire)
     }
 
     /// Returns its number in the table of units, once it has one.

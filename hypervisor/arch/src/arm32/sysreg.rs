@@ -4,8 +4,8 @@
 //! CNTHP_CVAL as CNTP_CVAL; `arm-sysregs` 0.5 does not assemble 64-bit reads on AArch32. So these few accessors are ours;
 //! `tests/sysreg` compares their encodings with a table from the manual by disassembly.
 
-macro_rules! sysreg32 {
-    ($(#[$doc:meta])* $name:ident, $opc1:literal, $crn:literal, $crm:literal, $opc2:literal) => {
+macro_rules! coprocessor32 {
+    ($(#[$doc:meta])* $name:ident, $coproc:literal, $opc1:literal, $crn:literal, $crm:literal, $opc2:literal) => {
         $(#[$doc])*
         pub mod $name {
             /// Reads the register.
@@ -15,7 +15,7 @@ macro_rules! sysreg32 {
                 // SAFETY: Reading this register has no side effect on memory that Rust knows.
                 unsafe {
                     core::arch::asm!(
-                        concat!("mrc p15, ", $opc1, ", {0}, ", $crn, ", ", $crm, ", ", $opc2),
+                        concat!("mrc ", $coproc, ", ", $opc1, ", {0}, ", $crn, ", ", $crm, ", ", $opc2),
                         out(reg) value, options(nomem, nostack, preserves_flags)
                     );
                 }
@@ -31,7 +31,7 @@ macro_rules! sysreg32 {
                 // SAFETY: By this function's contract.
                 unsafe {
                     core::arch::asm!(
-                        concat!("mcr p15, ", $opc1, ", {0}, ", $crn, ", ", $crm, ", ", $opc2),
+                        concat!("mcr ", $coproc, ", ", $opc1, ", {0}, ", $crn, ", ", $crm, ", ", $opc2),
                         in(reg) value, options(nostack, preserves_flags)
                     );
                 }
@@ -40,39 +40,15 @@ macro_rules! sysreg32 {
     };
 }
 
+macro_rules! sysreg32 {
+    ($(#[$doc:meta])* $name:ident, $opc1:literal, $crn:literal, $crm:literal, $opc2:literal) => {
+        coprocessor32! { $(#[$doc])* $name, "p15", $opc1, $crn, $crm, $opc2 }
+    };
+}
+
 macro_rules! sysreg14 {
     ($(#[$doc:meta])* $name:ident, $opc1:literal, $crn:literal, $crm:literal, $opc2:literal) => {
-        $(#[$doc])*
-        pub mod $name {
-            /// Reads the register.
-            #[inline(always)]
-            pub fn read() -> u32 {
-                let value: u32;
-                // SAFETY: Reading this register has no side effect on memory that Rust knows.
-                unsafe {
-                    core::arch::asm!(
-                        concat!("mrc p14, ", $opc1, ", {0}, ", $crn, ", ", $crm, ", ", $opc2),
-                        out(reg) value, options(nomem, nostack, preserves_flags)
-                    );
-                }
-                value
-            }
-
-            /// Writes the register.
-            ///
-            /// # Safety
-            /// The caller answers for the effect on translation, traps and the guest that this value has.
-            #[inline(always)]
-            pub unsafe fn write(value: u32) {
-                // SAFETY: By this function's contract.
-                unsafe {
-                    core::arch::asm!(
-                        concat!("mcr p14, ", $opc1, ", {0}, ", $crn, ", ", $crm, ", ", $opc2),
-                        in(reg) value, options(nostack, preserves_flags)
-                    );
-                }
-            }
-        }
+        coprocessor32! { $(#[$doc])* $name, "p14", $opc1, $crn, $crm, $opc2 }
     };
 }
 

@@ -18,8 +18,6 @@ pub trait Kicker: Send + Sync {
     fn reschedule(&self, cpus: &CpuSet);
     /// Makes a pCPU that runs a guest look at what waits for it.
     fn look(&self, cpu: CpuId);
-    /// Returns the pCPU that asks.
-    fn this_cpu(&self) -> CpuId;
     /// Returns the counter, in ticks.
     fn ticks(&self) -> u64;
     /// A vCPU's wait ended: for the trace.

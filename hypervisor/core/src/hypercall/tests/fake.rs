@@ -548,9 +548,6 @@ impl Kicker for Arc<FakeCpus> {
     fn look(&self, cpu: CpuId) {
         self.looked.lock().unwrap().insert(cpu);
     }
-    fn this_cpu(&self) -> CpuId {
-        CpuId::new(0)
-    }
     fn ticks(&self) -> u64 {
         1000
     }
