@@ -1,15 +1,15 @@
 //! A domain's virtual UART: the device ([`Vpl011`]), where it lies and which interrupt it has.
 //!
 //! # Locks
-//! [`Vuart`]'s own lock is taken while no other of the domain's is held, or the event channels'; the vGIC's and the
-//! console's are taken inside it: the interrupt line follows the device in the order in which the device changes.
+//! [`Vuart`]'s own lock is taken while no other of the domain's is held; the vGIC's and the console's are taken inside it:
+//! the interrupt line follows the device in the order in which the device changes.
 
 use crate::addr::{GuestPhys, IntId, VcpuId};
 use crate::console::GuestLine;
 use crate::domain::Domain;
 use crate::hal::Hal;
 use crate::sync::SpinLock;
-use crate::vgic::Width;
+use crate::vgic::{KickSet, Width};
 use crate::vpl011::{SIZE, Vpl011};
 
 /// Where the UART of a domain that is not directly mapped lies (public/arch-arm.h GUEST_PL011_BASE).
@@ -67,8 +67,8 @@ impl<H: Hal> Domain<H> {
         write: Option<u32>,
         emit: &mut dyn FnMut(&mut GuestLine, u8),
     ) -> u32 {
-        let mut state = vuart.state.lock();
-        let state = &mut *state;
+        let mut guard = vuart.state.lock();
+        let state = &mut *guard;
         let value = match write {
             Some(value) => {
                 if let Some(byte) = state.device.write(offset, width, value) {
@@ -78,7 +78,9 @@ impl<H: Hal> Domain<H> {
             }
             None => state.device.read(offset, width),
         };
-        self.follow_line(vuart, state);
+        let kicked = self.follow_line(vuart, state);
+        drop(guard);
+        self.kick(kicked);
         value
     }
 
@@ -91,7 +93,9 @@ impl<H: Hal> Domain<H> {
         for &byte in bytes {
             state.device.receive(byte);
         }
-        self.follow_line(vuart, &mut state);
+        let kicked = self.follow_line(vuart, &mut state);
+        drop(state);
+        self.kick(kicked);
     }
 
     /// Gives `print` what the guest has begun to say: it has the input now.
@@ -101,24 +105,22 @@ impl<H: Hal> Domain<H> {
         }
     }
 
-    /// Sets the interrupt line to what the device says.
-    fn follow_line(&self, vuart: &Vuart, state: &mut State) {
+    /// Sets the interrupt line to what the device says. The vCPUs are to be kicked when the UART is not locked any more:
+    /// ending a wait may take the event channels.
+    fn follow_line(&self, vuart: &Vuart, state: &mut State) -> KickSet {
         let level = state.device.is_asserted();
         if level == state.is_asserted {
-            return;
+            return KickSet::NONE;
         }
         state.is_asserted = level;
         // An SPI: the vCPU is ignored.
         let any = VcpuId::new(0);
-        let kicked = {
-            let mut vgic = self.vgic.lock();
-            if level {
-                vgic.raise_level(any, vuart.irq)
-            } else {
-                vgic.lower_level(any, vuart.irq)
-            }
-        };
-        self.kick(kicked);
+        let mut vgic = self.vgic.lock();
+        if level {
+            vgic.raise_level(any, vuart.irq)
+        } else {
+            vgic.lower_level(any, vuart.irq)
+        }
     }
 }
 
