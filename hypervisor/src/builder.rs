@@ -604,6 +604,7 @@ impl Draft {
         let facts = DomainFacts {
             id,
             is_privileged: id == DomId::DOM0,
+            is_xenstore: false,
             is_direct_mapped: self.is_direct_mapped,
             upcall_ppi: start.upcall_ppi,
             virtual_timer_ppi: virt,

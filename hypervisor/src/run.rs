@@ -356,7 +356,7 @@ impl Pcpu {
         }
         let is_offline = vcpu.is_offline.load(Ordering::Acquire);
         if is_offline || !vcpu.is_blocked.load(Ordering::Acquire) {
-            let state = if is_offline {
+            let state = if is_offline || vcpu.is_paused() {
                 RunState::Offline
             } else {
                 RunState::Runnable
@@ -365,7 +365,7 @@ impl Pcpu {
             return false;
         }
         self.change_runstate(domain, vcpu, RunState::Blocked);
-        if self.plan.unit.is_some() {
+        if self.plan.unit.is_some() || vcpu.is_paused() {
             return false;
         }
         self.set_timer(Some((loaded, context)));
@@ -377,7 +377,10 @@ impl Pcpu {
             } else if self.deadline_changed {
                 self.set_timer(Some((loaded, context)));
             }
-            if vcpu.is_wanted.load(Ordering::Relaxed) || vcpu.is_offline.load(Ordering::Acquire) {
+            if vcpu.is_wanted.load(Ordering::Relaxed)
+                || vcpu.is_offline.load(Ordering::Acquire)
+                || vcpu.is_paused()
+            {
                 return false;
             }
             if self.state.must_schedule() {

@@ -88,3 +88,50 @@ pub struct VcpuRegisterVcpuInfo {
     /// Unused.
     pub _rsvd: u32,
 }
+
+/// The registers of a vCPU. On arm32 each of `regs` holds one register of 32 bits in its lower half: r0 to r12, SP_usr,
+/// LR_usr, nothing, LR and SP of irq, svc, abt and und, r8_fiq to r12_fiq, SP_fiq, LR_fiq, PC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct VcpuGuestCoreRegs {
+    /// General registers and PC.
+    pub regs: [u64; 32],
+    /// CPSR.
+    pub cpsr: u64,
+    /// SPSR_svc (arm32), SPSR_EL1 (arm64).
+    pub spsr_el1: u64,
+    /// SPSR_fiq.
+    pub spsr_fiq: u32,
+    /// SPSR_irq.
+    pub spsr_irq: u32,
+    /// SPSR_und.
+    pub spsr_und: u32,
+    /// SPSR_abt.
+    pub spsr_abt: u32,
+    /// arm64.
+    pub sp_el0: u64,
+    /// arm64.
+    pub sp_el1: u64,
+    /// arm64.
+    pub elr_el1: u64,
+}
+
+/// The state of a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct VcpuGuestContext {
+    /// `VGCF_*`.
+    pub flags: u32,
+    /// Padding.
+    pub _pad: u32,
+    /// Core registers.
+    pub user_regs: VcpuGuestCoreRegs,
+    /// SCTLR.
+    pub sctlr: u64,
+    /// TTBCR.
+    pub ttbcr: u64,
+    /// TTBR0.
+    pub ttbr0: u64,
+    /// TTBR1.
+    pub ttbr1: u64,
+}

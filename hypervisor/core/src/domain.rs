@@ -8,12 +8,14 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::addr::{CpuId, DomId, IntId, VcpuId};
+use crate::addr::{CpuId, DomId, Gfn, IntId, VcpuId};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
 use crate::evtchn::{EventChannels, Notify};
 use crate::gnttab::{GrantTable, Maptrack};
 use crate::hal::Hal;
+use crate::hypervisor::Hypervisor;
+use crate::machine::SharedPage;
 use crate::p2m::{P2m, PageAccount};
 use crate::sched::{MAX_CPUS, Scheduler};
 use crate::sync::{Once, SpinLock};
@@ -62,6 +64,8 @@ pub struct DomainFacts {
     pub id: DomId,
     /// Whether it may use the privileged interfaces.
     pub is_privileged: bool,
+    /// Whether it runs xenstore for the others.
+    pub is_xenstore: bool,
     /// Whether its RAM has guest frame = machine frame.
     pub is_direct_mapped: bool,
     /// The PPI of the event-channel upcall.
@@ -73,6 +77,62 @@ pub struct DomainFacts {
     /// Where the guest's distributor lies.
     pub gicd: crate::addr::GuestPhys,
 }
+
+/// How far the end of a domain has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stage {
+    /// It lives.
+    Alive = 0,
+    /// It is being taken apart: nothing new may refer to it.
+    Dying = 1,
+    /// All that it held is given up; others may still hold pages of it.
+    Dead = 2,
+}
+
+/// What a toolstack hears of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainInfo {
+    /// Its number.
+    pub id: DomId,
+    /// All that it held is given up.
+    pub is_dead: bool,
+    /// Why it shut down, if it did.
+    pub shutdown: Option<ShutdownReason>,
+    /// The toolstack paused it.
+    pub is_paused: bool,
+    /// No vCPU that is on could run.
+    pub is_blocked: bool,
+    /// A vCPU runs.
+    pub is_running: bool,
+    /// It runs xenstore.
+    pub is_xenstore: bool,
+    /// Pages that it has.
+    pub pages: u32,
+    /// Pages that it may have.
+    pub limit: u32,
+    /// Pages set aside for it.
+    pub claimed: u32,
+    /// Where it sees its shared info page.
+    pub shared_info: Option<Gfn>,
+    /// Nanoseconds that its vCPUs ran.
+    pub cpu_time_ns: u64,
+    /// vCPUs that are on.
+    pub online_vcpus: u32,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// The toolstack's name for it.
+    pub handle: [u8; 16],
+    /// Its CPU pool.
+    pub pool: u32,
+    /// Width of its physical addresses.
+    pub address_bits: u8,
+}
+
+/// How often a toolstack may pause a domain.
+const MAX_TOOLSTACK_PAUSES: u32 = 255;
+/// How long a pCPU may take to leave a guest, in ticks of the counter, before we stop waiting for it.
+const DESCHEDULE_TICKS: u64 = 1 << 30;
 
 /// A domain.
 pub struct Domain<H: Hal> {
@@ -114,6 +174,10 @@ pub struct Domain<H: Hal> {
     pub time_offset: AtomicU64,
     /// The toolstack's name for the domain (XENVER_guest_handle).
     pub handle: SpinLock<[u8; 16]>,
+    /// How often the toolstack paused it.
+    toolstack_pauses: AtomicU32,
+    /// How far its end has come.
+    stage: AtomicU8,
     /// The vCPU that ran last on each pCPU.
     last_ran: [AtomicU16; MAX_CPUS],
     shutdown: AtomicU8,
@@ -168,6 +232,8 @@ impl<H: Hal> Domain<H> {
             vm_assist: AtomicU32::new(0),
             time_offset: AtomicU64::new(0),
             handle: SpinLock::new([0; 16]),
+            toolstack_pauses: AtomicU32::new(0),
+            stage: AtomicU8::new(Stage::Alive as u8),
             last_ran: [const { AtomicU16::new(u16::MAX) }; MAX_CPUS],
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),
             announced: AtomicU8::new(NOT_SHUT_DOWN),
@@ -223,6 +289,124 @@ impl<H: Hal> Domain<H> {
         if is_offline && let Some(cpu) = vcpu.loaded_on() {
             // It may wait there, loaded: the policy then has nobody to tell.
             self.scheduler.kicker().look(cpu);
+        }
+    }
+
+    /// Stops all vCPUs until [`Self::unpause`]; those that run now leave their pCPU soon ([`Self::wait_descheduled`]).
+    pub fn pause(&self) {
+        let now = self.scheduler.kicker().ticks();
+        for vcpu in &self.vcpus {
+            vcpu.add_pause();
+            vcpu.runstate.lock().begin_pause(now);
+            self.scheduler.settle(vcpu);
+            if let Some(cpu) = vcpu.loaded_on() {
+                // It may wait there, loaded: the policy then has nobody to tell.
+                self.scheduler.kicker().look(cpu);
+            }
+        }
+    }
+
+    /// Ends a [`Self::pause`].
+    pub fn unpause(&self) {
+        let now = self.scheduler.kicker().ticks();
+        for vcpu in &self.vcpus {
+            if vcpu.end_pause() {
+                if vcpu.is_runnable() {
+                    vcpu.runstate.lock().end_pause(now);
+                }
+                self.scheduler.settle(vcpu);
+            }
+        }
+    }
+
+    /// Waits until no pCPU has a vCPU of the domain, which is paused: all have left the guest and saved it. The others
+    /// take as long as a step of a hypercall; nobody that runs a guest waits for the caller.
+    pub fn wait_descheduled(&self) {
+        let kicker = self.scheduler.kicker();
+        let end = kicker.ticks().saturating_add(DESCHEDULE_TICKS);
+        for vcpu in &self.vcpus {
+            while vcpu.loaded_on().is_some() {
+                if kicker.ticks() > end {
+                    log::error!("{}v{} does not leave its CPU", self.facts.id, vcpu.id.raw());
+                    return;
+                }
+                core::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Pauses for the toolstack, which can pause a domain more than once.
+    ///
+    /// # Errors
+    /// `EOVERFLOW`: too often.
+    pub fn pause_by_toolstack(&self) -> Result<(), Errno> {
+        self.toolstack_pauses
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |pauses| {
+                (pauses < MAX_TOOLSTACK_PAUSES).then_some(pauses + 1)
+            })
+            .map_err(|_| Errno::Overflow)?;
+        self.pause();
+        Ok(())
+    }
+
+    /// Ends a [`Self::pause_by_toolstack`].
+    ///
+    /// # Errors
+    /// `EINVAL`: it was not paused.
+    pub fn unpause_by_toolstack(&self) -> Result<(), Errno> {
+        self.toolstack_pauses
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |pauses| {
+                pauses.checked_sub(1)
+            })
+            .map_err(|_| Errno::Inval)?;
+        self.unpause();
+        Ok(())
+    }
+
+    /// Returns how far its end has come.
+    #[inline]
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Alive,
+            1 => Stage::Dying,
+            _ => Stage::Dead,
+        }
+    }
+
+    /// Tells a toolstack about the domain, as it is at this moment.
+    pub fn info(&self, hv: &Hypervisor<H>) -> DomainInfo {
+        let now = self.scheduler.kicker().ticks();
+        let (mut ran, mut online) = (0u64, 0);
+        let (mut is_blocked, mut is_running) = (true, false);
+        for vcpu in &self.vcpus {
+            let clock = *vcpu.runstate.lock();
+            ran = ran.wrapping_add(clock.ran(now));
+            if vcpu.is_offline.load(Ordering::Acquire) {
+                continue;
+            }
+            online += 1;
+            is_blocked &= vcpu.is_blocked.load(Ordering::Acquire);
+            is_running |= clock.state == RunState::Running;
+        }
+        let is_up = online != 0;
+        DomainInfo {
+            id: self.facts.id,
+            is_dead: self.stage() == Stage::Dead,
+            shutdown: self.shutdown(),
+            is_paused: self.toolstack_pauses.load(Ordering::SeqCst) != 0,
+            is_blocked: is_up && is_blocked,
+            is_running: is_up && is_running,
+            is_xenstore: self.facts.is_xenstore,
+            pages: self.account.pages(),
+            limit: self.account.limit(),
+            claimed: 0,
+            shared_info: hv.frames.xenheap_gfn(self.shared_info.mfn()),
+            cpu_time_ns: hv.scale.to_ns(ran),
+            online_vcpus: online,
+            vcpus: self.vcpus.len() as u32,
+            handle: *self.handle.lock(),
+            pool: 0,
+            address_bits: self.p2m.lock().stage2().geometry().ipa_bits(),
         }
     }
 
@@ -353,7 +537,12 @@ impl<H: Hal> DomainTable<H> {
     /// Goes through the domains, by number. The table is locked for each step only: a domain that is added meanwhile is
     /// met if its number is higher.
     pub fn all(&self) -> impl Iterator<Item = Arc<Domain<H>>> + '_ {
-        let mut next = Some(DomId::DOM0);
+        self.from(DomId::DOM0)
+    }
+
+    /// As [`Self::all`], from a number on.
+    pub fn from(&self, first: DomId) -> impl Iterator<Item = Arc<Domain<H>>> + '_ {
+        let mut next = Some(first);
         core::iter::from_fn(move || {
             let domain = self.first_from(next?)?;
             next = domain.facts.id.raw().checked_add(1).map(DomId::new);

@@ -1,6 +1,6 @@
 //! A virtual CPU: its run state, and what others may know of it while a pCPU has it.
 
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::addr::{CpuId, GuestVirt, VcpuId};
 use crate::hal::Hal;
@@ -40,6 +40,8 @@ pub struct Vcpu<H: Hal> {
     pub is_offline: AtomicBool,
     /// In WFI, SCHEDOP_block or SCHEDOP_poll.
     pub is_blocked: AtomicBool,
+    /// How many reasons there are not to run it, whatever it does.
+    pauses: AtomicU32,
     /// The pCPU in whose registers its context is.
     loaded_on: AtomicU16,
     /// Another pCPU waits for the context: the one that has it loaded gives it up at once.
@@ -61,6 +63,7 @@ impl<H: Hal> Vcpu<H> {
             context: SpinLock::new(context),
             is_offline: AtomicBool::new(true),
             is_blocked: AtomicBool::new(false),
+            pauses: AtomicU32::new(0),
             loaded_on: AtomicU16::new(NONE),
             is_wanted: AtomicBool::new(false),
             unit: AtomicU16::new(NONE),
@@ -72,7 +75,25 @@ impl<H: Hal> Vcpu<H> {
 
     /// Returns whether a pCPU could run it now.
     pub fn is_runnable(&self) -> bool {
-        !self.is_offline.load(Ordering::Acquire) && !self.is_blocked.load(Ordering::Acquire)
+        !self.is_offline.load(Ordering::Acquire)
+            && !self.is_blocked.load(Ordering::Acquire)
+            && !self.is_paused()
+    }
+
+    /// Returns whether there is a reason not to run it, whatever it does.
+    #[inline]
+    pub fn is_paused(&self) -> bool {
+        self.pauses.load(Ordering::SeqCst) != 0
+    }
+
+    /// Adds a reason not to run it. The scheduler is not told.
+    pub(crate) fn add_pause(&self) {
+        self.pauses.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Takes a reason of [`Self::add_pause`] away. Returns whether it was the last.
+    pub(crate) fn end_pause(&self) -> bool {
+        self.pauses.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
     /// Returns its number in the table of units, once it has one.
@@ -139,6 +160,29 @@ impl RunstateClock {
     pub fn end_wait(&mut self, now: u64) {
         if self.state == RunState::Blocked {
             self.change(RunState::Runnable, now);
+        }
+    }
+
+    /// It is kept from running: if it waited for a pCPU, it does not any more.
+    pub fn begin_pause(&mut self, now: u64) {
+        if self.state == RunState::Runnable {
+            self.change(RunState::Offline, now);
+        }
+    }
+
+    /// Nothing keeps it from running any more: it waits for a pCPU.
+    pub fn end_pause(&mut self, now: u64) {
+        if self.state == RunState::Offline {
+            self.change(RunState::Runnable, now);
+        }
+    }
+
+    /// Returns the ticks that it ran until `now`.
+    pub fn ran(&self, now: u64) -> u64 {
+        let [before, ..] = self.spent;
+        match self.state {
+            RunState::Running => before.wrapping_add(now.saturating_sub(self.since)),
+            _ => before,
         }
     }
 

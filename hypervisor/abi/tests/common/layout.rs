@@ -368,6 +368,95 @@ fn structures(rows: &mut Vec<Row>) {
             "_pad" = _pad,
             "u.pad" = u,
         }
+        "xen_arch_domainconfig" = xen_abi::control::ArchDomainconfig {
+            "gic_version" = gic_version,
+            "tee_type" = tee_type,
+            "nr_spis" = nr_spis,
+            "clock_frequency" = clock_frequency,
+        }
+        "xen_domctl_createdomain" = xen_abi::control::DomctlCreatedomain {
+            "ssidref" = ssidref,
+            "handle" = handle,
+            "flags" = flags,
+            "iommu_opts" = iommu_opts,
+            "max_vcpus" = max_vcpus,
+            "max_evtchn_port" = max_evtchn_port,
+            "max_grant_frames" = max_grant_frames,
+            "max_maptrack_frames" = max_maptrack_frames,
+            "grant_opts" = grant_opts,
+            "vmtrace_size" = vmtrace_size,
+            "cpupool_id" = cpupool_id,
+            "arch" = arch,
+        }
+        "xen_domctl_getdomaininfo" = xen_abi::control::DomctlGetdomaininfo {
+            "domain" = domain,
+            "pad1" = pad1,
+            "flags" = flags,
+            "tot_pages" = tot_pages,
+            "max_pages" = max_pages,
+            "outstanding_pages" = outstanding_pages,
+            "shr_pages" = shr_pages,
+            "paged_pages" = paged_pages,
+            "shared_info_frame" = shared_info_frame,
+            "cpu_time" = cpu_time,
+            "nr_online_vcpus" = nr_online_vcpus,
+            "max_vcpu_id" = max_vcpu_id,
+            "ssidref" = ssidref,
+            "handle" = handle,
+            "cpupool" = cpupool,
+            "gpaddr_bits" = gpaddr_bits,
+            "pad2" = pad2,
+            "arch_config" = arch_config,
+        }
+        "xen_domctl_max_mem" = xen_abi::control::DomctlMaxMem {
+            "max_memkb" = max_memkb,
+        }
+        "xen_domctl_vcpucontext" = xen_abi::control::DomctlVcpucontext {
+            "vcpu" = vcpu,
+            "ctxt" = ctxt,
+        }
+        "xen_domctl_getvcpuinfo" = xen_abi::control::DomctlGetvcpuinfo {
+            "vcpu" = vcpu,
+            "online" = online,
+            "blocked" = blocked,
+            "running" = running,
+            "cpu_time" = cpu_time,
+            "cpu" = cpu,
+        }
+        "xen_domctl_max_vcpus" = xen_abi::control::DomctlMaxVcpus {
+            "max" = max,
+        }
+        "xen_domctl_setdomainhandle" = xen_abi::control::DomctlSetdomainhandle {
+            "handle" = handle,
+        }
+        "xen_domctl_address_size" = xen_abi::control::DomctlAddressSize {
+            "size" = size,
+        }
+        "xen_domctl_cacheflush" = xen_abi::control::DomctlCacheflush {
+            "start_pfn" = start_pfn,
+            "nr_pfns" = nr_pfns,
+        }
+        "xen_domctl_paging_mempool" = xen_abi::control::DomctlPagingMempool {
+            "size" = size,
+        }
+        "vcpu_guest_core_regs" = xen_abi::vcpu::VcpuGuestCoreRegs {
+            "cpsr" = cpsr,
+            "spsr_fiq" = spsr_fiq,
+            "spsr_irq" = spsr_irq,
+            "spsr_und" = spsr_und,
+            "spsr_abt" = spsr_abt,
+            "sp_el0" = sp_el0,
+            "sp_el1" = sp_el1,
+            "elr_el1" = elr_el1,
+        }
+        "vcpu_guest_context" = xen_abi::vcpu::VcpuGuestContext {
+            "flags" = flags,
+            "user_regs" = user_regs,
+            "sctlr" = sctlr,
+            "ttbcr" = ttbcr,
+            "ttbr0" = ttbr0,
+            "ttbr1" = ttbr1,
+        }
         "xen_sysctl" = xen_abi::control::Sysctl {
             "cmd" = cmd,
             "interface_version" = interface_version,
@@ -396,6 +485,32 @@ fn constants(rows: &mut Vec<Row>) {
         "__HYPERVISOR_physdev_op" = xen_abi::hypercall::HYPERVISOR_PHYSDEV_OP,
         "__HYPERVISOR_hvm_op" = xen_abi::hypercall::HYPERVISOR_HVM_OP,
         "__HYPERVISOR_sysctl" = xen_abi::hypercall::HYPERVISOR_SYSCTL,
+        "XEN_DOMCTL_CDF_hvm" = xen_abi::control::XEN_DOMCTL_CDF_HVM,
+        "XEN_DOMCTL_CDF_hap" = xen_abi::control::XEN_DOMCTL_CDF_HAP,
+        "XEN_DOMCTL_CDF_s3_integrity" = xen_abi::control::XEN_DOMCTL_CDF_S3_INTEGRITY,
+        "XEN_DOMCTL_CDF_oos_off" = xen_abi::control::XEN_DOMCTL_CDF_OOS_OFF,
+        "XEN_DOMCTL_CDF_xs_domain" = xen_abi::control::XEN_DOMCTL_CDF_XS_DOMAIN,
+        "XEN_DOMCTL_CDF_iommu" = xen_abi::control::XEN_DOMCTL_CDF_IOMMU,
+        "XEN_DOMCTL_CDF_nested_virt" = xen_abi::control::XEN_DOMCTL_CDF_NESTED_VIRT,
+        "XEN_DOMCTL_CDF_vpmu" = xen_abi::control::XEN_DOMCTL_CDF_VPMU,
+        "XEN_DOMCTL_IOMMU_no_sharept" = xen_abi::control::XEN_DOMCTL_IOMMU_NO_SHAREPT,
+        "XEN_DOMCTL_GRANT_version_mask" = xen_abi::control::XEN_DOMCTL_GRANT_VERSION_MASK,
+        "XEN_DOMCTL_CONFIG_GIC_NATIVE" = xen_abi::control::XEN_DOMCTL_CONFIG_GIC_NATIVE,
+        "XEN_DOMCTL_CONFIG_GIC_V2" = xen_abi::control::XEN_DOMCTL_CONFIG_GIC_V2,
+        "XEN_DOMCTL_CONFIG_GIC_V3" = xen_abi::control::XEN_DOMCTL_CONFIG_GIC_V3,
+        "XEN_DOMCTL_CONFIG_TEE_NONE" = xen_abi::control::XEN_DOMCTL_CONFIG_TEE_NONE,
+        "XEN_DOMINF_dying" = xen_abi::control::XEN_DOMINF_DYING,
+        "XEN_DOMINF_hvm_guest" = xen_abi::control::XEN_DOMINF_HVM_GUEST,
+        "XEN_DOMINF_shutdown" = xen_abi::control::XEN_DOMINF_SHUTDOWN,
+        "XEN_DOMINF_paused" = xen_abi::control::XEN_DOMINF_PAUSED,
+        "XEN_DOMINF_blocked" = xen_abi::control::XEN_DOMINF_BLOCKED,
+        "XEN_DOMINF_running" = xen_abi::control::XEN_DOMINF_RUNNING,
+        "XEN_DOMINF_debugged" = xen_abi::control::XEN_DOMINF_DEBUGGED,
+        "XEN_DOMINF_xs_domain" = xen_abi::control::XEN_DOMINF_XS_DOMAIN,
+        "XEN_DOMINF_hap" = xen_abi::control::XEN_DOMINF_HAP,
+        "XEN_DOMINF_shutdownmask" = xen_abi::control::XEN_DOMINF_SHUTDOWNMASK,
+        "XEN_DOMINF_shutdownshift" = xen_abi::control::XEN_DOMINF_SHUTDOWNSHIFT,
+        "XEN_INVALID_MAX_VCPU_ID" = xen_abi::control::XEN_INVALID_MAX_VCPU_ID,
         "__HYPERVISOR_domctl" = xen_abi::hypercall::HYPERVISOR_DOMCTL,
         "__HYPERVISOR_argo_op" = xen_abi::hypercall::HYPERVISOR_ARGO_OP,
         "__HYPERVISOR_dm_op" = xen_abi::hypercall::HYPERVISOR_DM_OP,

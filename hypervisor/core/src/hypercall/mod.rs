@@ -12,6 +12,7 @@
 //! first. A grant table is locked before the p2m (the grant table calls into it).
 
 mod console_io;
+mod domctl;
 mod event_channel;
 mod grant_memory;
 mod grant_table;
@@ -243,7 +244,8 @@ fn execute<H: Hal, M: GuestMemory>(
         abi::HYPERVISOR_PLATFORM_OP => platform::call(cx, GuestVirt::new(args[0])),
         abi::HYPERVISOR_PHYSDEV_OP => misc::physdev_op(command),
         abi::HYPERVISOR_XSM_OP => misc::xsm_op(),
-        // Toolstack interfaces (sysctl, domctl, hypfs) are still to come; argo and dm_op are not configured on Debian
+        abi::HYPERVISOR_DOMCTL => domctl::call(cx, args),
+        // Toolstack interfaces (sysctl, hypfs) are still to come; argo and dm_op are not configured on Debian
         // either; the others never were on Arm.
         _ => Err(Errno::NoSys),
     }

@@ -679,6 +679,7 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
     let facts = DomainFacts {
         id,
         is_privileged: is_dom0,
+        is_xenstore: false,
         is_direct_mapped: is_dom0,
         upcall_ppi: UPCALL,
         virtual_timer_ppi: IntId::new(27),

@@ -1,6 +1,7 @@
 //! Hypercalls as guests make them, on a machine in the host's memory.
 
 mod between;
+mod domctl;
 mod events;
 pub(crate) mod fake;
 mod fuzz;
@@ -25,6 +26,7 @@ mod errno {
     pub const EEXIST: i64 = -17;
     pub const EINVAL: i64 = -22;
     pub const ENOSYS: i64 = -38;
+    pub const EOVERFLOW: i64 = -75;
     pub const EOPNOTSUPP: i64 = -95;
     pub const ENOBUFS: i64 = -105;
 }

@@ -43,7 +43,6 @@ fn numbers_that_are_no_calls() {
         31,
         33,
         35,
-        36,
         37,
         38,
         39,

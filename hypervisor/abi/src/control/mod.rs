@@ -1,6 +1,11 @@
-//! Control interfaces of the toolstack: numbers of Xen 4.17 (public/domctl.h, public/sysctl.h). What depends on the version reported to the tools is only here.
+//! Control interfaces of the toolstack: numbers of Xen 4.17 (public/domctl.h, public/sysctl.h). What depends on the
+//! version reported to the tools is only here.
+
+mod domctl;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+pub use domctl::*;
 
 /// Version of domctl (4.17); another gives `-EACCES`.
 pub const XEN_DOMCTL_INTERFACE_VERSION: u32 = 21;

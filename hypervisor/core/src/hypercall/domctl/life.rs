@@ -1,0 +1,53 @@
+//! Pausing, limits and names of a domain.
+
+use alloc::sync::Arc;
+
+use xen_abi::control as abi;
+
+use super::{Done, Reply, part};
+use crate::addr::PAGE_SIZE;
+use crate::domain::Domain;
+use crate::errno::Errno;
+use crate::hal::Hal;
+use crate::hypercall::Cx;
+use crate::machine::GuestMemory;
+
+pub(super) fn pause<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, target: &Arc<Domain<H>>) -> Done {
+    if target.facts.id == cx.domain.facts.id {
+        return Err(Errno::Inval);
+    }
+    target.pause_by_toolstack()?;
+    target.wait_descheduled();
+    Ok(Reply::None)
+}
+
+pub(super) fn unpause<H: Hal>(target: &Domain<H>) -> Done {
+    target.unpause_by_toolstack()?;
+    Ok(Reply::None)
+}
+
+pub(super) fn max_mem<H: Hal>(op: &abi::Domctl, target: &Domain<H>) -> Done {
+    let wanted: abi::DomctlMaxMem = part(op)?;
+    // Xen takes whole pages, and less than the domain has.
+    let pages = wanted.max_memkb / (PAGE_SIZE as u64 / 1024);
+    target
+        .account
+        .set_limit(u32::try_from(pages).unwrap_or(u32::MAX));
+    Ok(Reply::None)
+}
+
+pub(super) fn set_handle<H: Hal>(op: &abi::Domctl, target: &Domain<H>) -> Done {
+    let wanted: abi::DomctlSetdomainhandle = part(op)?;
+    *target.handle.lock() = wanted.handle;
+    Ok(Reply::None)
+}
+
+/// Guests of 32 bits are all there are on this architecture.
+pub(super) fn address_size(op: &abi::Domctl) -> Done {
+    let wanted: abi::DomctlAddressSize = part(op)?;
+    if wanted.size == 32 {
+        Ok(Reply::None)
+    } else {
+        Err(Errno::Inval)
+    }
+}

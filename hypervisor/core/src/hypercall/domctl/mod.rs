@@ -1,0 +1,133 @@
+//! `domctl`: how a toolstack makes, watches, changes and ends domains (public/domctl.h; xen-arm.md 3.18).
+//!
+//! [`call`] copies the structure in once, finds the domain that it names and checks the caller's right; the
+//! sub-operations are in the other files by what they act on. What depends on the version of the interface is in
+//! `layout` alone. There is no lock around domctl as a whole: each operation locks what it changes, and those that a
+//! second caller could disturb say how they notice.
+
+mod info;
+pub(super) mod layout;
+mod life;
+
+use alloc::sync::Arc;
+
+use xen_abi::control as abi;
+use xen_abi::hypercall::{DOMID_INVALID, DOMID_SELF};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{Args, CallResult, Cx};
+use crate::addr::{DomId, GuestVirt};
+use crate::domain::Domain;
+use crate::errno::Errno;
+use crate::hal::Hal;
+use crate::machine::GuestMemory;
+
+/// What is to be copied back to the caller when an operation succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reply {
+    /// Nothing.
+    None,
+    /// The whole structure.
+    Whole,
+}
+
+/// How an operation ended. `Errno::Restart`: it is to be executed again with the structure as it is now.
+type Done = Result<Reply, Errno>;
+
+/// Reads the part of the structure that belongs to the operation.
+fn part<T: FromBytes>(op: &abi::Domctl) -> Result<T, Errno> {
+    T::read_from_prefix(&op.u)
+        .map(|(value, _)| value)
+        .map_err(|_| Errno::Inval)
+}
+
+/// Writes the part of the structure that belongs to the operation.
+fn set_part<T: IntoBytes + Immutable>(op: &mut abi::Domctl, value: &T) {
+    let written = value.write_to_prefix(&mut op.u);
+    debug_assert!(written.is_ok(), "longer than the union");
+}
+
+/// Argument: the structure.
+#[inline(never)]
+pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
+    let at = GuestVirt::new(args[0]);
+    let mut op: abi::Domctl = cx.read(at)?;
+    if op.interface_version != layout::VERSION {
+        return Err(Errno::Access);
+    }
+    let target = target(cx, &op)?;
+    if !cx.domain.facts.is_privileged {
+        return Err(Errno::Perm);
+    }
+    let done = match &target {
+        Some(target) => of_domain(cx, &mut op, target),
+        None => of_none(cx, &mut op),
+    };
+    match done {
+        Ok(Reply::None) => Ok(0),
+        Ok(Reply::Whole) => {
+            cx.write(at, &op)?;
+            Ok(0)
+        }
+        Err(Errno::Restart) => {
+            // The progress is in the structure.
+            cx.write(at, &op)?;
+            Err(Errno::Restart)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Finds the domain that an operation names.
+///
+/// # Errors
+/// `ESRCH` when there is none, but for the operations that need none.
+fn target<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    op: &abi::Domctl,
+) -> Result<Option<Arc<Domain<H>>>, Errno> {
+    match op.cmd {
+        abi::XEN_DOMCTL_CREATEDOMAIN => return Ok(None),
+        abi::XEN_DOMCTL_TEST_ASSIGN_DEVICE | abi::XEN_DOMCTL_VM_EVENT_OP
+            if op.domain == DOMID_INVALID =>
+        {
+            return Ok(None);
+        }
+        _ => {}
+    }
+    // DOMID_SELF names nobody here.
+    let found = if op.domain == DOMID_SELF {
+        None
+    } else {
+        cx.hv.domains.get(DomId::new(op.domain))
+    };
+    if found.is_none() && op.cmd != abi::XEN_DOMCTL_GETDOMAININFO {
+        return Err(Errno::Srch);
+    }
+    Ok(found)
+}
+
+/// Operations without a domain, or on one that does not exist.
+fn of_none<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, op: &mut abi::Domctl) -> Done {
+    match op.cmd {
+        abi::XEN_DOMCTL_GETDOMAININFO => info::get_next(cx, op),
+        _ => Err(Errno::NoSys),
+    }
+}
+
+/// Operations on a domain.
+fn of_domain<H: Hal, M: GuestMemory>(
+    cx: &mut Cx<'_, H, M>,
+    op: &mut abi::Domctl,
+    target: &Arc<Domain<H>>,
+) -> Done {
+    match op.cmd {
+        abi::XEN_DOMCTL_PAUSEDOMAIN => life::pause(cx, target),
+        abi::XEN_DOMCTL_UNPAUSEDOMAIN => life::unpause(target),
+        abi::XEN_DOMCTL_GETDOMAININFO => info::get(cx, op, target),
+        abi::XEN_DOMCTL_MAX_MEM => life::max_mem(op, target),
+        abi::XEN_DOMCTL_SETDOMAINHANDLE => life::set_handle(op, target),
+        abi::XEN_DOMCTL_SET_ADDRESS_SIZE => life::address_size(op),
+        _ => Err(Errno::NoSys),
+    }
+}
