@@ -23,7 +23,7 @@ use xenith_core::addr::{CpuId, HostPhys, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
-use xenith_core::hypervisor::{Hypervisor, Identity};
+use xenith_core::hypervisor::{GuestDefaults, Hypervisor, Identity};
 use xenith_core::sched::{self, Policy, Scheduler};
 use xenith_core::sync::SpinLock;
 use xenith_core::time::TickScale;
@@ -574,13 +574,29 @@ fn xenith_main(boot: Boot) -> ! {
     ));
     smp::start_boot_cpu(distributor.sgi_sender(), distributor.own_target());
     let hv: &'static Hv = crate::machine::install(Hypervisor {
-        hal: Machine::new(memory, distributor, tables),
+        hal: Machine::new(memory, distributor, tables, features),
         frames,
         allocator: SpinLock::new(allocator),
         domains: Default::default(),
         units: Default::default(),
         scheduler,
         identity: identity(&line),
+        guests: GuestDefaults {
+            lr_count: usize::from(gich.lr_count()),
+            gicv: Mfn::new((gic.gicv.base().raw() / PAGE_SIZE as u64) as u32),
+            virtual_timer: host.timer.virt.intid,
+            clock_frequency: host.timer.clock_frequency.unwrap_or(0),
+            grant_frames: line
+                .options
+                .gnttab_max_frames
+                .unwrap_or(crate::builder::GRANT_FRAMES),
+            maptrack_frames: line
+                .options
+                .gnttab_max_maptrack_frames
+                .unwrap_or(crate::builder::MAPTRACK_FRAMES),
+        },
+        vmids: Default::default(),
+        wants_reap: Default::default(),
         wallclock: SpinLock::new((0, 0)),
         scale,
         boot_ticks,

@@ -14,7 +14,7 @@ use xenith_boot::kernel::{self, ImageSink, ImageSource, KernelImage, Probe, Read
 use xenith_boot::memory::{PhysRange, normalise};
 use xenith_boot::placement::{Placement, place};
 use xenith_core::addr::{DomId, GuestPhys, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
-use xenith_core::domain::{Domain, DomainFacts};
+use xenith_core::domain::{self, Domain, DomainFacts};
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::emulate::psci::{PowerStates, VcpuStart};
 use xenith_core::evtchn::{EventChannels, NO_PORT_LIMIT};
@@ -165,9 +165,8 @@ impl Draft {
         let mut memory = hv.hal.p2m_memory(0);
         let p2m = P2m::new(&mut memory, Geometry::ARMV7, id, is_direct_mapped, account)
             .map_err(|error| format!("no memory for {id}'s stage-2 tables: {error:?}"))?;
-        // VMID 0 is never a domain's: VTTBR is 0 while none is live.
-        let vmid = u64::from(id.raw()) + 1;
-        let vttbr = p2m.stage2().root().address().raw() | (vmid << 48);
+        let vmid = hv.vmids.take().ok_or("there are no more VMIDs")?;
+        let vttbr = p2m.stage2().root().address().raw() | (u64::from(vmid) << 48);
         Ok(Self {
             hv,
             id,
@@ -520,6 +519,7 @@ impl Draft {
     pub fn abandon(mut self) {
         let mut memory = self.hv.hal.p2m_memory(self.vttbr);
         while self.p2m.relinquish(&mut memory, ABANDON_STEP) == Relinquish::More {}
+        self.hv.vmids.give_back((self.vttbr >> 48) as u8);
         if self.p2m.destroy(&mut memory).is_err() {
             log::error!("{}'s memory is lost: it is still in use", self.id);
         }
@@ -538,14 +538,16 @@ impl Draft {
         .map_err(|error| format!("the virtual GIC cannot be made: {error:?}"))?;
         self.connect(&mut vgic, start)?;
         let shared_info = hv
-            .alloc_shared_page(id)
+            .alloc_shared_page(id, self.p2m.account())
             .ok_or("no memory for the shared info page")?;
         let limits = Limits {
             max_frames: start.grant_frames,
             ..Limits::default()
         };
-        let grants = GrantTable::new(id, limits, &mut || hv.alloc_shared_page(id))
-            .map_err(|error| format!("no memory for the grant table: {error:?}"))?;
+        let grants = GrantTable::new(id, limits, &mut || {
+            hv.alloc_shared_page(id, self.p2m.account())
+        })
+        .map_err(|error| format!("no memory for the grant table: {error:?}"))?;
         let max_port = if id == DomId::DOM0 {
             NO_PORT_LIMIT
         } else {
@@ -611,22 +613,24 @@ impl Draft {
             physical_timer_ppi: physical,
             gicd: GuestPhys::new(start.gicd.raw()),
         };
-        let power = PowerStates::new(vcpus);
+        let power = PowerStates::try_new(vcpus)
+            .map_err(|error| format!("no memory for {id}'s vCPUs: {error:?}"))?;
         power.set_on(VcpuId::new(0));
-        let domain = Domain::new(
+        let parts = domain::Parts {
             facts,
-            self.p2m,
-            self.vttbr,
+            vttbr: self.vttbr,
             grants,
-            Maptrack::new(id, start.maptrack_frames, view),
+            maptrack: Maptrack::new(id, start.maptrack_frames, view),
             events,
             vgic,
             power,
             shared_info,
             contexts,
-            xenith_arch::timer::now(),
-            hv.scheduler.clone(),
-        );
+            virtual_offset: xenith_arch::timer::now(),
+            scheduler: hv.scheduler.clone(),
+        };
+        let domain =
+            Domain::new(parts, self.p2m).map_err(|_| format!("no memory for {id} itself"))?;
         hv.units
             .add_domain(&hv.scheduler, &domain, |vcpu| (start.affinity)(vcpu))
             .map_err(|error| format!("no memory for {id}'s vCPUs: {error:?}"))?;

@@ -5,17 +5,19 @@ use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use xen_abi::vcpu::VcpuGuestContext;
 use xenith_arch::gicv2::Distributor;
 use xenith_arch::guest_memory::PhysMemory;
 use xenith_arch::mmu::Access;
 use xenith_arch::{HypTables, setup, sysreg, timer};
-use xenith_core::addr::{DomId, HostPhys, IntId, Mfn, PAGE_SIZE};
+use xenith_core::addr::{DomId, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
+use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::errno::Errno;
 use xenith_core::frames::{AllocRequest, Allocation, Contents, FrameTable, FrameZero, Owner};
 use xenith_core::hal::Hal;
 use xenith_core::hypervisor::Hypervisor;
-use xenith_core::machine::Fault;
+use xenith_core::machine::{Fault, PhysIrq};
 use xenith_core::p2m::P2mMemory;
 use xenith_core::stage2::{Table, TableMemory};
 use xenith_core::sync::{Once, SpinLock};
@@ -51,6 +53,8 @@ pub struct Machine {
     pub tables: SpinLock<HypTables>,
     /// Which domain a SPI belongs to, by number.
     routes: SpinLock<Vec<Option<Arc<Domain<Machine>>>>>,
+    /// The CPU as guests see it.
+    features: CpuFeatures,
     console_irq: AtomicU16,
     /// Free frames may be scrubbed: the boot CPU has claimed what it needs.
     may_scrub: AtomicBool,
@@ -58,7 +62,12 @@ pub struct Machine {
 
 impl Machine {
     /// Puts the machine together.
-    pub fn new(memory: PhysMemory, distributor: Distributor, tables: HypTables) -> Self {
+    pub fn new(
+        memory: PhysMemory,
+        distributor: Distributor,
+        tables: HypTables,
+        features: CpuFeatures,
+    ) -> Self {
         let lines = usize::from(distributor.lines());
         let mut routes = Vec::new();
         routes.resize_with(lines, || None);
@@ -67,6 +76,7 @@ impl Machine {
             distributor: SpinLock::new(distributor),
             tables: SpinLock::new(tables),
             routes: SpinLock::new(routes),
+            features,
             console_irq: AtomicU16::new(NO_IRQ),
             may_scrub: AtomicBool::new(false),
         }
@@ -181,6 +191,46 @@ impl Hal for Machine {
         self.memory.flush(mfn);
     }
 
+    fn new_context(&self, vcpu: VcpuId) -> VcpuContext {
+        VcpuContext::new(vcpu.raw(), &self.features)
+    }
+
+    fn set_registers(
+        &self,
+        context: &mut VcpuContext,
+        registers: &VcpuGuestContext,
+    ) -> Result<(), Errno> {
+        context.set_registers(registers)
+    }
+
+    fn registers(&self, context: &VcpuContext) -> VcpuGuestContext {
+        context.registers()
+    }
+
+    fn with_distributor<R>(&self, action: impl FnOnce(&mut dyn PhysIrq) -> R) -> R {
+        action(&mut *self.distributor.lock())
+    }
+
+    fn release_interrupts(&self, domain: &Arc<Domain<Self>>) {
+        // The domain may not be dropped with the lock held: the caller has it too.
+        for route in self.routes.lock().iter_mut() {
+            if route
+                .as_ref()
+                .is_some_and(|owner| Arc::ptr_eq(owner, domain))
+            {
+                *route = None;
+            }
+        }
+        let mut vgic = domain.vgic.lock();
+        vgic.unlink_all(&mut *self.distributor.lock());
+        drop(vgic);
+        crate::console::forget_domain(domain);
+    }
+
+    fn invalidate_instruction_caches(&self) {
+        xenith_arch::cache::invalidate_instruction_caches();
+    }
+
     fn console_write(&self, bytes: &[u8]) {
         crate::console::guest_write(bytes);
     }
@@ -279,11 +329,9 @@ impl P2mMemory for DomainMemory {
             log::error!("frame {mfn:#x} could not be given back: it is in use");
         }
     }
-    fn free_other(&mut self, mfn: Mfn, owner: DomId) {
+    fn free_other(&mut self, mfn: Mfn, owner: DomId, is_xenheap: bool) {
         self.free(mfn, 0);
-        if let Some(domain) = self.hv().domains.get(owner) {
-            domain.account.sub(1);
-        }
+        self.hv().note_freed(owner, is_xenheap);
     }
 }
 
@@ -293,6 +341,7 @@ impl P2mMemory for DomainMemory {
 pub fn look_around(hv: &'static Hv) {
     grow_heap_if_low(hv);
     crate::console::look_at_stalled(hv);
+    hv.reap();
 }
 
 /// Makes the heap grow if it asks to; returns whether it did. No lock may be held but that of a vCPU's context.

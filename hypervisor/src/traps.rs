@@ -199,7 +199,7 @@ fn hypercall(
 /// Does what a hypercall asked for.
 fn after_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, effects: Effects) -> Next {
     if let Some(reason) = effects.shutdown {
-        return shutdown(domain, reason);
+        return shutdown(cpu.hv, domain, reason);
     }
     if effects.block {
         cpu.deadline_changed = true;
@@ -213,12 +213,13 @@ fn after_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, effects: Effec
 }
 
 /// A domain shut down or crashed; without dom0 the machine has no purpose.
-pub fn shutdown(domain: &Dom, reason: ShutdownReason) -> Next {
+pub fn shutdown(hv: &Hv, domain: &Dom, reason: ShutdownReason) -> Next {
     domain.set_shutdown(reason);
     if domain.facts.is_privileged {
         crate::power::hardware_domain_shutdown(reason);
     } else {
         crate::console::forget_domain(domain);
+        hv.tell_domain_changed();
     }
     Next::Wait
 }
@@ -263,8 +264,8 @@ fn firmware_call(
             };
         }
         Answer::AffinityInfo { target, level } => r[0] = domain.power.affinity_info(target, level),
-        Answer::SystemOff => return shutdown(domain, ShutdownReason::Poweroff),
-        Answer::SystemReset => return shutdown(domain, ShutdownReason::Reboot),
+        Answer::SystemOff => return shutdown(cpu.hv, domain, ShutdownReason::Poweroff),
+        Answer::SystemReset => return shutdown(cpu.hv, domain, ShutdownReason::Reboot),
     }
     Next::Resume
 }
@@ -285,10 +286,6 @@ fn cpu_on(cpu: &mut Pcpu, domain: &Dom, request: &CpuOn) -> Result<(), psci::Psc
     domain.kick(set);
     domain.power.set_on(id);
     domain.set_offline(target, false);
-    if domain.shutdown().is_some() {
-        // It shut down meanwhile, and nobody of it runs again.
-        domain.set_offline(target, true);
-    }
     Ok(())
 }
 

@@ -3,6 +3,10 @@
 //! A `Domain` is shared (`Arc`) and every part has its own lock (order: see [`crate::sync`]). Domains that the boot code
 //! builds and those a toolstack makes differ only in who calls [`Domain::new`].
 
+mod create;
+mod destroy;
+mod table;
+
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use alloc::sync::Arc;
@@ -12,6 +16,7 @@ use crate::addr::{CpuId, DomId, Gfn, IntId, VcpuId};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
 use crate::evtchn::{EventChannels, Notify};
+use crate::fallible;
 use crate::gnttab::{GrantTable, Maptrack};
 use crate::hal::Hal;
 use crate::hypervisor::Hypervisor;
@@ -21,6 +26,10 @@ use crate::sched::{MAX_CPUS, Scheduler};
 use crate::sync::{Once, SpinLock};
 use crate::vgic::{KickSet, Vgic, WorkFlags};
 use crate::vuart::Vuart;
+
+pub use create::Request;
+pub use destroy::Teardown;
+pub use table::{DomainTable, Reserved, Vmids};
 
 pub use crate::vcpu::{NOT_POLLING, POLL_FOREVER, RunState, RunstateClock, Vcpu};
 
@@ -178,6 +187,8 @@ pub struct Domain<H: Hal> {
     toolstack_pauses: AtomicU32,
     /// How far its end has come.
     stage: AtomicU8,
+    /// What of it has been taken apart.
+    teardown: SpinLock<Teardown>,
     /// The vCPU that ran last on each pCPU.
     last_ran: [AtomicU16; MAX_CPUS],
     shutdown: AtomicU8,
@@ -187,32 +198,62 @@ pub struct Domain<H: Hal> {
 
 const NOT_SHUT_DOWN: u8 = u8::MAX;
 
+/// What a domain is put together from.
+pub struct Parts<H: Hal> {
+    /// Fixed facts.
+    pub facts: DomainFacts,
+    /// VTTBR of the domain.
+    pub vttbr: u64,
+    /// Grants given.
+    pub grants: GrantTable<H::Page>,
+    /// Others' grants mapped.
+    pub maptrack: Maptrack,
+    /// Event channels.
+    pub events: EventChannels<H::Page>,
+    /// The virtual interrupt controller.
+    pub vgic: Vgic,
+    /// Which vCPUs are on.
+    pub power: PowerStates,
+    /// The shared info page.
+    pub shared_info: H::Page,
+    /// The registers of each vCPU.
+    pub contexts: Vec<H::VcpuContext>,
+    /// The counter value at which the domain's virtual time starts.
+    pub virtual_offset: u64,
+    /// Who decides when its vCPUs run.
+    pub scheduler: Arc<Scheduler>,
+}
+
 impl<H: Hal> Domain<H> {
     /// Puts a domain together.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the parts are made elsewhere; this only joins them"
-    )]
-    pub fn new(
-        facts: DomainFacts,
-        p2m: P2m,
-        vttbr: u64,
-        grants: GrantTable<H::Page>,
-        maptrack: Maptrack,
-        events: EventChannels<H::Page>,
-        vgic: Vgic,
-        power: PowerStates,
-        shared_info: H::Page,
-        contexts: Vec<H::VcpuContext>,
-        virtual_offset: u64,
-        scheduler: Arc<Scheduler>,
-    ) -> Arc<Self> {
-        let vcpus = contexts
-            .into_iter()
-            .enumerate()
-            .map(|(i, context)| Vcpu::new(VcpuId::new(i as u16), context))
-            .collect();
-        Arc::new(Self {
+    ///
+    /// # Errors
+    /// The memory of the domain back, when there is no room for it.
+    #[allow(clippy::result_large_err, reason = "the caller gets back what it gave")]
+    pub fn new(parts: Parts<H>, p2m: P2m) -> Result<Arc<Self>, P2m> {
+        let Parts {
+            facts,
+            vttbr,
+            grants,
+            maptrack,
+            events,
+            vgic,
+            power,
+            shared_info,
+            contexts,
+            virtual_offset,
+            scheduler,
+        } = parts;
+        let mut vcpus = Vec::new();
+        if vcpus.try_reserve_exact(contexts.len()).is_err() {
+            return Err(p2m);
+        }
+        vcpus.extend(
+            (0..)
+                .zip(contexts)
+                .map(|(index, context)| Vcpu::new(VcpuId::new(index), context)),
+        );
+        fallible::arc(Self {
             facts,
             account: p2m.account().clone(),
             p2m: SpinLock::new(p2m),
@@ -234,10 +275,12 @@ impl<H: Hal> Domain<H> {
             handle: SpinLock::new([0; 16]),
             toolstack_pauses: AtomicU32::new(0),
             stage: AtomicU8::new(Stage::Alive as u8),
+            teardown: SpinLock::new(Teardown::default()),
             last_ran: [const { AtomicU16::new(u16::MAX) }; MAX_CPUS],
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),
             announced: AtomicU8::new(NOT_SHUT_DOWN),
         })
+        .map_err(|domain| domain.p2m.into_inner())
     }
 
     /// Returns the vCPU with this index.
@@ -277,6 +320,9 @@ impl<H: Hal> Domain<H> {
     /// Switches a vCPU off, or on. Whoever switches it on has made its context.
     pub fn set_offline(&self, vcpu: &Vcpu<H>, is_offline: bool) {
         vcpu.is_blocked.store(false, Ordering::Release);
+        if !is_offline {
+            vcpu.is_initialised.store(true, Ordering::SeqCst);
+        }
         vcpu.is_offline.store(is_offline, Ordering::SeqCst);
         let now = self.scheduler.kicker().ticks();
         let state = if is_offline {
@@ -463,15 +509,25 @@ impl<H: Hal> Domain<H> {
 
     /// Marks the domain shut down, and stops it. The first reason stays.
     pub fn set_shutdown(&self, reason: ShutdownReason) {
-        let _ = self.shutdown.compare_exchange(
+        let changed = self.shutdown.compare_exchange(
             NOT_SHUT_DOWN,
             reason as u8,
             Ordering::AcqRel,
             Ordering::Acquire,
         );
-        for vcpu in &self.vcpus {
-            self.set_offline(vcpu, true);
+        if changed.is_ok() {
+            // Its vCPUs stay as they are, on or off: a suspended domain goes on there.
+            self.pause();
         }
+    }
+
+    /// Undoes [`Self::set_shutdown`]: vCPUs that are on go on.
+    pub fn resume(&self) {
+        if self.shutdown.swap(NOT_SHUT_DOWN, Ordering::AcqRel) == NOT_SHUT_DOWN {
+            return;
+        }
+        self.announced.store(NOT_SHUT_DOWN, Ordering::Release);
+        self.unpause();
     }
 
     /// Says what the domain's shutdown is to be called when it comes. The first word stays.
@@ -493,67 +549,5 @@ impl<H: Hal> Domain<H> {
     /// Returns why the domain shut down, or `None` while it lives.
     pub fn shutdown(&self) -> Option<ShutdownReason> {
         ShutdownReason::from_code(u32::from(self.shutdown.load(Ordering::Acquire)))
-    }
-}
-
-/// The domains that exist, by number.
-pub struct DomainTable<H: Hal> {
-    domains: SpinLock<Vec<Arc<Domain<H>>>>,
-}
-
-impl<H: Hal> Default for DomainTable<H> {
-    fn default() -> Self {
-        Self {
-            domains: SpinLock::new(Vec::new()),
-        }
-    }
-}
-
-impl<H: Hal> DomainTable<H> {
-    /// Adds a domain.
-    ///
-    /// # Errors
-    /// `EEXIST` when the number is taken, `ENOMEM`.
-    pub fn add(&self, domain: Arc<Domain<H>>) -> Result<(), Errno> {
-        let mut domains = self.domains.lock();
-        match domains.binary_search_by_key(&domain.facts.id, |d| d.facts.id) {
-            Ok(_) => Err(Errno::Exist),
-            Err(at) => {
-                domains.try_reserve(1).map_err(|_| Errno::NoMem)?;
-                domains.insert(at, domain);
-                Ok(())
-            }
-        }
-    }
-
-    /// Returns the domain with this number.
-    #[inline(never)]
-    pub fn get(&self, id: DomId) -> Option<Arc<Domain<H>>> {
-        let domains = self.domains.lock();
-        let at = domains.binary_search_by_key(&id, |d| d.facts.id).ok()?;
-        domains.get(at).cloned()
-    }
-
-    /// Goes through the domains, by number. The table is locked for each step only: a domain that is added meanwhile is
-    /// met if its number is higher.
-    pub fn all(&self) -> impl Iterator<Item = Arc<Domain<H>>> + '_ {
-        self.from(DomId::DOM0)
-    }
-
-    /// As [`Self::all`], from a number on.
-    pub fn from(&self, first: DomId) -> impl Iterator<Item = Arc<Domain<H>>> + '_ {
-        let mut next = Some(first);
-        core::iter::from_fn(move || {
-            let domain = self.first_from(next?)?;
-            next = domain.facts.id.raw().checked_add(1).map(DomId::new);
-            Some(domain)
-        })
-    }
-
-    #[inline(never)]
-    fn first_from(&self, id: DomId) -> Option<Arc<Domain<H>>> {
-        let domains = self.domains.lock();
-        let at = domains.partition_point(|domain| domain.facts.id < id);
-        domains.get(at).cloned()
     }
 }

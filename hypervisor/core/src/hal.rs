@@ -1,9 +1,14 @@
 //! The bundle of what the glue (domains, hypercalls, the run loop) needs from a machine. Event channels, grant tables,
 //! the vGIC and the p2m do not see it: they have their own small traits.
 
-use crate::addr::{HostPhys, Mfn};
+use alloc::sync::Arc;
+
+use xen_abi::vcpu::VcpuGuestContext;
+
+use crate::addr::{HostPhys, Mfn, VcpuId};
+use crate::domain::Domain;
 use crate::errno::Errno;
-use crate::machine::{Fault, SharedPage};
+use crate::machine::{Fault, PhysIrq, SharedPage};
 use crate::p2m::P2mMemory;
 
 /// A machine: the real one, or a fake of the host's.
@@ -39,6 +44,25 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn zero_frame(&self, mfn: Mfn);
     /// Cleans and invalidates the caches of a frame.
     fn flush_frame(&self, mfn: Mfn);
+    /// Makes the registers of a vCPU as they are out of reset.
+    fn new_context(&self, vcpu: VcpuId) -> Self::VcpuContext;
+    /// Sets a vCPU's registers as a toolstack says.
+    ///
+    /// # Errors
+    /// `EINVAL` for a processor mode that a guest cannot have.
+    fn set_registers(
+        &self,
+        context: &mut Self::VcpuContext,
+        registers: &VcpuGuestContext,
+    ) -> Result<(), Errno>;
+    /// Returns a vCPU's registers.
+    fn registers(&self, context: &Self::VcpuContext) -> VcpuGuestContext;
+    /// Calls `action` with the interrupt distributor.
+    fn with_distributor<R>(&self, action: impl FnOnce(&mut dyn PhysIrq) -> R) -> R;
+    /// Takes a domain's physical interrupts from it, and forgets it otherwise: it does not run any more.
+    fn release_interrupts(&self, domain: &Arc<Domain<Self>>);
+    /// Code in RAM was written: instruction fetches start over.
+    fn invalidate_instruction_caches(&self);
     /// Writes a guest's bytes to the console, as they are.
     fn console_write(&self, bytes: &[u8]);
     /// Takes input that was typed for dom0; returns how many bytes were stored.

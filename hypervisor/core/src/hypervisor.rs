@@ -1,15 +1,16 @@
 //! The state of the whole machine, made once at boot and shared by reference.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use alloc::string::String;
 use alloc::sync::Arc;
 
-use crate::addr::{DomId, Mfn};
-use crate::domain::{Domain, DomainTable};
+use crate::addr::{DomId, IntId, Mfn};
+use crate::domain::{Domain, DomainTable, Stage, Vmids};
 use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner, Put};
 use crate::hal::Hal;
 use crate::machine::HoldRam;
+use crate::p2m::PageAccount;
 use crate::sched::{Scheduler, UnitTable};
 use crate::sync::SpinLock;
 use crate::time::TickScale;
@@ -33,6 +34,23 @@ pub struct Identity {
     pub build_id: [u8; 20],
 }
 
+/// What every domain that is made at run time gets of the machine, and how much it gets when nobody says.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestDefaults {
+    /// List registers of the GIC.
+    pub lr_count: usize,
+    /// The first frame of the GIC's virtual CPU interface.
+    pub gicv: Mfn,
+    /// The machine's interrupt of the virtual timer.
+    pub virtual_timer: IntId,
+    /// The counter's rate in Hz where firmware does not tell it to guests, else 0.
+    pub clock_frequency: u32,
+    /// Frames of a grant table.
+    pub grant_frames: u32,
+    /// Frames of mappings of others' grants.
+    pub maptrack_frames: u32,
+}
+
 /// The hypervisor.
 pub struct Hypervisor<H: Hal> {
     /// The machine.
@@ -49,6 +67,12 @@ pub struct Hypervisor<H: Hal> {
     pub scheduler: Arc<Scheduler>,
     /// What we are.
     pub identity: Identity,
+    /// What domains made at run time get of the machine.
+    pub guests: GuestDefaults,
+    /// The VMIDs in use.
+    pub vmids: Vmids,
+    /// A domain that is dead may have lost its last reference.
+    pub wants_reap: AtomicBool,
     /// Wall-clock seconds and nanoseconds at system time 0, as dom0 set it (XENPF_settime64).
     pub wallclock: SpinLock<(u64, u32)>,
     /// The counter's rate.
@@ -73,16 +97,24 @@ impl<H: Hal> Hypervisor<H> {
             log::error!("frame {mfn:#x} could not be freed: it is still in use");
             return;
         }
-        if let Owner::Domain(id) = owner
-            && !is_xenheap
-            && let Some(domain) = self.domains.get(id)
-        {
-            domain.account.sub(1);
+        if let Owner::Domain(id) = owner {
+            self.note_freed(id, is_xenheap);
+        }
+    }
+
+    /// A frame of a domain was freed, since nobody refers to it any more.
+    pub fn note_freed(&self, owner: DomId, is_xenheap: bool) {
+        if let Some(domain) = self.domains.get(owner) {
+            domain.account.note_freed(is_xenheap);
+            if domain.stage() == Stage::Dead {
+                self.ask_reap();
+            }
         }
     }
 
     /// Allocates a zeroed page of the hypervisor, shared with a domain and mapped here (shared_info, grant frames).
-    pub fn alloc_shared_page(&self, with: DomId) -> Option<H::Page> {
+    /// `account` is the domain's.
+    pub fn alloc_shared_page(&self, with: DomId, account: &PageAccount) -> Option<H::Page> {
         let got = self
             .allocator
             .lock()
@@ -91,11 +123,11 @@ impl<H: Hal> Hypervisor<H> {
         if got.contents == Contents::Dirty {
             self.hal.zero_frame(got.mfn);
         }
-        let page = self
-            .frames
-            .share(got.mfn, with)
-            .ok()
-            .and_then(|()| self.hal.map_shared(got.mfn).ok());
+        let shared = self.frames.share(got.mfn, with);
+        if shared.is_ok() {
+            account.add_shared();
+        }
+        let page = shared.ok().and_then(|()| self.hal.map_shared(got.mfn).ok());
         if page.is_none() {
             self.put_frame(got.mfn);
         }

@@ -9,6 +9,7 @@ pub mod domain;
 pub mod emulate;
 pub mod errno;
 pub mod evtchn;
+pub mod fallible;
 pub mod frames;
 pub mod gnttab;
 pub mod hal;

@@ -40,6 +40,8 @@ pub struct Vcpu<H: Hal> {
     pub is_offline: AtomicBool,
     /// In WFI, SCHEDOP_block or SCHEDOP_poll.
     pub is_blocked: AtomicBool,
+    /// A toolstack set its registers, or it was switched on otherwise.
+    pub is_initialised: AtomicBool,
     /// How many reasons there are not to run it, whatever it does.
     pauses: AtomicU32,
     /// The pCPU in whose registers its context is.
@@ -63,6 +65,7 @@ impl<H: Hal> Vcpu<H> {
             context: SpinLock::new(context),
             is_offline: AtomicBool::new(true),
             is_blocked: AtomicBool::new(false),
+            is_initialised: AtomicBool::new(false),
             pauses: AtomicU32::new(0),
             loaded_on: AtomicU16::new(NONE),
             is_wanted: AtomicBool::new(false),

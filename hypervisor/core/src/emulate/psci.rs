@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use super::regs::psr;
 use crate::addr::VcpuId;
+use crate::errno::Errno;
 
 /// PSCI_VERSION: 1.1.
 pub const PSCI_VERSION: u32 = 0x0001_0001;
@@ -297,12 +298,15 @@ pub struct PowerStates {
 
 impl PowerStates {
     /// Creates the states of `count` vCPUs, all off.
-    pub fn new(count: u16) -> Self {
-        Self {
-            states: (0..count)
-                .map(|_| AtomicU8::new(PowerState::Off as u8))
-                .collect(),
-        }
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn try_new(count: u16) -> Result<Self, Errno> {
+        let count = usize::from(count);
+        let mut states = Vec::new();
+        states.try_reserve_exact(count).map_err(|_| Errno::NoMem)?;
+        states.resize_with(count, || AtomicU8::new(PowerState::Off as u8));
+        Ok(Self { states })
     }
 
     /// Returns the state of a vCPU, or `None` if the domain has none of that index.

@@ -142,6 +142,15 @@ impl<P: SharedPage> GrantTable<P> {
         self.is_dying = true;
     }
 
+    /// Takes the table's pages out, when the domain is dead and no mapping of a grant is left.
+    pub fn take_frames(&mut self) -> impl Drop + use<P> {
+        if self.is_dying && self.pinned == 0 {
+            core::mem::take(&mut self.frames)
+        } else {
+            Vec::new()
+        }
+    }
+
     fn frame_count(&self) -> u32 {
         // At most limits.max_frames.
         u32::try_from(self.frames.len()).unwrap_or(u32::MAX)

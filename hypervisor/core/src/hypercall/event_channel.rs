@@ -10,6 +10,7 @@ use crate::domain::Domain;
 use crate::errno::Errno;
 use crate::evtchn::{Closed, EventChannels, Notify, Port, PortState, Reset, ResetCall, Sent};
 use crate::hal::Hal;
+use crate::hypervisor::Hypervisor;
 use crate::machine::GuestMemory;
 use crate::p2m::Access;
 
@@ -179,19 +180,19 @@ fn close<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, port: Port) -> CallResult {
         let Closed::NeedsPeer(peer) = closed else {
             return Ok(0);
         };
-        closed = close_with(cx.domain, cx, peer, port)?;
+        closed = close_with(cx.hv, cx.domain, peer, port)?;
     }
     Err(Errno::Again)
 }
 
 /// Closes a port of `domain` whose other end is in `peer`.
-fn close_with<H: Hal, M: GuestMemory>(
+pub(crate) fn close_with<H: Hal>(
+    hv: &Hypervisor<H>,
     domain: &Domain<H>,
-    cx: &Cx<'_, H, M>,
     peer: DomId,
     port: Port,
 ) -> Result<Closed, Errno> {
-    let remote = cx.hv.domains.get(peer).ok_or(Errno::Srch)?;
+    let remote = hv.domains.get(peer).ok_or(Errno::Srch)?;
     with_pair(domain, &remote, |local, remote| {
         EventChannels::close_pair(local, remote, port)
     })
@@ -230,7 +231,7 @@ fn reset<H: Hal, M: GuestMemory>(
             Reset::NeedsPeer(peer, port) => {
                 // Whatever becomes of it, the next round looks at this port again; if it cannot be closed because its
                 // peer is gone, that round must not run into it for ever.
-                match close_with(&target, cx, peer, port) {
+                match close_with(cx.hv, &target, peer, port) {
                     Ok(_) | Err(Errno::Inval) => {}
                     Err(error) => return Err(error),
                 }

@@ -18,9 +18,9 @@ use alloc::sync::Arc;
 const CHUNK: usize = 512;
 
 /// Domains and memory, as the calls of one domain reach them.
-pub(super) struct Reach<'a, H: Hal> {
-    pub(super) hv: &'a Hypervisor<H>,
-    pub(super) own: &'a Arc<Domain<H>>,
+pub(crate) struct Reach<'a, H: Hal> {
+    pub(crate) hv: &'a Hypervisor<H>,
+    pub(crate) own: &'a Arc<Domain<H>>,
 }
 
 impl<'a, H: Hal> Reach<'a, H> {

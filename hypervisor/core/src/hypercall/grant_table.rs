@@ -198,10 +198,9 @@ fn setup_table<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> Call
     let op: abi::GnttabSetupTable = cx.read(at)?;
     let result = controlled(cx, op.dom).and_then(|target| {
         let id = target.facts.id;
-        target
-            .grants
-            .lock()
-            .setup_table(op.nr_frames, &mut || cx.hv.alloc_shared_page(id))?;
+        target.grants.lock().setup_table(op.nr_frames, &mut || {
+            cx.hv.alloc_shared_page(id, &target.account)
+        })?;
         list_frames(cx, &target, &op)
     });
     let status = status_of(&result);

@@ -43,6 +43,8 @@ use crate::hal::Hal;
 use crate::hypervisor::Hypervisor;
 use crate::machine::GuestMemory;
 
+pub(crate) use event_channel::close_with;
+pub(crate) use grant_memory::Reach;
 pub use platform::publish_wallclock;
 
 /// The registers of a hypercall (arm32: number r12, arguments r0–r4, result r0).

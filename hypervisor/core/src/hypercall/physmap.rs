@@ -23,10 +23,9 @@ impl<H: Hal, M: GuestMemory> Cx<'_, H, M> {
     fn grant_frame(&self, domain: &Domain<H>, index: u64) -> Result<Mfn, Errno> {
         let index = u32::try_from(index).map_err(|_| Errno::Inval)?;
         let id = domain.facts.id;
-        domain
-            .grants
-            .lock()
-            .shared_frame(index, &mut || self.hv.alloc_shared_page(id))
+        domain.grants.lock().shared_frame(index, &mut || {
+            self.hv.alloc_shared_page(id, &domain.account)
+        })
     }
 
     /// Maps one thing at one frame of `target`.

@@ -6,10 +6,10 @@ use xen_abi::sched as abi;
 
 use super::guest::element;
 use super::{CallResult, Cx};
-use crate::addr::{DomId, GuestVirt, VcpuId};
+use crate::addr::{DomId, GuestVirt};
 use crate::domain::{NOT_POLLING, POLL_FOREVER, ShutdownReason};
 use crate::errno::Errno;
-use crate::evtchn::{Poll, Port, Virq};
+use crate::evtchn::{Poll, Port};
 use crate::hal::Hal;
 use crate::machine::GuestMemory;
 
@@ -131,9 +131,6 @@ fn remote_shutdown<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, at: GuestVirt)
     }
     target.set_shutdown(reason);
     // The toolstack hears of it by an event (xenstored's @releaseDomain).
-    if let Some(dom0) = cx.hv.domains.get(DomId::DOM0) {
-        let notify = dom0.events.lock().raise_virq(VcpuId::new(0), Virq::DOM_EXC);
-        dom0.deliver(notify);
-    }
+    cx.hv.tell_domain_changed();
     Ok(0)
 }

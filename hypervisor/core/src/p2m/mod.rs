@@ -40,7 +40,7 @@ pub trait P2mMemory: TableMemory {
     /// Gives back what [`P2mMemory::alloc_ram`] returned and nobody saw.
     fn undo_alloc_ram(&mut self, mfn: Mfn, order: u32);
     /// Frees a frame as [`P2mMemory::free_frame`] and takes it off the account of another domain.
-    fn free_other(&mut self, mfn: Mfn, owner: DomId);
+    fn free_other(&mut self, mfn: Mfn, owner: DomId, is_xenheap: bool);
 }
 
 /// How much RAM a domain has and may have, in pages. Shared: any CPU may drop the last reference to a page.
@@ -48,6 +48,8 @@ pub trait P2mMemory: TableMemory {
 pub struct PageAccount {
     pages: AtomicU32,
     limit: AtomicU32,
+    /// Pages of the hypervisor's that are shared with it.
+    shared: AtomicU32,
 }
 
 impl PageAccount {
@@ -56,6 +58,7 @@ impl PageAccount {
         Self {
             pages: AtomicU32::new(0),
             limit: AtomicU32::new(limit),
+            shared: AtomicU32::new(0),
         }
     }
 
@@ -82,6 +85,26 @@ impl PageAccount {
                 now.checked_add(pages).filter(|sum| *sum <= limit)
             })
             .is_ok()
+    }
+
+    /// Returns how many pages of the hypervisor's are shared with the domain.
+    pub fn shared(&self) -> u32 {
+        self.shared.load(Ordering::SeqCst)
+    }
+
+    /// A page of the hypervisor's is shared with the domain.
+    pub fn add_shared(&self) {
+        self.shared.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A page that counted here was freed.
+    pub fn note_freed(&self, is_xenheap: bool) {
+        if is_xenheap {
+            let before = self.shared.fetch_sub(1, Ordering::SeqCst);
+            debug_assert!(before != 0, "more pages freed than were shared");
+        } else {
+            self.sub(1);
+        }
     }
 
     /// Takes pages off.
@@ -198,6 +221,22 @@ impl P2m {
         self.stage2.lookup(memory, gfn)
     }
 
+    /// Returns the first page of RAM from `from` on, below guest frame `end`.
+    pub fn next_ram<M: P2mMemory>(
+        &self,
+        memory: &M,
+        mut from: Gfn,
+        end: u64,
+    ) -> Option<(Gfn, Mfn)> {
+        while let Some((gfn, mapping, run)) = self.stage2.next_mapping(memory, from, end) {
+            if mapping.ty.is_ram() {
+                return Some((gfn, mapping.mfn));
+            }
+            from = gfn.checked_add(run)?;
+        }
+        None
+    }
+
     /// Flushes the TLB for removed mappings and then drops the references that they held.
     pub fn sync<M: P2mMemory>(&mut self, memory: &mut M) {
         if self.stage2.needs_sync() {
@@ -247,15 +286,15 @@ impl P2m {
             Put::Kept => {}
             Put::Last {
                 owner: Owner::Domain(whose),
-                is_xenheap: false,
+                is_xenheap,
             } if whose == owner => {
-                account.sub(1);
                 memory.free_frame(mfn);
+                account.note_freed(is_xenheap);
             }
             Put::Last {
                 owner: Owner::Domain(whose),
-                is_xenheap: false,
-            } => memory.free_other(mfn, whose),
+                is_xenheap,
+            } => memory.free_other(mfn, whose, is_xenheap),
             Put::Last { .. } => memory.free_frame(mfn),
         }
     }

@@ -135,7 +135,7 @@ impl P2mMemory for Machine {
             .undo(&self.frames, mfn, order, Contents::Clean)
             .unwrap();
     }
-    fn free_other(&mut self, mfn: Mfn, owner: DomId) {
+    fn free_other(&mut self, mfn: Mfn, owner: DomId, _is_xenheap: bool) {
         self.accounts[&owner].sub(1);
         self.free_frame(mfn);
     }

@@ -15,7 +15,6 @@
 //! the vCPU's work flag is set; `PHYS_ACTIVE` => `ARRIVED`, or in a LR.
 
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use bitflags::bitflags;
@@ -23,6 +22,8 @@ use bitflags::bitflags;
 use super::lr::Lr;
 use super::{KickSet, MAX_VCPUS, WorkFlags};
 use crate::addr::IntId;
+use crate::errno::Errno;
+use crate::fallible;
 use crate::machine::PhysIrq;
 
 const NO_NODE: u16 = u16::MAX;
@@ -256,29 +257,38 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    pub fn new(vcpus: usize, spi_banks: usize) -> Self {
+    pub fn new(vcpus: usize, spi_banks: usize) -> Result<Self, Errno> {
+        let mut nodes = Vec::new();
+        nodes
+            .try_reserve_exact((vcpus + spi_banks) * 32)
+            .map_err(|_| Errno::NoMem)?;
+        let mut banks = Vec::new();
+        banks
+            .try_reserve_exact(vcpus + spi_banks)
+            .map_err(|_| Errno::NoMem)?;
+        banks.resize(vcpus + spi_banks, Bank::default());
         let private = (0..vcpus)
             .flat_map(|vcpu| (0..32).map(move |raw| Node::new(IntId::new(raw), 1 << vcpu)));
         let spis = (32..32 + spi_banks as u16 * 32).map(|raw| Node::new(IntId::new(raw), 1));
-        let mut banks = vec![Bank::default(); vcpus + spi_banks];
+        nodes.extend(private.chain(spis));
         for bank in &mut banks[..vcpus] {
             bank.enabled = 0xffff;
         }
-        Self {
-            nodes: private.chain(spis).collect(),
+        Ok(Self {
+            nodes,
             banks,
             waiting: [Waiting {
                 heads: [NO_NODE; 32],
                 levels: 0,
                 revisit: 0,
             }; MAX_VCPUS],
-            work: Arc::new(WorkFlags::default()),
+            work: fallible::arc(WorkFlags::default()).map_err(|_| Errno::NoMem)?,
             forwarding: false,
             soft_active_count: 0,
             linked_ppis: 0,
             vcpus,
             spi_offset: (vcpus - 1) * 32,
-        }
+        })
     }
 
     /// Returns the index of an interrupt as `vcpu` names it, or `None` if there is none.

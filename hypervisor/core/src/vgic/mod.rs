@@ -36,6 +36,7 @@ mod v2;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::addr::{IntId, VcpuId};
@@ -155,6 +156,14 @@ pub enum Resample {
     OnRaise,
 }
 
+fn cpu_interfaces() -> Result<Box<[deliver::CpuInterface; MAX_VCPUS]>, Errno> {
+    let mut cpus = Vec::new();
+    cpus.try_reserve_exact(MAX_VCPUS)
+        .map_err(|_| Errno::NoMem)?;
+    cpus.resize_with(MAX_VCPUS, deliver::CpuInterface::default);
+    cpus.into_boxed_slice().try_into().map_err(|_| Errno::NoMem)
+}
+
 /// The interrupt controller of a domain.
 pub struct Vgic {
     irqs: irq::Interrupts,
@@ -167,7 +176,7 @@ impl Vgic {
     /// Makes the controller as it is after reset: nothing enabled but SGIs, SPIs target vCPU 0, no vCPU loaded.
     ///
     /// # Errors
-    /// `EINVAL` when a number is out of range.
+    /// `EINVAL` when a number is out of range; `ENOMEM`.
     pub fn new(config: VgicConfig) -> Result<Self, Errno> {
         let is_valid = (1..=MAX_VCPUS).contains(&config.vcpus)
             && config.nr_spis <= MAX_SPIS
@@ -176,8 +185,8 @@ impl Vgic {
             return Err(Errno::Inval);
         }
         Ok(Self {
-            irqs: irq::Interrupts::new(config.vcpus, usize::from(config.nr_spis).div_ceil(32)),
-            cpus: Box::default(),
+            irqs: irq::Interrupts::new(config.vcpus, usize::from(config.nr_spis).div_ceil(32))?,
+            cpus: cpu_interfaces()?,
             lrs: (1 << config.lr_count.min(MAX_LRS)) - 1,
         })
     }

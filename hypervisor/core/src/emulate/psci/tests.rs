@@ -157,7 +157,7 @@ fn affinities() {
 
 #[test]
 fn power_states() {
-    let states = PowerStates::new(18);
+    let states = PowerStates::try_new(18).unwrap();
     assert_eq!(
         states.cpu_on(18),
         Err(PsciError::InvalidParameters),
@@ -208,7 +208,7 @@ fn power_states() {
 #[test]
 fn exactly_one_cpu_on_wins() {
     let rounds = if cfg!(miri) { 5 } else { 200 };
-    let states = PowerStates::new(2);
+    let states = PowerStates::try_new(2).unwrap();
     let barrier = Barrier::new(4);
     let wins = AtomicU8::new(0);
     std::thread::scope(|scope| {

@@ -2,10 +2,75 @@
 
 use xen_abi::control as abi;
 
+use super::{part, set_part};
 use crate::domain::DomainInfo;
+use crate::errno::Errno;
 
 /// The version of domctl that is spoken.
 pub const VERSION: u32 = abi::XEN_DOMCTL_INTERFACE_VERSION;
+
+/// What a toolstack wants of a new domain, as it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Creation {
+    /// Its name for the domain.
+    pub handle: [u8; 16],
+    /// `XEN_DOMCTL_CDF_*`.
+    pub flags: u32,
+    /// `XEN_DOMCTL_IOMMU_*`.
+    pub iommu_opts: u32,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// The highest event channel.
+    pub max_port: u32,
+    /// Frames of the grant table; negative for the default.
+    pub max_grant_frames: i32,
+    /// Frames of mappings of others' grants; negative for the default.
+    pub max_maptrack_frames: i32,
+    /// Version of the grant table.
+    pub grant_opts: u32,
+    /// Bytes of trace.
+    pub vmtrace_size: u32,
+    /// CPU pool.
+    pub pool: u32,
+    /// In and out: `XEN_DOMCTL_CONFIG_GIC_*`.
+    pub gic_version: u8,
+    /// `XEN_DOMCTL_CONFIG_TEE_*`.
+    pub tee_type: u16,
+    /// Shared interrupts.
+    pub nr_spis: u32,
+    /// Out: the timer's rate in Hz, where the guest must be told.
+    pub clock_frequency: u32,
+}
+
+/// Takes what createdomain wants from the interface's form.
+pub fn creation(op: &abi::Domctl) -> Result<Creation, Errno> {
+    let wanted: abi::DomctlCreatedomain = part(op)?;
+    Ok(Creation {
+        handle: wanted.handle,
+        flags: wanted.flags,
+        iommu_opts: wanted.iommu_opts,
+        vcpus: wanted.max_vcpus,
+        max_port: wanted.max_evtchn_port,
+        max_grant_frames: wanted.max_grant_frames,
+        max_maptrack_frames: wanted.max_maptrack_frames,
+        grant_opts: wanted.grant_opts,
+        vmtrace_size: wanted.vmtrace_size,
+        pool: wanted.cpupool_id,
+        gic_version: wanted.arch.gic_version,
+        tee_type: wanted.arch.tee_type,
+        nr_spis: wanted.arch.nr_spis,
+        clock_frequency: wanted.arch.clock_frequency,
+    })
+}
+
+/// Puts what createdomain decided back into the interface's form.
+pub fn created(op: &mut abi::Domctl, creation: &Creation) {
+    if let Ok(mut wanted) = part::<abi::DomctlCreatedomain>(op) {
+        wanted.arch.gic_version = creation.gic_version;
+        wanted.arch.clock_frequency = creation.clock_frequency;
+        set_part(op, &wanted);
+    }
+}
 
 /// What getdomaininfo and getdomaininfolist give.
 pub type Getdomaininfo = abi::DomctlGetdomaininfo;

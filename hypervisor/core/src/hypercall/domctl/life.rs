@@ -51,3 +51,20 @@ pub(super) fn address_size(op: &abi::Domctl) -> Done {
         Err(Errno::Inval)
     }
 }
+
+pub(super) fn destroy<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, target: &Arc<Domain<H>>) -> Done {
+    if Arc::ptr_eq(target, cx.domain) {
+        return Err(Errno::Inval);
+    }
+    cx.hv.destroy_domain(target, &|| cx.must_yield())?;
+    Ok(Reply::None)
+}
+
+/// A domain that was suspended, or whose suspension failed, goes on.
+pub(super) fn resume<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, target: &Arc<Domain<H>>) -> Done {
+    if Arc::ptr_eq(target, cx.domain) {
+        return Err(Errno::Inval);
+    }
+    target.resume();
+    Ok(Reply::None)
+}

@@ -5,9 +5,12 @@
 //! `layout` alone. There is no lock around domctl as a whole: each operation locks what it changes, and those that a
 //! second caller could disturb say how they notice.
 
+mod create;
 mod info;
 pub(super) mod layout;
 mod life;
+mod memory;
+mod vcpu;
 
 use alloc::sync::Arc;
 
@@ -55,6 +58,7 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
     if op.interface_version != layout::VERSION {
         return Err(Errno::Access);
     }
+    cx.hv.reap();
     let target = target(cx, &op)?;
     if !cx.domain.facts.is_privileged {
         return Err(Errno::Perm);
@@ -63,6 +67,8 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
         Some(target) => of_domain(cx, &mut op, target),
         None => of_none(cx, &mut op),
     };
+    drop(target);
+    cx.hv.reap();
     match done {
         Ok(Reply::None) => Ok(0),
         Ok(Reply::Whole) => {
@@ -110,6 +116,7 @@ fn target<H: Hal, M: GuestMemory>(
 /// Operations without a domain, or on one that does not exist.
 fn of_none<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, op: &mut abi::Domctl) -> Done {
     match op.cmd {
+        abi::XEN_DOMCTL_CREATEDOMAIN => create::create(cx, op),
         abi::XEN_DOMCTL_GETDOMAININFO => info::get_next(cx, op),
         _ => Err(Errno::NoSys),
     }
@@ -122,12 +129,20 @@ fn of_domain<H: Hal, M: GuestMemory>(
     target: &Arc<Domain<H>>,
 ) -> Done {
     match op.cmd {
+        abi::XEN_DOMCTL_DESTROYDOMAIN => life::destroy(cx, target),
         abi::XEN_DOMCTL_PAUSEDOMAIN => life::pause(cx, target),
         abi::XEN_DOMCTL_UNPAUSEDOMAIN => life::unpause(target),
         abi::XEN_DOMCTL_GETDOMAININFO => info::get(cx, op, target),
+        abi::XEN_DOMCTL_MAX_VCPUS => create::max_vcpus(op, target),
+        abi::XEN_DOMCTL_SETVCPUCONTEXT => vcpu::set_context(cx, op, target),
+        abi::XEN_DOMCTL_GETVCPUCONTEXT => vcpu::get_context(cx, op, target),
         abi::XEN_DOMCTL_MAX_MEM => life::max_mem(op, target),
         abi::XEN_DOMCTL_SETDOMAINHANDLE => life::set_handle(op, target),
         abi::XEN_DOMCTL_SET_ADDRESS_SIZE => life::address_size(op),
+        abi::XEN_DOMCTL_RESUMEDOMAIN => life::resume(cx, target),
+        abi::XEN_DOMCTL_CACHEFLUSH => memory::cache_flush(cx, op, target),
+        abi::XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE => memory::pool_size(op, target),
+        abi::XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE => memory::set_pool_size(op, target),
         _ => Err(Errno::NoSys),
     }
 }

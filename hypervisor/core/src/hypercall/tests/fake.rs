@@ -6,10 +6,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use xen_abi::vcpu::VcpuGuestContext;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::addr::{CpuId, DomId, Gfn, GuestPhys, GuestVirt, HostPhys, IntId, Mfn, VcpuId};
-use crate::domain::{Domain, DomainFacts, DomainTable};
+use crate::domain::{Domain, DomainFacts, DomainTable, Parts, Vmids};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
 use crate::evtchn::{EventChannels, NO_PORT_LIMIT};
@@ -17,7 +18,7 @@ use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner};
 use crate::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use crate::hal::Hal;
 use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
-use crate::hypervisor::{Hypervisor, Identity};
+use crate::hypervisor::{GuestDefaults, Hypervisor, Identity};
 use crate::machine::{Fault, GuestMemory, PhysIrq, SharedPage, Trigger};
 use crate::p2m::{P2m, P2mMemory, PageAccount};
 use crate::sched::{Affinity, CpuSet, Kicker, Scheduler, UnitTable};
@@ -204,18 +205,16 @@ impl P2mMemory for FakeMemory {
             .undo(&self.0.frames, mfn, order, Contents::Clean)
             .expect("undo");
     }
-    fn free_other(&mut self, mfn: Mfn, owner: DomId) {
+    fn free_other(&mut self, mfn: Mfn, owner: DomId, is_xenheap: bool) {
         self.free(mfn, 0);
-        if let Some(domain) = self.0.domains.get(owner) {
-            domain.account.sub(1);
-        }
+        self.0.note_freed(owner, is_xenheap);
     }
 }
 
 impl Hal for FakeHal {
     type Page = FakePage;
     type P2mMemory = FakeMemory;
-    type VcpuContext = ();
+    type VcpuContext = Option<VcpuGuestContext>;
 
     fn now(&self) -> u64 {
         self.ticks.load(Ordering::SeqCst)
@@ -257,6 +256,25 @@ impl Hal for FakeHal {
     fn flush_frame(&self, mfn: Mfn) {
         fail_alloc::never(|| self.flushed.lock().unwrap().push(mfn));
     }
+    fn new_context(&self, _vcpu: VcpuId) -> Self::VcpuContext {
+        None
+    }
+    fn set_registers(
+        &self,
+        context: &mut Self::VcpuContext,
+        registers: &VcpuGuestContext,
+    ) -> Result<(), Errno> {
+        *context = Some(*registers);
+        Ok(())
+    }
+    fn registers(&self, context: &Self::VcpuContext) -> VcpuGuestContext {
+        context.unwrap_or_else(VcpuGuestContext::new_zeroed)
+    }
+    fn with_distributor<R>(&self, action: impl FnOnce(&mut dyn PhysIrq) -> R) -> R {
+        action(&mut NoDevices)
+    }
+    fn release_interrupts(&self, _domain: &Arc<Domain<Self>>) {}
+    fn invalidate_instruction_caches(&self) {}
     fn console_write(&self, bytes: &[u8]) {
         fail_alloc::never(|| self.console.lock().unwrap().extend_from_slice(bytes));
     }
@@ -599,6 +617,16 @@ impl World {
                 changeset: text("git:0123456789ab"),
                 build_id: std::array::from_fn(|n| n as u8 + 1),
             },
+            guests: GuestDefaults {
+                lr_count: 4,
+                gicv: Mfn::new(0x804),
+                virtual_timer: IntId::new(27),
+                clock_frequency: 0,
+                grant_frames: 64,
+                maptrack_frames: 1024,
+            },
+            vmids: Vmids::default(),
+            wants_reap: AtomicBool::new(false),
             wallclock: SpinLock::new((0, 0)),
             scale,
             boot_ticks: 1000,
@@ -644,13 +672,14 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
             p2m.populate(&mut memory, Gfn::new(frame), 0).unwrap();
         }
     }
-    let vttbr = p2m.stage2().root().address().raw() | u64::from(number + 1) << 48;
-    let shared_info = hv.alloc_shared_page(id).unwrap();
+    let vttbr = p2m.stage2().root().address().raw() | u64::from(hv.vmids.take().unwrap()) << 48;
+    let account = p2m.account().clone();
+    let shared_info = hv.alloc_shared_page(id, &account).unwrap();
     let limits = Limits {
         max_frames: 4,
         ..Limits::default()
     };
-    let grants = GrantTable::new(id, limits, &mut || hv.alloc_shared_page(id)).unwrap();
+    let grants = GrantTable::new(id, limits, &mut || hv.alloc_shared_page(id, &account)).unwrap();
     let view = if is_dom0 {
         DeviceView::Identity
     } else {
@@ -686,20 +715,20 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
         physical_timer_ppi: IntId::new(30),
         gicd: GuestPhys::new(0x0300_1000),
     };
-    let domain = Domain::new(
+    let parts = Parts {
         facts,
-        p2m,
         vttbr,
         grants,
-        Maptrack::new(id, 2, view),
+        maptrack: Maptrack::new(id, 2, view),
         events,
         vgic,
-        PowerStates::new(vcpus),
+        power: PowerStates::try_new(vcpus).unwrap(),
         shared_info,
-        vec![(), ()],
-        0,
-        hv.scheduler.clone(),
-    );
+        contexts: vec![None, None],
+        virtual_offset: 0,
+        scheduler: hv.scheduler.clone(),
+    };
+    let domain = Domain::new(parts, p2m).ok().unwrap();
     hv.units
         .add_domain(&hv.scheduler, &domain, |_| Affinity::default())
         .unwrap();

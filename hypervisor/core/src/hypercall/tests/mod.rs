@@ -6,6 +6,7 @@ mod events;
 pub(crate) mod fake;
 mod fuzz;
 mod grants;
+mod life;
 mod memory;
 mod no_memory;
 mod plain;
@@ -25,7 +26,9 @@ mod errno {
     pub const EBUSY: i64 = -16;
     pub const EEXIST: i64 = -17;
     pub const EINVAL: i64 = -22;
+    pub const ENODEV: i64 = -19;
     pub const ENOSYS: i64 = -38;
+    pub const ENODATA: i64 = -61;
     pub const EOVERFLOW: i64 = -75;
     pub const EOPNOTSUPP: i64 = -95;
     pub const ENOBUFS: i64 = -105;

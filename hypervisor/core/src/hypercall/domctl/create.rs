@@ -1,0 +1,87 @@
+//! createdomain and max_vcpus.
+
+use xen_abi::control as abi;
+use xen_abi::hypercall::DOMID_FIRST_RESERVED;
+
+use super::{Done, Reply, layout, part};
+use crate::addr::DomId;
+use crate::domain::{Domain, Request};
+use crate::errno::Errno;
+use crate::gnttab::Limits;
+use crate::hal::Hal;
+use crate::hypercall::Cx;
+use crate::hypervisor::GuestDefaults;
+use crate::machine::GuestMemory;
+use crate::vgic::{MAX_SPIS, MAX_VCPUS};
+
+/// What a domain must have here, and what it may have.
+const REQUIRED: u32 = abi::XEN_DOMCTL_CDF_HVM | abi::XEN_DOMCTL_CDF_HAP;
+const OPTIONAL: u32 = abi::XEN_DOMCTL_CDF_XS_DOMAIN;
+
+pub(super) fn create<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, op: &mut abi::Domctl) -> Done {
+    let mut wanted = layout::creation(op)?;
+    let mut request = check(&wanted, &cx.hv.guests)?;
+    // 0, and what is no domain's number: any.
+    request.id = (1..DOMID_FIRST_RESERVED)
+        .contains(&op.domain)
+        .then(|| DomId::new(op.domain));
+    let domain = cx.hv.create_domain(&request)?;
+    op.domain = domain.facts.id.raw();
+    wanted.gic_version = abi::XEN_DOMCTL_CONFIG_GIC_V2;
+    wanted.clock_frequency = cx.hv.guests.clock_frequency;
+    layout::created(op, &wanted);
+    Ok(Reply::Whole)
+}
+
+/// Checks what a toolstack wants, with Xen's answers.
+fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request, Errno> {
+    let native = matches!(
+        wanted.gic_version,
+        abi::XEN_DOMCTL_CONFIG_GIC_NATIVE | abi::XEN_DOMCTL_CONFIG_GIC_V2
+    );
+    // There is no IOMMU, no virtual performance monitor and no trusted execution environment to give.
+    let is_valid = wanted.flags & !OPTIONAL == REQUIRED
+        && wanted.iommu_opts == 0
+        && wanted.vmtrace_size == 0
+        && wanted.grant_opts & !abi::XEN_DOMCTL_GRANT_VERSION_MASK == 0
+        && wanted.tee_type == abi::XEN_DOMCTL_CONFIG_TEE_NONE
+        && native
+        && (1..=MAX_VCPUS as u32).contains(&wanted.vcpus)
+        && wanted.nr_spis <= u32::from(MAX_SPIS);
+    if !is_valid {
+        return Err(Errno::Inval);
+    }
+    // There is one CPU pool.
+    if wanted.pool != 0 {
+        return Err(Errno::NoDev);
+    }
+    let or_default = |wanted: i32, default: u32| u32::try_from(wanted).unwrap_or(default);
+    let max_frames = or_default(wanted.max_grant_frames, defaults.grant_frames);
+    let max_version = wanted.grant_opts & abi::XEN_DOMCTL_GRANT_VERSION_MASK;
+    if max_frames == 0 || max_version == 0 || max_version > Limits::default().max_version {
+        return Err(Errno::Inval);
+    }
+    Ok(Request {
+        id: None,
+        handle: wanted.handle,
+        is_xenstore: wanted.flags & abi::XEN_DOMCTL_CDF_XS_DOMAIN != 0,
+        vcpus: wanted.vcpus as u16,
+        max_port: wanted.max_port.min(i32::MAX as u32),
+        grants: Limits {
+            max_frames,
+            max_version,
+        },
+        maptrack_frames: or_default(wanted.max_maptrack_frames, defaults.maptrack_frames),
+        nr_spis: wanted.nr_spis as u16,
+    })
+}
+
+/// The vCPUs were made with the domain; the toolstack must agree on how many.
+pub(super) fn max_vcpus<H: Hal>(op: &abi::Domctl, target: &Domain<H>) -> Done {
+    let wanted: abi::DomctlMaxVcpus = part(op)?;
+    if usize::try_from(wanted.max) == Ok(target.vcpus.len()) {
+        Ok(Reply::None)
+    } else {
+        Err(Errno::Inval)
+    }
+}
