@@ -22,8 +22,10 @@ use xenith_boot::modules::{BootModules, ModuleError};
 use xenith_core::addr::{CpuId, HostPhys, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
 use xenith_core::emulate::coproc::CpuFeatures;
+use xenith_core::fallible;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
 use xenith_core::hypervisor::{GuestDefaults, Hypervisor, Identity};
+use xenith_core::p2m::PageAccount;
 use xenith_core::sched::{self, Policy, Scheduler};
 use xenith_core::sync::SpinLock;
 use xenith_core::time::TickScale;
@@ -601,6 +603,12 @@ fn xenith_main(boot: Boot) -> ! {
         scale,
         boot_ticks,
     });
+    hv.hal.make_no_stage2(hv);
+    // What has to be made in one go when a domain is made.
+    crate::HEAP.reserve(&[
+        fallible::room::<Domain<Machine>>(),
+        fallible::room::<PageAccount>(),
+    ]);
     if line
         .options
         .bootscrub

@@ -19,7 +19,7 @@ use xenith_core::hal::Hal;
 use xenith_core::hypervisor::Hypervisor;
 use xenith_core::machine::{Fault, PhysIrq};
 use xenith_core::p2m::P2mMemory;
-use xenith_core::stage2::{Table, TableMemory};
+use xenith_core::stage2::{Geometry, Table, TableMemory};
 use xenith_core::sync::{Once, SpinLock};
 use xenith_hw::shared_page::{FreeSlot, MappedPage, Unmap};
 
@@ -53,6 +53,8 @@ pub struct Machine {
     pub tables: SpinLock<HypTables>,
     /// Which domain a SPI belongs to, by number.
     routes: SpinLock<Vec<Option<Arc<Domain<Machine>>>>>,
+    /// VTTBR of stage-2 tables without entries; 0 until they are there.
+    no_stage2: AtomicU64,
     /// The CPU as guests see it.
     features: CpuFeatures,
     console_irq: AtomicU16,
@@ -76,10 +78,30 @@ impl Machine {
             distributor: SpinLock::new(distributor),
             tables: SpinLock::new(tables),
             routes: SpinLock::new(routes),
+            no_stage2: AtomicU64::new(0),
             features,
             console_irq: AtomicU16::new(NO_IRQ),
             may_scrub: AtomicBool::new(false),
         }
+    }
+
+    /// Makes tables for pCPUs that run no guest. Without memory they keep what they have.
+    pub fn make_no_stage2(&self, hv: &Hv) {
+        let memory = DomainMemory {
+            memory: self.memory,
+            vttbr: 0,
+        };
+        if let Some(root) = memory.alloc_of(hv, u32::from(Geometry::ARMV7.root_order()), Owner::Xen)
+        {
+            self.no_stage2
+                .store(root.address().raw(), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns VTTBR for a pCPU that runs no guest.
+    #[inline]
+    pub fn no_stage2(&self) -> u64 {
+        self.no_stage2.load(Ordering::Relaxed)
     }
 
     /// Gives a SPI to a domain.
@@ -244,12 +266,14 @@ impl Hal for Machine {
     }
 }
 
-/// Zeroes frames through a window.
+/// Zeroes frames through a window, through to memory: a guest may begin with its caches off, and zeroes that come later must
+/// not be written over what it wrote.
 struct Zeroer(PhysMemory);
 
 impl FrameZero for Zeroer {
     fn zero(&mut self, mfn: Mfn) {
         self.0.zero(mfn);
+        self.0.flush(mfn);
     }
 }
 
@@ -265,10 +289,18 @@ impl DomainMemory {
     }
 
     fn alloc(&self, order: u32, owner: Owner) -> Option<Mfn> {
-        let got = alloc_frames(self.hv(), order, owner)?;
+        self.alloc_of(self.hv(), order, owner)
+    }
+
+    fn alloc_of(&self, hv: &Hv, order: u32, owner: Owner) -> Option<Mfn> {
+        let got = alloc_frames(hv, order, owner)?;
         if got.contents == Contents::Dirty {
             for i in 0..1u32 << order {
-                self.memory.zero(Mfn::new(got.mfn.raw() + i));
+                let mfn = Mfn::new(got.mfn.raw() + i);
+                self.memory.zero(mfn);
+                if matches!(owner, Owner::Domain(_)) {
+                    self.memory.flush(mfn);
+                }
             }
         }
         Some(got.mfn)

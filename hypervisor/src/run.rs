@@ -207,15 +207,18 @@ impl Pcpu {
     }
 
     /// Takes the context of a vCPU that the scheduler gave us. Another pCPU may still be saving it, or have it loaded while
-    /// it is idle: that one is asked for it.
-    fn claim<'a>(&self, vcpu: &'a Vcpu<Machine>) -> SpinLockGuard<'a, VcpuContext> {
+    /// it is idle: that one is asked for it. `None` when the scheduler has changed its mind meanwhile.
+    fn claim<'a>(&self, vcpu: &'a Vcpu<Machine>) -> Option<SpinLockGuard<'a, VcpuContext>> {
         let mut turns = 0;
         loop {
             if let Some(context) = vcpu.context.try_lock() {
                 if turns > 0 {
                     vcpu.is_wanted.store(false, Ordering::Relaxed);
                 }
-                return context;
+                return Some(context);
+            }
+            if self.state.must_schedule() {
+                return None;
             }
             if turns % TURNS_PER_CALL == 0 {
                 vcpu.is_wanted.store(true, Ordering::SeqCst);
@@ -235,7 +238,10 @@ impl Pcpu {
         let _ = self
             .timers
             .reserve(UnitId::new(unit.raw() | (TIMER_ROOM - 1)));
-        let mut guard = self.claim(vcpu);
+        let Some(mut guard) = self.claim(vcpu) else {
+            self.schedule();
+            return;
+        };
         let context = &mut *guard;
         vcpu.set_loaded_on(Some(self.id));
         self.trace_switch(trace::subject(domain, vcpu));
@@ -274,6 +280,8 @@ impl Pcpu {
         // Read while the vCPU is ours: afterwards they may be those of its next life on another pCPU.
         let is_offline = vcpu.is_offline.load(Ordering::Acquire);
         let is_blocked = vcpu.is_blocked.load(Ordering::Acquire);
+        // The domain's tables may go as soon as the vCPU has left.
+        setup::leave_stage2(self.hv.hal.no_stage2());
         // Completes the cache and TLB maintenance that the guest began on this pCPU: its own barrier may be executed on
         // another one, and waits only for what that one began.
         sysreg::dsb();

@@ -22,9 +22,37 @@ const GROW_BYTES: usize = 256 * 1024;
 /// Largest block that it asks for when an allocation failed.
 const MAX_GROW_BYTES: usize = 4 << 20;
 
+/// Sizes of which a block is kept.
+const KEPT: usize = 2;
+
+/// The heap, and what is kept of it.
+struct Inner {
+    heap: Heap<ORDERS>,
+    /// Blocks for allocations of just this size and alignment, when there is nothing else. One that is given back fills the
+    /// place again before the heap gets any.
+    kept: [Option<Kept>; KEPT],
+}
+
+struct Kept {
+    layout: Layout,
+    block: Option<NonNull<u8>>,
+}
+
+// SAFETY: A block is nobody's but the heap's while it is kept.
+unsafe impl Send for Kept {}
+
+impl Inner {
+    fn kept(&mut self, layout: Layout) -> Option<&mut Kept> {
+        self.kept
+            .iter_mut()
+            .flatten()
+            .find(|kept| kept.layout == layout)
+    }
+}
+
 /// The global allocator's type.
 pub struct LockedHeap {
-    heap: SpinLock<Heap<ORDERS>>,
+    heap: SpinLock<Inner>,
     /// The largest block that was wanted and not there, or 1 when the heap became low; 0 when all is well.
     request: AtomicUsize,
 }
@@ -33,7 +61,10 @@ impl LockedHeap {
     /// Makes an empty heap.
     pub const fn new() -> Self {
         Self {
-            heap: SpinLock::new(Heap::new()),
+            heap: SpinLock::new(Inner {
+                heap: Heap::new(),
+                kept: [const { None }; KEPT],
+            }),
             request: AtomicUsize::new(0),
         }
     }
@@ -44,12 +75,22 @@ impl LockedHeap {
     /// The range is mapped read-write, unused by anything else, and stays so for ever.
     pub unsafe fn add(&self, start: usize, len: usize) {
         // SAFETY: By the contract.
-        unsafe { self.heap.lock().add_to_heap(start, start + len) };
+        unsafe { self.heap.lock().heap.add_to_heap(start, start + len) };
+    }
+
+    /// Keeps a block of each of these layouts from now on: an allocation of just that layout succeeds after one has failed
+    /// to find any other, or right after one was given back. Called once.
+    pub fn reserve(&self, layouts: &[Layout]) {
+        let mut inner = self.heap.lock();
+        for (index, &layout) in layouts.iter().take(KEPT).enumerate() {
+            let block = inner.heap.alloc(layout).ok();
+            inner.kept[index] = Some(Kept { layout, block });
+        }
     }
 
     /// Returns the bytes given, the bytes in use (rounded up to block sizes).
     pub fn usage(&self) -> (usize, usize) {
-        let heap = self.heap.lock();
+        let heap = &self.heap.lock().heap;
         (heap.stats_total_bytes(), heap.stats_alloc_actual())
     }
 
@@ -80,11 +121,14 @@ impl Default for LockedHeap {
 // SAFETY: `Heap` hands out disjoint blocks that satisfy the layout; the lock excludes others.
 unsafe impl GlobalAlloc for LockedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let mut heap = self.heap.lock();
+        let mut inner = self.heap.lock();
+        let heap = &mut inner.heap;
         let block = heap.alloc(layout);
         if block.is_err() {
             let size = layout.size().max(layout.align());
             self.request.fetch_max(size, Ordering::Relaxed);
+            let kept = inner.kept(layout).and_then(|kept| kept.block.take());
+            return kept.map_or(core::ptr::null_mut(), NonNull::as_ptr);
         } else if heap.stats_total_bytes() - heap.stats_alloc_actual() < LOW_BYTES {
             self.request.fetch_max(1, Ordering::Relaxed);
         }
@@ -92,9 +136,14 @@ unsafe impl GlobalAlloc for LockedHeap {
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        if let Some(block) = NonNull::new(ptr) {
+        let Some(block) = NonNull::new(ptr) else {
+            return;
+        };
+        let mut inner = self.heap.lock();
+        match inner.kept(layout) {
+            Some(kept) if kept.block.is_none() => kept.block = Some(block),
             // SAFETY: By `GlobalAlloc`'s contract the block came from `alloc` with this layout.
-            unsafe { self.heap.lock().dealloc(block, layout) };
+            _ => unsafe { inner.heap.dealloc(block, layout) },
         }
     }
 }
@@ -149,5 +198,44 @@ mod tests {
             heap.dealloc(third, layout(8));
         }
         assert_eq!(heap.usage(), (768 * 1024, 512 * 1024));
+    }
+
+    #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "buddy_system_allocator makes pointers of integers, of which Miri says more than the result"
+    )]
+    fn keeps_a_block_for_what_must_not_fail() {
+        static MEMORY: Memory = Memory([const { AtomicUsize::new(0) }; WORDS]);
+        let start = (MEMORY.0.as_ptr() as usize).next_multiple_of(64 * 1024);
+        let heap = LockedHeap::new();
+        let kept = Layout::from_size_align(1600, 64).unwrap();
+        // SAFETY: As above.
+        unsafe {
+            heap.add(start, 64 * 1024);
+            heap.reserve(&[kept]);
+            let mut all = Vec::new();
+            while let block @ 1.. = heap.alloc(layout(1024)) as usize {
+                all.push(block);
+            }
+            // Whoever looks for room finds it, gives it back, and finds it again, whatever others do between.
+            for _ in 0..3 {
+                let probe = heap.alloc(kept);
+                assert!(!probe.is_null() && heap.alloc(kept).is_null());
+                heap.dealloc(probe, kept);
+                assert!(heap.alloc(layout(1600)).is_null());
+            }
+            let first = heap.alloc(kept);
+            // Nothing is left: the next one is told so.
+            assert!(heap.alloc(kept).is_null());
+            for block in all {
+                heap.dealloc(block as *mut u8, layout(1024));
+            }
+            let second = heap.alloc(kept);
+            assert!(!second.is_null());
+            heap.dealloc(first, kept);
+            heap.dealloc(second, kept);
+        }
+        assert_eq!(heap.usage(), (64 * 1024, 2048));
     }
 }

@@ -10,7 +10,7 @@ use super::guest::element;
 use super::memory::{MAX_EXTENT, preempt};
 use super::{Args, CallResult, Cx, Target};
 use crate::addr::{DomId, Gfn, GuestVirt, Mfn};
-use crate::domain::Domain;
+use crate::domain::{Domain, Stage};
 use crate::errno::Errno;
 use crate::frames::Owner;
 use crate::hal::Hal;
@@ -170,6 +170,9 @@ pub(super) fn acquire_resource<H: Hal, M: GuestMemory>(
     };
     if !cx.domain.facts.is_privileged {
         return Err(Errno::Perm);
+    }
+    if owner.stage() != Stage::Alive {
+        return Err(Errno::Inval);
     }
     // Nothing else of a domain is a resource here; version 2's status frames do not exist.
     if u32::from(op.type_) != abi::XENMEM_RESOURCE_GRANT_TABLE

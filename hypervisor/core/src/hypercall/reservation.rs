@@ -10,11 +10,9 @@ use super::guest::element;
 use super::memory::{MAX_EXTENT, preempt};
 use super::{Args, CallResult, Cx};
 use crate::addr::{Gfn, GuestVirt, PAGE_SHIFT};
-use crate::domain::Domain;
 use crate::errno::Errno;
 use crate::hal::Hal;
 use crate::machine::GuestMemory;
-use crate::p2m::P2mMemory;
 
 /// The largest extent: 2 MiB. Xen gives its control domain more, but an extent is zeroed in one step, and toolstacks
 /// fall back to smaller ones.
@@ -64,7 +62,8 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
             break Err(Errno::Restart);
         }
         let is_done = if operation == abi::XENMEM_INCREASE_RESERVATION {
-            increase(&target, op.extent_order, &mut memory)
+            let mut p2m = target.p2m.lock();
+            p2m.increase(&mut memory, op.extent_order).is_ok()
         } else {
             match extents.get(cx, done, count) {
                 None => false,
@@ -127,17 +126,4 @@ impl Extents {
         }
         Gfn::try_from(*self.frames.get(offset as usize)?).ok()
     }
-}
-
-/// Gives a domain RAM without an address: all that the call means for a guest with a stage 2.
-fn increase<H: Hal>(target: &Domain<H>, order: u32, memory: &mut H::P2mMemory) -> bool {
-    let pages = 1 << order;
-    if !target.account.try_add(pages) {
-        return false;
-    }
-    if memory.alloc_ram(order, target.facts.id).is_none() {
-        target.account.sub(pages);
-        return false;
-    }
-    true
 }

@@ -43,8 +43,10 @@ pub trait P2mMemory: TableMemory {
     fn free_other(&mut self, mfn: Mfn, owner: DomId, is_xenheap: bool);
 }
 
-/// How much RAM a domain has and may have, in pages. Shared: any CPU may drop the last reference to a page.
+/// How much RAM a domain has and may have, in pages. Shared: any CPU may drop the last reference to a page. In a cache
+/// line of its own, which also is how [`crate::fallible`] knows its room.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct PageAccount {
     pages: AtomicU32,
     limit: AtomicU32,
@@ -471,6 +473,26 @@ impl P2m {
         }
         self.sync(memory);
         Ok(mfn)
+    }
+
+    /// Gives the domain 2^`order` pages without an address (`XENMEM_increase_reservation`, one extent).
+    ///
+    /// # Errors
+    /// [`Errno::Inval`] for a bad order, or when it is dying; [`Errno::NoMem`] beyond its limit or without memory.
+    pub fn increase<M: P2mMemory>(&mut self, memory: &mut M, order: u32) -> Result<(), Errno> {
+        self.alive()?;
+        if order > MAX_ORDER {
+            return Err(Errno::Inval);
+        }
+        let pages = 1u32 << order;
+        if !self.account.try_add(pages) {
+            return Err(Errno::NoMem);
+        }
+        if memory.alloc_ram(order, self.owner).is_none() {
+            self.account.sub(pages);
+            return Err(Errno::NoMem);
+        }
+        Ok(())
     }
 
     /// Takes 2^`order` pages from the domain (`XENMEM_decrease_reservation`, one extent). The frames are freed by

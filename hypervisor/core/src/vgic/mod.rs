@@ -115,7 +115,10 @@ impl core::ops::BitOrAssign for KickSet {
 ///
 /// The flag orders nothing: the lock orders the state, and the kick (whose sender executes a DSB before it writes the
 /// SGI register) makes the flag visible to a vCPU that runs elsewhere.
+///
+/// In a cache line of its own, as large as [`crate::p2m::PageAccount`] (see [`crate::fallible`]).
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct WorkFlags([AtomicBool; MAX_VCPUS]);
 
 impl WorkFlags {
