@@ -598,6 +598,7 @@ fn xenith_main(boot: Boot) -> ! {
                 .unwrap_or(crate::builder::MAPTRACK_FRAMES),
         },
         vmids: Default::default(),
+        watchdog: AtomicU64::new(u64::MAX),
         wants_reap: Default::default(),
         wallclock: SpinLock::new((0, 0)),
         scale,

@@ -12,7 +12,7 @@ use xenith_arch::gicv2::{CpuInterface, HypInterface};
 use xenith_arch::timer::{self, VirtualTimer};
 use xenith_arch::{ExitKind, enter_guest, setup, sysreg};
 use xenith_core::addr::{CpuId, IntId};
-use xenith_core::domain::{Domain, RunState, Vcpu};
+use xenith_core::domain::{Domain, RunState, ShutdownReason, Vcpu};
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::sched::{Plan, TimerQueue, UnitId};
 use xenith_core::sync::SpinLockGuard;
@@ -446,6 +446,9 @@ impl Pcpu {
             }
             end_poll_if_due(domain, vcpu, now);
         }
+        self.hv.expire_watchdogs(now, |domain| {
+            traps::shutdown(self.hv, domain, ShutdownReason::Watchdog);
+        });
         // Bounded: each unit is in the queue once.
         while let Some(unit) = self.timers.pop(now) {
             if let Some((domain, id)) = self.hv.units.get(unit)
@@ -471,7 +474,8 @@ impl Pcpu {
             .next()
             .min(self.plan.until)
             .min(self.plan.timer)
-            .min(self.resignal_at);
+            .min(self.resignal_at)
+            .min(self.hv.watchdog_deadline());
         if crate::console::is_stalled() {
             deadline = deadline.min(timer::now() + self.stall_after);
         }

@@ -201,6 +201,7 @@ fn after_call(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, effects: Effec
     if let Some(reason) = effects.shutdown {
         return shutdown(cpu.hv, domain, reason);
     }
+    cpu.deadline_changed |= effects.deadline_changed;
     if effects.block {
         cpu.deadline_changed = true;
         return wait_unless_pending(cpu, domain, vcpu);

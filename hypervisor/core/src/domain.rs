@@ -6,6 +6,7 @@
 mod create;
 mod destroy;
 mod table;
+mod watchdog;
 
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -183,6 +184,7 @@ pub struct Domain<H: Hal> {
     pub time_offset: AtomicU64,
     /// The toolstack's name for the domain (XENVER_guest_handle).
     pub handle: SpinLock<[u8; 16]>,
+    watchdogs: SpinLock<watchdog::Watchdogs>,
     /// How often the toolstack paused it.
     toolstack_pauses: AtomicU32,
     /// How far its end has come.
@@ -273,6 +275,7 @@ impl<H: Hal> Domain<H> {
             vm_assist: AtomicU32::new(0),
             time_offset: AtomicU64::new(0),
             handle: SpinLock::new([0; 16]),
+            watchdogs: SpinLock::default(),
             toolstack_pauses: AtomicU32::new(0),
             stage: AtomicU8::new(Stage::Alive as u8),
             teardown: SpinLock::new(Teardown::default()),

@@ -5,8 +5,9 @@ use core::sync::atomic::{AtomicBool, AtomicU64};
 use alloc::string::String;
 use alloc::sync::Arc;
 
-use crate::addr::{DomId, IntId, Mfn};
+use crate::addr::{DomId, IntId, Mfn, VcpuId};
 use crate::domain::{Domain, DomainTable, Stage, Vmids};
+use crate::evtchn::Virq;
 use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner, Put};
 use crate::hal::Hal;
 use crate::machine::HoldRam;
@@ -71,6 +72,8 @@ pub struct Hypervisor<H: Hal> {
     pub guests: GuestDefaults,
     /// The VMIDs in use.
     pub vmids: Vmids,
+    /// The earliest watchdog timer of any domain, in ticks.
+    pub watchdog: AtomicU64,
     /// A domain that is dead may have lost its last reference.
     pub wants_reap: AtomicBool,
     /// Wall-clock seconds and nanoseconds at system time 0, as dom0 set it (XENPF_settime64).
@@ -109,6 +112,19 @@ impl<H: Hal> Hypervisor<H> {
             if domain.stage() == Stage::Dead {
                 self.ask_reap();
             }
+        }
+    }
+
+    /// Tells the toolstack to look which domains there are and how they do (VIRQ_DOM_EXC).
+    pub fn tell_domain_changed(&self) {
+        self.raise_global(Virq::DOM_EXC);
+    }
+
+    /// Raises a global VIRQ with who handles it.
+    pub fn raise_global(&self, virq: Virq) {
+        if let Some(handler) = self.domains.get(DomId::DOM0) {
+            let notify = handler.events.lock().raise_virq(VcpuId::new(0), virq);
+            handler.deliver(notify);
         }
     }
 

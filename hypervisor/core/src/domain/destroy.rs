@@ -9,9 +9,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use super::{Domain, Stage};
-use crate::addr::VcpuId;
 use crate::errno::Errno;
-use crate::evtchn::{Reset, ResetCall, Virq};
+use crate::evtchn::{Reset, ResetCall};
 use crate::gnttab::{Scan, release_mapping};
 use crate::hal::Hal;
 use crate::hypercall::{Reach, close_with};
@@ -241,14 +240,6 @@ impl<H: Hal> Hypervisor<H> {
         memory.flush();
         if p2m.destroy(&mut memory).is_err() {
             log::error!("memory is lost: stage-2 tables are still in use");
-        }
-    }
-
-    /// Tells the toolstack to look which domains there are and how they do (VIRQ_DOM_EXC).
-    pub fn tell_domain_changed(&self) {
-        if let Some(dom0) = self.domains.get(crate::addr::DomId::DOM0) {
-            let notify = dom0.events.lock().raise_virq(VcpuId::new(0), Virq::DOM_EXC);
-            dom0.deliver(notify);
         }
     }
 }

@@ -80,6 +80,8 @@ pub struct Effects {
     pub reschedule: bool,
     /// The calling vCPU waits (`is_blocked` is set, unless something woke it meanwhile).
     pub block: bool,
+    /// A deadline changed that pCPUs set their timers by.
+    pub deadline_changed: bool,
     /// The calling domain shut down.
     pub shutdown: Option<ShutdownReason>,
 }

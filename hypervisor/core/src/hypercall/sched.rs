@@ -48,8 +48,14 @@ pub(super) fn call<H: Hal, M: GuestMemory>(
             cx.domain.announce_shutdown(reason(op.reason));
             Ok(0)
         }
+        abi::SCHEDOP_WATCHDOG => {
+            let op: abi::SchedWatchdog = cx.read(at)?;
+            let number = cx.hv.set_watchdog(cx.domain, op.id, op.timeout)?;
+            cx.effects.deadline_changed = true;
+            Ok(i64::from(number))
+        }
         abi::SCHEDOP_PIN_OVERRIDE if !cx.domain.facts.is_privileged => Err(Errno::Perm),
-        // The watchdog needs the run loop to look at its deadlines, pinning more than one CPU.
+        // Pinning for a moment is x86's.
         _ => Err(Errno::NoSys),
     }
 }

@@ -626,6 +626,7 @@ impl World {
                 maptrack_frames: 1024,
             },
             vmids: Vmids::default(),
+            watchdog: AtomicU64::new(u64::MAX),
             wants_reap: AtomicBool::new(false),
             wallclock: SpinLock::new((0, 0)),
             scale,

@@ -6,6 +6,7 @@ use xen_abi::control::*;
 use xen_abi::event_channel::*;
 use xen_abi::hypercall::*;
 use xen_abi::memory::*;
+use xen_abi::sched::*;
 use xen_abi::vcpu::{VGCF_ONLINE, VcpuGuestContext};
 use zerocopy::FromZeros;
 
@@ -13,7 +14,7 @@ use super::domctl::{domctl, info, simple};
 use super::errno::*;
 use super::fake::{Guest, LIST, RAM, World, page};
 use crate::addr::{DomId, VcpuId};
-use crate::domain::Stage;
+use crate::domain::{ShutdownReason, Stage};
 
 pub(crate) fn creation() -> DomctlCreatedomain {
     DomctlCreatedomain {
@@ -399,4 +400,55 @@ fn others_hold_a_dead_domain() {
     let tables = 2;
     let _ = (RAM, tables);
     assert_eq!(balance(&world).1, before.1);
+}
+
+#[test]
+fn watchdogs() {
+    let world = World::new();
+    let set = |guest: &Guest, id, timeout| {
+        let op = SchedWatchdog { id, timeout };
+        guest.op(HYPERVISOR_SCHED_OP, SCHEDOP_WATCHDOG, op).0
+    };
+    let second = 62_500_000;
+    let at = |seconds: u64| 1000 + seconds * second;
+    let bitten = |now: u64| {
+        world.hv.hal.ticks.store(now, Ordering::SeqCst);
+        let mut who = Vec::new();
+        world.hv.expire_watchdogs(now, |domain| {
+            domain.set_shutdown(ShutdownReason::Watchdog);
+            who.push(domain.facts.id.raw());
+        });
+        who
+    };
+    assert_eq!(world.hv.watchdog_deadline(), u64::MAX);
+    for id in [1, 2, 3, u32::MAX] {
+        assert_eq!(set(&world.dom1, id, 5), EINVAL);
+    }
+    let op = SchedWatchdog { id: 0, timeout: 5 };
+    world.dom1.put(super::fake::ARG, &op);
+    let call = world.dom1.call(
+        HYPERVISOR_SCHED_OP,
+        &[u64::from(SCHEDOP_WATCHDOG), super::fake::ARG],
+    );
+    assert!(call.result == 1 && call.effects.deadline_changed);
+    assert_eq!(world.hv.watchdog_deadline(), at(5));
+    assert_eq!(set(&world.dom1, 0, 9), 2);
+    assert_eq!(set(&world.dom1, 0, 9), EEXIST);
+    assert_eq!(set(&world.dom2, 0, 7), 1);
+    // Set anew in time, then stopped.
+    assert!(bitten(at(4)).is_empty());
+    assert_eq!(set(&world.dom1, 1, 5), 0);
+    assert!(bitten(at(6)).is_empty());
+    assert_eq!(world.hv.watchdog_deadline(), at(7));
+    assert_eq!(set(&world.dom2, 1, 0), 0);
+    assert!(bitten(at(8)).is_empty());
+    assert_eq!(set(&world.dom2, 1, 1), EINVAL, "not in use any more");
+    // Once, whatever else is set.
+    assert_eq!(bitten(at(20)), [1]);
+    assert_eq!(world.dom1.domain.shutdown(), Some(ShutdownReason::Watchdog));
+    assert!(bitten(at(40)).is_empty());
+    assert_eq!(world.hv.watchdog_deadline(), u64::MAX);
+    // For ever is not soon.
+    assert_eq!(set(&world.dom2, 0, u32::MAX), 1);
+    assert!(bitten(at(100)).is_empty());
 }
