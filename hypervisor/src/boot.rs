@@ -12,7 +12,7 @@ use xenith_arch::gicv2::{CpuInterface, Distributor, HypInterface};
 use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
 use xenith_arch::mmu::{Access, FRAME_TABLE_BASE, HEAP_BASE};
 use xenith_arch::{Boot, HypTables, setup, sysreg, timer};
-use xenith_boot::cmdline::CommandLine;
+use xenith_boot::cmdline::{CommandLine, Options};
 use xenith_boot::dom0less::Dom0less;
 use xenith_boot::fdt::host::{self, HostInfo};
 use xenith_boot::fdt::interrupts::IrqResolver;
@@ -22,11 +22,12 @@ use xenith_boot::modules::{BootModules, ModuleError};
 use xenith_core::addr::{CpuId, HostPhys, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
 use xenith_core::emulate::coproc::CpuFeatures;
+use xenith_core::errno::Errno;
 use xenith_core::fallible;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
 use xenith_core::hypervisor::{GuestDefaults, Hypervisor, Identity};
 use xenith_core::p2m::PageAccount;
-use xenith_core::sched::{self, Policy, Scheduler};
+use xenith_core::sched::{self, Policy, PolicyParameters, Scheduler};
 use xenith_core::sync::SpinLock;
 use xenith_core::time::TickScale;
 
@@ -265,7 +266,6 @@ fn init_memory(
 fn report_unused(line: &CommandLine<'_>) {
     let options = &line.options;
     let unused = [
-        ("vwfi", options.vwfi.is_some()),
         ("console_to_ring", options.console_to_ring.is_some()),
         (
             "gnttab=max-ver:2",
@@ -305,6 +305,40 @@ fn identity(line: &CommandLine<'_>) -> Identity {
     }
 }
 
+/// Gives a policy the parameters of the command line, one after the other: of a bad one the default holds.
+fn set_parameters(policy: &mut dyn Policy, options: &Options<'_>) {
+    type Field = fn(&mut PolicyParameters) -> &mut u32;
+    let given: [(&str, Option<u32>, Field); 3] = [
+        (
+            "sched_credit_tslice_ms",
+            options.sched_credit_tslice_ms,
+            |p| &mut p.timeslice_ms,
+        ),
+        ("sched_ratelimit_us", options.sched_ratelimit_us, |p| {
+            &mut p.ratelimit_us
+        }),
+        ("vcpu_migration_delay", options.vcpu_migration_delay, |p| {
+            &mut p.migration_delay_us
+        }),
+    ];
+    for (name, value, field) in given {
+        let Some(value) = value else { continue };
+        let mut parameters = policy.parameters();
+        *field(&mut parameters) = value;
+        match policy.set_parameters(parameters) {
+            Ok(()) => {}
+            Err(Errno::Inval) => {
+                let kept = *field(&mut policy.parameters());
+                warn!("parameter \"{name}={value}\" is out of range: {kept} holds");
+            }
+            Err(_) => warn!(
+                "parameter \"{name}\" has no effect on the scheduler {}",
+                policy.name()
+            ),
+        }
+    }
+}
+
 /// Makes the scheduling policy that the command line names.
 fn choose_policy(line: &CommandLine<'_>) -> Box<dyn Policy> {
     let named = line.options.sched.and_then(|name| {
@@ -314,7 +348,8 @@ fn choose_policy(line: &CommandLine<'_>) -> Box<dyn Policy> {
         }
         found
     });
-    let policy = named.unwrap_or_else(sched::default_policy);
+    let mut policy = named.unwrap_or_else(sched::default_policy);
+    set_parameters(&mut *policy, &line.options);
     say!(
         "Using scheduler: {} ({})",
         policy.description(),
@@ -564,6 +599,7 @@ fn xenith_main(boot: Boot) -> ! {
         distributor.iidr(),
         gich.lr_count()
     );
+    crate::vcpu::set_native_wfi(line.options.is_wfi_native == Some(true));
     let mut policy = choose_policy(&line);
     if policy.add_cpu(BOOT_CPU, 0).is_err() {
         stop(&"no memory for the scheduler");

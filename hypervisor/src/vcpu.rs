@@ -1,5 +1,7 @@
 //! The architecture's part of a vCPU, and switching it onto and off a pCPU.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use xen_abi::vcpu::VcpuGuestContext;
 use xenith_arch::context::{mode, read_register, write_register};
 use xenith_arch::timer::VirtualTimer;
@@ -15,6 +17,14 @@ use xenith_core::emulate::vtimer::PhysicalTimer;
 use xenith_core::errno::Errno;
 use xenith_core::hypercall::HypercallRegs;
 use zerocopy::FromZeros;
+
+/// `vwfi=native`; set once, before any vCPU is made.
+static IS_WFI_NATIVE: AtomicBool = AtomicBool::new(false);
+
+/// Makes WFI and WFE of all vCPUs made from now on wait in the guest, instead of giving the pCPU to others.
+pub fn set_native_wfi(native: bool) {
+    IS_WFI_NATIVE.store(native, Ordering::Relaxed);
+}
 
 /// Everything of a vCPU that only its pCPU touches.
 pub struct VcpuContext {
@@ -40,11 +50,14 @@ impl VcpuContext {
         let affinity = u32::from(index % 16) | (u32::from(index / 16) << 8);
         // Where nothing is hidden from guests they read the identification registers themselves: Linux reads MVFR0
         // again and again.
-        let traps = if *features == features.sanitised() {
+        let mut traps = if *features == features.sanitised() {
             setup::hcr::GUEST & !setup::hcr::TID3
         } else {
             setup::hcr::GUEST
         };
+        if IS_WFI_NATIVE.load(Ordering::Relaxed) {
+            traps &= !(setup::hcr::TWI | setup::hcr::TWE);
+        }
         let mut saved = SavedContext::reset(0x8000_0000 | affinity, traps);
         saved.sctlr = setup::SCTLR_RESET;
         Self {

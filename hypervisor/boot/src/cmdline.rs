@@ -68,8 +68,14 @@ pub struct Options<'a> {
     pub xsm: Option<&'a str>,
     /// `sched=`.
     pub sched: Option<&'a str>,
-    /// `vwfi=`.
-    pub vwfi: Option<&'a str>,
+    /// `sched_credit_tslice_ms=`.
+    pub sched_credit_tslice_ms: Option<u32>,
+    /// `sched_ratelimit_us=`.
+    pub sched_ratelimit_us: Option<u32>,
+    /// `vcpu_migration_delay=` in microseconds.
+    pub vcpu_migration_delay: Option<u32>,
+    /// `vwfi=native`: WFI and WFE of guests are not trapped.
+    pub is_wfi_native: Option<bool>,
     /// `trace=`: which classes of events the trace records from the start.
     pub trace: Option<Classes>,
 }
@@ -231,7 +237,18 @@ impl<'a> Options<'a> {
             }
             "xsm" => self.xsm = text("xsm")?,
             "sched" => self.sched = text("sched")?,
-            "vwfi" => self.vwfi = text("vwfi")?,
+            "sched_credit_tslice_ms" => {
+                self.sched_credit_tslice_ms = number("sched_credit_tslice_ms")?
+            }
+            "sched_ratelimit_us" => self.sched_ratelimit_us = number("sched_ratelimit_us")?,
+            "vcpu_migration_delay" => self.vcpu_migration_delay = number("vcpu_migration_delay")?,
+            "vwfi" => {
+                self.is_wfi_native = match plain() {
+                    Some("native") => Some(true),
+                    Some("trap") => Some(false),
+                    _ => return Err(bad("vwfi", VWFI)),
+                }
+            }
             // A switch as well: all, or nothing.
             "trace" => {
                 let found = match (value, negated) {
@@ -251,6 +268,7 @@ impl<'a> Options<'a> {
 }
 
 const TRACE: &str = "all, none, or a list of switch, runstate, trap, irq, hypercall, wake, ipi";
+const VWFI: &str = "trap or native";
 const GNTTAB: &str = "a list of max-ver:1, [no-]transitive, [no-]transfer";
 
 impl GnttabOptions {

@@ -19,6 +19,7 @@ fn a_usual_line() {
         "console=dtuart dtuart=serial0:115200n8 dom0_mem=512M dom0_max_vcpus=2 loglvl=all guest_loglvl=none/warning \
          sync_console noreboot conring_size=64K console_timestamps=boot bootscrub=0 conswitch=ax maxcpus=0x4 \
          gnttab=max-ver:1,no-transitive gnttab_max_frames=64 gnttab_max_maptrack_frames=1024 xsm=silo sched=credit vwfi=native \
+         sched_credit_tslice_ms=5 sched_ratelimit_us=0 vcpu_migration_delay=1500 \
          dom0_vcpus_pin hmp-unsafe=on console_to_ring trace=switch,irq",
     );
     let expected = Options {
@@ -47,7 +48,10 @@ fn a_usual_line() {
         gnttab_max_maptrack_frames: Some(1024),
         xsm: Some("silo"),
         sched: Some("credit"),
-        vwfi: Some("native"),
+        sched_credit_tslice_ms: Some(5),
+        sched_ratelimit_us: Some(0),
+        vcpu_migration_delay: Some(1500),
+        is_wfi_native: Some(true),
         trace: Some(Classes::SWITCH | Classes::IRQ),
     };
     assert_eq!(found, expected);
