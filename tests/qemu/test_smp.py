@@ -1,4 +1,4 @@
-"""Several physical CPUs, several vCPUs, more of the one than of the other; the schedulers; the trace."""
+"""Several physical CPUs, several vCPUs, more of the one than of the other; the schedulers; the trace; torture."""
 
 import json
 import re
@@ -118,3 +118,34 @@ def trace(t):
     for row in ("CPU0", "CPU1", "d0v0", "d0v1"):
         require(re.search(row, names, re.I), f"no row for {row} in the timeline: {names[:200]}")
     require(sum(event.get("ph") == "X" for event in events) > 100, "hardly any slices in the timeline")
+
+
+# Physical CPUs, vCPUs, scheduler, words for the guest, whether the virtual clock counts instructions.
+# With -icount (128 ns an instruction, one thread) minutes pass; without, the pCPUs really run at the same time.
+TORTURE = [
+    (4, 4, "credit", "seconds=8 cycles=100 balls=900", False),
+    (2, 8, "credit2", "seconds=8 cycles=60 balls=500 fifo", False),
+    (3, 3, "null", "seconds=6 cycles=60 balls=900 fifo", False),
+    (1, 4, "credit", "seconds=70 cycles=200 balls=3000", True),
+    (4, 6, "credit", "seconds=40 cycles=200 balls=3000 fifo", True),
+]
+
+
+def torture(t, pcpus, vcpus, scheduler, words, icount):
+    """Our own guest: locks, interrupts, events, sleep and hot-plug of all vCPUs at the same time, by sequence numbers."""
+    clock = ["--", "-icount", "shift=7,sleep=off"] if icount else []
+    m = t.debian("--smp", pcpus, "--guest", "torture", "--cmdline", f"torture {words} seed={t.options.seed}",
+                 "--xen-cmdline", f"console=dtuart dom0_mem=256M dom0_max_vcpus={vcpus} sched={scheduler}", *clock, silence=200)
+    m.expect(rf"torture: guest-torture on .*: {vcpus} vCPUs, ", 60)
+    verdict = m.expect(r"torture: (?:OK|FAIL): [^\n]*\n|guest: PANIC: [^\n]*\n", 400)
+    require("OK" in verdict.group(0), verdict.group(0).strip())
+    counts = [int(n) for n in re.findall(r"(\d+) (?:vCPUs|locks|SGIs|events|ticks|balls|cycles)", verdict.group(0))]
+    cycles, balls = (int(re.search(rf"{word}=(\d+)", words).group(1)) for word in ("cycles", "balls"))
+    require(counts[0] == vcpus and counts[-1] == cycles and counts[-2] == balls * (vcpus & ~1) and min(counts[1:5]) > 100,
+            f"hardly anything was done: {verdict.group(0).strip()}")
+    m.wait_exit(30)
+
+
+for _row in TORTURE:
+    test("smp/torture-%d-cpus-%d-vcpus-%s%s" % (*_row[:3], "-minutes" if _row[4] else ""), "smp guest ours", cost=40, limit=450)(
+        lambda t, row=_row: torture(t, *row))

@@ -2,6 +2,10 @@
 
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 
 use crate::hypercall;
 
@@ -37,8 +41,13 @@ impl Write for Line {
 
 struct Console(UnsafeCell<Line>);
 
-// SAFETY: one processor; interrupt handlers do not print (a panic in one does, and does not return).
+// SAFETY: `print` takes BUSY; interrupt handlers do not print (a panic in one does, and does not return).
 unsafe impl Sync for Console {}
+
+/// A processor prints.
+static BUSY: AtomicBool = AtomicBool::new(false);
+/// Looks at the lock.
+const PATIENCE: u32 = 100_000_000;
 
 static CONSOLE: Console = Console(UnsafeCell::new(Line {
     bytes: [0; 120],
@@ -48,10 +57,18 @@ static CONSOLE: Console = Console(UnsafeCell::new(Line {
 /// What [`crate::print!`] calls.
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments) {
+    // A panic may have come while its own processor held the lock: it is not waited for without end.
+    for _ in 0..PATIENCE {
+        if !BUSY.swap(true, Acquire) {
+            break;
+        }
+        core::hint::spin_loop();
+    }
     // SAFETY: as for `Sync`; the reference ends here.
     let line = unsafe { &mut *CONSOLE.0.get() };
     // Writing to the line never fails.
     let _ = line.write_fmt(arguments);
+    BUSY.store(false, Release);
 }
 
 /// Prints to the hypervisor's console.

@@ -47,12 +47,18 @@ static GICC: AtomicUsize = AtomicUsize::new(0);
 pub fn init(gicd: usize, gicc: usize) {
     GICD.store(gicd, Relaxed);
     GICC.store(gicc, Relaxed);
+    write(GICD_CTLR, 1);
+    init_cpu();
+}
+
+/// What each processor has of its own: SGIs and PPIs disabled, its interface on.
+pub fn init_cpu() {
     write(GICD_ICENABLER, 0xffff_0000);
     for i in 0..8 {
         write(GICD_IPRIORITYR + 4 * i, 0xa0a0_a0a0);
     }
-    write(GICD_CTLR, 1);
-    // SAFETY: the CPU interface, mapped flat; nobody else uses it.
+    let gicc = GICC.load(Relaxed);
+    // SAFETY: the CPU interface, mapped flat; each processor sees its own.
     unsafe {
         mmio_write(gicc + GICC_PMR, 0xf0);
         mmio_write(gicc + GICC_CTLR, 1);

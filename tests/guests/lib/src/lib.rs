@@ -1,6 +1,6 @@
 //! What the bare-metal test guests share.
 //!
-//! A guest is a zImage that runs on one processor in SVC mode with the MMU and caches on: its image at the address it
+//! A guest is a zImage that starts on one processor (others: [`secondary`]) in SVC mode with the MMU and caches on: its image at the address it
 //! is linked to, all of physical memory flat. It sees only what the hypervisor gives it and prints through
 //! `console_io`. A guest calls [`main!`] with its main function; when that returns, the machine is powered off.
 #![no_std]
@@ -14,6 +14,7 @@ pub mod gic;
 pub mod hypercall;
 pub mod memory;
 pub mod platform;
+pub mod secondary;
 pub mod timer;
 
 use core::arch::global_asm;

@@ -109,7 +109,50 @@ at_link_address:
     b       4b
     .ltorg
 
-@ All handlers run in SVC mode on the one stack. A handler first brings the state to the stack, then takes the time
+@ Another processor, started by PSCI: r0 = its number (1 to 7). MMU and caches off, as above; the tables are ready.
+    .section .text.head, "ax"
+    .globl secondary_entry
+secondary_entry:
+    cpsid   aif
+    mov     r8, r0
+    adr     r9, secondary_entry
+    ldr     r10, =secondary_entry
+    sub     r10, r9, r10
+    ldr     r6, =__level1
+    add     r6, r6, r10
+    mov     r0, #0
+    mcr     p15, 0, r0, c2, c0, 2   @ TTBCR
+    orr     r0, r6, #0x4a
+    mcr     p15, 0, r0, c2, c0, 0   @ TTBR0
+    mov     r0, #1
+    mcr     p15, 0, r0, c3, c0, 0   @ DACR
+    mcr     p15, 0, r0, c8, c7, 0   @ TLBIALL
+    mcr     p15, 0, r0, c7, c5, 0   @ ICIALLU
+    mcr     p15, 0, r0, c7, c5, 6   @ BPIALL
+    dsb
+    isb
+    mrc     p15, 0, r0, c1, c0, 0   @ SCTLR
+    ldr     r1, =0x72002002
+    bic     r0, r0, r1
+    ldr     r1, =0x00001805
+    orr     r0, r0, r1
+    mcr     p15, 0, r0, c1, c0, 0
+    isb
+    ldr     pc, =secondary_linked
+secondary_linked:
+    ldr     sp, =__secondary_stacks
+    add     r1, r8, #1
+    add     sp, sp, r1, lsl #14
+    ldr     r0, =vectors
+    mcr     p15, 0, r0, c12, c0, 0  @ VBAR
+    isb
+    mov     r0, r8
+    bl      guest_secondary
+5:  wfi
+    b       5b
+    .ltorg
+
+@ All handlers run in SVC mode on the stack of their processor. A handler first brings the state to the stack, then takes the time
 @ (CNTVCT), so that the number of instructions before is a constant known to Rust: IRQ_PROLOGUE, FAULT_PROLOGUE.
     .section .text.vectors, "ax"
     .balign 32
