@@ -10,6 +10,7 @@ mod cases;
 mod interrupts;
 mod measure;
 mod memory;
+mod vcpus;
 
 use guest_lib::{Start, cpu, println};
 
@@ -23,6 +24,11 @@ fn bench(start: &Start) {
         start.first_instruction * u64::from(tick)
     );
     println!("bench: instructions-per-tick: {tick}");
+    if let Some(pcpus) = start.platform.bootargs.strip_prefix("pcpus=") {
+        vcpus::run(if pcpus == "1" { 1 } else { 2 });
+        println!("bench: done");
+        return;
+    }
     memory::reservation();
     if start.platform.bootargs == "wait" {
         // For questions to the hypervisor by its console keys.
