@@ -448,7 +448,7 @@ impl<H: Hal> Domain<H> {
             is_xenstore: self.facts.is_xenstore,
             pages: self.account.pages(),
             limit: self.account.limit(),
-            claimed: 0,
+            claimed: self.account.claimed(),
             shared_info: hv.frames.xenheap_gfn(self.shared_info.mfn()),
             cpu_time_ns: hv.scale.to_ns(ran),
             online_vcpus: online,

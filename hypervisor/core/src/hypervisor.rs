@@ -7,8 +7,9 @@ use alloc::sync::Arc;
 
 use crate::addr::{DomId, IntId, Mfn, VcpuId};
 use crate::domain::{Domain, DomainTable, Stage, Vmids};
+use crate::errno::Errno;
 use crate::evtchn::Virq;
-use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner, Put};
+use crate::frames::{AllocRequest, Allocation, Contents, FrameAllocator, FrameTable, Owner, Put};
 use crate::hal::Hal;
 use crate::machine::HoldRam;
 use crate::p2m::PageAccount;
@@ -113,6 +114,54 @@ impl<H: Hal> Hypervisor<H> {
                 self.ask_reap();
             }
         }
+    }
+
+    /// Allocates 2^`order` frames; their contents are what the answer says. `account` is the owner's, if it is a domain: what
+    /// is set aside for it is used first.
+    pub fn alloc_frames(
+        &self,
+        order: u32,
+        owner: Owner,
+        account: Option<&PageAccount>,
+    ) -> Option<Allocation> {
+        let own = account.map_or(0, PageAccount::claimed);
+        let request = AllocRequest {
+            own,
+            ..AllocRequest::new(order, owner)
+        };
+        let mut allocator = self.allocator.lock();
+        let got = allocator.alloc(&self.frames, &request).ok()?;
+        if own != 0
+            && let Some(account) = account
+        {
+            account.set_claimed(own.saturating_sub(1 << order));
+        }
+        Some(got)
+    }
+
+    /// Sets free memory aside, so that a domain can come to `pages` pages; 0 ends that (`XENMEM_claim_pages`).
+    ///
+    /// # Errors
+    /// `EINVAL` when it has a claim, has as many pages already, or may not have them; `ENOMEM`.
+    pub fn claim_pages(&self, domain: &Domain<H>, pages: u64) -> Result<(), Errno> {
+        let account = &domain.account;
+        let mut allocator = self.allocator.lock();
+        if pages == 0 {
+            allocator.end_aside(account.claimed());
+            account.set_claimed(0);
+            return Ok(());
+        }
+        let pages = u32::try_from(pages).map_err(|_| Errno::Inval)?;
+        let missing = pages
+            .checked_sub(account.pages())
+            .filter(|missing| *missing != 0 && pages <= account.limit() && account.claimed() == 0)
+            .filter(|_| domain.stage() == Stage::Alive)
+            .ok_or(Errno::Inval)?;
+        if !allocator.set_aside(missing) {
+            return Err(Errno::NoMem);
+        }
+        account.set_claimed(missing);
+        Ok(())
     }
 
     /// Tells the toolstack to look which domains there are and how they do (VIRQ_DOM_EXC).

@@ -92,6 +92,8 @@ impl<H: Hal> Hypervisor<H> {
             Teardown::Stopped => {
                 self.units.remove_domain(&self.scheduler, domain);
                 self.hal.release_interrupts(domain);
+                // Its claim ends.
+                self.claim_pages(domain, 0)?;
                 domain.events.lock().set_dying();
                 domain.grants.lock().kill();
                 Teardown::Events(ResetCallState::Begin)

@@ -112,7 +112,7 @@ impl P2mMemory for Machine {
     fn frames(&self) -> &FrameTable<Self::Storage> {
         &self.frames
     }
-    fn alloc_ram(&mut self, order: u32, owner: DomId) -> Option<Mfn> {
+    fn alloc_ram(&mut self, order: u32, owner: DomId, _account: &PageAccount) -> Option<Mfn> {
         match &mut self.fail_in {
             Some(0) => return None,
             Some(left) => *left -= 1,

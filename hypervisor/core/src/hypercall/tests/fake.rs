@@ -14,7 +14,7 @@ use crate::domain::{Domain, DomainFacts, DomainTable, Parts, Vmids};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
 use crate::evtchn::{EventChannels, NO_PORT_LIMIT};
-use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner};
+use crate::frames::{Contents, FrameAllocator, FrameTable, Owner};
 use crate::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use crate::hal::Hal;
 use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
@@ -132,13 +132,8 @@ impl SharedPage for FakePage {
 pub(crate) struct FakeMemory(&'static Hv);
 
 impl FakeMemory {
-    fn alloc(&self, order: u32, owner: Owner) -> Option<Mfn> {
-        let got = self
-            .0
-            .allocator
-            .lock()
-            .alloc(&self.0.frames, &AllocRequest::new(order, owner))
-            .ok()?;
+    fn alloc(&self, order: u32, owner: Owner, account: Option<&PageAccount>) -> Option<Mfn> {
+        let got = self.0.alloc_frames(order, owner, account)?;
         for frame in got.mfn.raw()..got.mfn.raw() + (1 << order) {
             self.0.hal.zero_frame(Mfn::new(frame));
         }
@@ -160,7 +155,7 @@ impl TableMemory for FakeMemory {
         self.free(table, 0);
     }
     fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
-        let mfn = self.alloc(u32::from(order), Owner::Xen)?;
+        let mfn = self.alloc(u32::from(order), Owner::Xen, None)?;
         let mut tables = self.0.hal.tables.lock().unwrap();
         fail_alloc::never(|| {
             for frame in mfn.raw()..mfn.raw() + (1 << order) {
@@ -193,8 +188,8 @@ impl P2mMemory for FakeMemory {
     fn frames(&self) -> &FrameTable<Self::Storage> {
         &self.0.frames
     }
-    fn alloc_ram(&mut self, order: u32, owner: DomId) -> Option<Mfn> {
-        self.alloc(order, Owner::Domain(owner))
+    fn alloc_ram(&mut self, order: u32, owner: DomId, account: &PageAccount) -> Option<Mfn> {
+        self.alloc(order, Owner::Domain(owner), Some(account))
     }
     fn free_frame(&mut self, mfn: Mfn) {
         self.free(mfn, 0);
