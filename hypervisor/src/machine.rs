@@ -316,11 +316,17 @@ impl DomainMemory {
 }
 
 impl TableMemory for DomainMemory {
-    fn alloc_table(&mut self) -> Option<Mfn> {
-        self.alloc(0, Owner::Xen)
+    fn alloc_table(&mut self, is_aside: bool) -> Option<Mfn> {
+        self.hv().alloc_table(is_aside)
     }
-    fn free_table(&mut self, table: Mfn) {
-        self.free(table, 0);
+    fn free_table(&mut self, table: Mfn, is_aside: bool) {
+        self.hv().free_table(table, is_aside);
+    }
+    fn set_aside(&mut self, pages: u32) -> bool {
+        self.hv().allocator.lock().set_aside(pages)
+    }
+    fn end_aside(&mut self, pages: u32) {
+        self.hv().allocator.lock().end_aside(pages);
     }
     fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
         self.alloc(u32::from(order), Owner::Xen)

@@ -368,6 +368,11 @@ impl<H: Hal> Domain<H> {
         }
     }
 
+    /// Returns whether no pCPU has a vCPU of the domain.
+    pub fn is_descheduled(&self) -> bool {
+        self.vcpus.iter().all(|vcpu| vcpu.loaded_on().is_none())
+    }
+
     /// Waits until no pCPU has a vCPU of the domain, which is paused: all have left the guest and saved it. The others
     /// take as long as a step of a hypercall; nobody that runs a guest waits for the caller.
     pub fn wait_descheduled(&self) {

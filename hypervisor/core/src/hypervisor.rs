@@ -36,6 +36,17 @@ pub struct Identity {
     pub build_id: [u8; 20],
 }
 
+/// Free memory, in frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeMemory {
+    /// All of it.
+    pub free: u32,
+    /// What of it is to be scrubbed.
+    pub dirty: u32,
+    /// What of it domains have claimed.
+    pub claimed: u32,
+}
+
 /// What every domain that is made at run time gets of the machine, and how much it gets when nobody says.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestDefaults {
@@ -137,6 +148,50 @@ impl<H: Hal> Hypervisor<H> {
             account.set_claimed(own.saturating_sub(1 << order));
         }
         Some(got)
+    }
+
+    /// Allocates a frame for a stage-2 table, not zeroed; with `is_aside`, one that was set aside for that.
+    pub fn alloc_table(&self, is_aside: bool) -> Option<Mfn> {
+        let request = AllocRequest {
+            own: u32::from(is_aside),
+            ..AllocRequest::new(0, Owner::Xen)
+        };
+        let got = self.allocator.lock().alloc(&self.frames, &request).ok()?;
+        if got.contents == Contents::Dirty {
+            self.hal.zero_frame(got.mfn);
+        }
+        Some(got.mfn)
+    }
+
+    /// Frees a frame of [`Self::alloc_table`]; with `is_aside` it is set aside again.
+    pub fn free_table(&self, table: Mfn, is_aside: bool) {
+        let mut allocator = self.allocator.lock();
+        if allocator
+            .free(&self.frames, table, 0, Contents::Dirty)
+            .is_err()
+        {
+            log::error!("table {table:#x} could not be freed: it is still in use");
+        } else if is_aside {
+            // It is free just now.
+            let _ = allocator.set_aside(1);
+        }
+    }
+
+    /// Returns the free frames that are nobody's, those that wait to be scrubbed, and those that domains have claimed; the
+    /// pools of tables count as used (`physinfo`).
+    pub fn free_memory(&self) -> FreeMemory {
+        let claimed = self
+            .domains
+            .all()
+            .map(|domain| domain.account.claimed())
+            .fold(0u32, u32::saturating_add);
+        let allocator = self.allocator.lock();
+        let pools = allocator.frames_aside().saturating_sub(claimed);
+        FreeMemory {
+            free: allocator.free_frames().saturating_sub(pools),
+            dirty: allocator.dirty_frames(),
+            claimed,
+        }
     }
 
     /// Sets free memory aside, so that a domain can come to `pages` pages; 0 ends that (`XENMEM_claim_pages`).

@@ -117,7 +117,7 @@ impl<H: Hal> Hypervisor<H> {
     ) -> Result<Parts<H>, Errno> {
         let guests = &self.guests;
         let mut memory = self.hal.p2m_memory(vttbr);
-        p2m.stage2_mut().set_pool_limit(FIRST_TABLES)?;
+        p2m.reserve_tables(&mut memory, FIRST_TABLES)?;
         let gicc = GuestPhys::new(map::GUEST_GICC_BASE)
             .frame()
             .ok_or(Errno::Inval)?;

@@ -216,6 +216,19 @@ impl P2m {
         &mut self.stage2
     }
 
+    /// Sets the size of the pool of table pages, and its memory aside.
+    ///
+    /// # Errors
+    /// [`Errno::NoMem`] without memory or when more are in use; [`Errno::Inval`] for a dying domain.
+    pub fn reserve_tables<M: P2mMemory>(
+        &mut self,
+        memory: &mut M,
+        pages: u32,
+    ) -> Result<(), Errno> {
+        self.alive()?;
+        Ok(self.stage2.reserve_pool(memory, pages)?)
+    }
+
     /// Returns whether RAM is mapped 1:1.
     pub fn is_direct_mapped(&self) -> bool {
         self.is_direct_mapped

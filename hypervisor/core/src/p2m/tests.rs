@@ -84,11 +84,17 @@ impl Machine {
 }
 
 impl TableMemory for Machine {
-    fn alloc_table(&mut self) -> Option<Mfn> {
-        self.tables.alloc_table()
+    fn alloc_table(&mut self, is_aside: bool) -> Option<Mfn> {
+        self.tables.alloc_table(is_aside)
     }
-    fn free_table(&mut self, table: Mfn) {
-        self.tables.free_table(table);
+    fn free_table(&mut self, table: Mfn, is_aside: bool) {
+        self.tables.free_table(table, is_aside);
+    }
+    fn set_aside(&mut self, pages: u32) -> bool {
+        self.tables.set_aside(pages)
+    }
+    fn end_aside(&mut self, pages: u32) {
+        self.tables.end_aside(pages);
     }
     fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
         self.tables.alloc_root(order)

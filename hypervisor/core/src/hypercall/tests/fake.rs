@@ -139,6 +139,15 @@ impl FakeMemory {
         }
         Some(got.mfn)
     }
+    fn make_tables(&self, mfn: Mfn, order: u8) {
+        let mut tables = self.0.hal.tables.lock().unwrap();
+        fail_alloc::never(|| {
+            for frame in mfn.raw()..mfn.raw() + (1 << order) {
+                let table: &Table = Box::leak(Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+                tables.insert(frame, table);
+            }
+        });
+    }
     fn free(&self, mfn: Mfn, order: u32) {
         let mut allocator = self.0.allocator.lock();
         allocator
@@ -148,21 +157,23 @@ impl FakeMemory {
 }
 
 impl TableMemory for FakeMemory {
-    fn alloc_table(&mut self) -> Option<Mfn> {
-        self.alloc_root(0)
+    fn alloc_table(&mut self, is_aside: bool) -> Option<Mfn> {
+        let mfn = self.0.alloc_table(is_aside)?;
+        self.make_tables(mfn, 0);
+        Some(mfn)
     }
-    fn free_table(&mut self, table: Mfn) {
-        self.free(table, 0);
+    fn free_table(&mut self, table: Mfn, is_aside: bool) {
+        self.0.free_table(table, is_aside);
+    }
+    fn set_aside(&mut self, pages: u32) -> bool {
+        self.0.allocator.lock().set_aside(pages)
+    }
+    fn end_aside(&mut self, pages: u32) {
+        self.0.allocator.lock().end_aside(pages);
     }
     fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
         let mfn = self.alloc(u32::from(order), Owner::Xen, None)?;
-        let mut tables = self.0.hal.tables.lock().unwrap();
-        fail_alloc::never(|| {
-            for frame in mfn.raw()..mfn.raw() + (1 << order) {
-                let table: &Table = Box::leak(Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
-                tables.insert(frame, table);
-            }
-        });
+        self.make_tables(mfn, order);
         Some(mfn)
     }
     fn free_root(&mut self, root: Mfn, order: u8) {

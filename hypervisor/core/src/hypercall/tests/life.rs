@@ -470,7 +470,7 @@ fn watchdogs() {
 fn claims() {
     let world = World::new();
     let dom0 = &world.dom0;
-    let free = || world.hv.allocator.lock().free_frames();
+    let free = || world.hv.free_memory().free;
     let id = create(dom0, 0).1;
     let claim = |pages: u64| {
         let op = MemoryReservation {
@@ -509,5 +509,51 @@ fn claims() {
     // A domain that ends gives its claim up.
     assert_eq!(claim(u64::from(free())), 0);
     assert_eq!(simple(dom0, XEN_DOMCTL_DESTROYDOMAIN, id), 0);
+    assert_eq!(world.hv.allocator.lock().frames_aside(), 0);
+}
+
+#[test]
+fn pools_of_tables() {
+    let world = World::new();
+    let dom0 = &world.dom0;
+    let before = balance(&world);
+    let free = || world.hv.free_memory().free;
+    let id = create(dom0, 0).1;
+    let pool = |command, size| {
+        let (result, _, pool) = domctl(dom0, command, id, DomctlPagingMempool { size });
+        (result, pool.size)
+    };
+    let (get, set) = (
+        XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE,
+        XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE,
+    );
+    assert_eq!(pool(get, 0), (0, 16 << 12));
+    let with_16 = free();
+    for (size, expected) in [
+        (1 << 40, ENOMEM),
+        (u64::MAX, EINVAL),
+        (0x5001, EINVAL),
+        (u64::from(with_16 + 17) << 12, ENOMEM),
+        // It has some already.
+        (0, ENOMEM),
+        (40 << 12, 0),
+    ] {
+        assert_eq!(pool(set, size).0, expected, "{size:#x}");
+    }
+    assert_eq!(pool(get, 0), (0, 40 << 12));
+    assert_eq!(free(), with_16 - 24);
+    // All other memory is gone, and a page still finds its tables.
+    let limit = DomctlMaxMem { max_memkb: 64 };
+    assert_eq!(domctl(dom0, XEN_DOMCTL_MAX_MEM, id, limit).0, 0);
+    let mut hoard: Vec<_> = std::iter::from_fn(|| take_frame(&world)).collect();
+    assert_eq!(free(), 0);
+    world.hv.put_frame(hoard.pop().unwrap());
+    assert_eq!(populate(dom0, id, &[0x4_0000]), 1);
+    assert_eq!(free(), 0);
+    for mfn in hoard {
+        world.hv.put_frame(mfn);
+    }
+    assert_eq!(simple(dom0, XEN_DOMCTL_DESTROYDOMAIN, id), 0);
+    assert_eq!(balance(&world), before);
     assert_eq!(world.hv.allocator.lock().frames_aside(), 0);
 }

@@ -387,6 +387,7 @@ fn random_lives_leave_nothing_behind() {
             .collect();
         assert_eq!(ids, [0, 1, 2], "seed {seed}");
         assert_eq!(balance(&life.world), before, "seed {seed}");
+        assert_eq!(life.world.hv.allocator.lock().frames_aside(), 0);
         let dom0 = &life.world.dom0.domain;
         let in_use = (dom0.grants.lock().pinned(), dom0.maptrack.lock().in_use());
         assert_eq!(in_use, (0, 0), "seed {seed}");
