@@ -394,12 +394,14 @@ impl<H: Hal> Domain<H> {
     /// # Errors
     /// `EOVERFLOW`: too often.
     pub fn pause_by_toolstack(&self) -> Result<(), Errno> {
+        // The pause first: who undoes it as soon as it counts must find it.
+        self.pause();
         self.toolstack_pauses
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |pauses| {
                 (pauses < MAX_TOOLSTACK_PAUSES).then_some(pauses + 1)
             })
+            .inspect_err(|_| self.unpause())
             .map_err(|_| Errno::Overflow)?;
-        self.pause();
         Ok(())
     }
 
@@ -517,15 +519,17 @@ impl<H: Hal> Domain<H> {
 
     /// Marks the domain shut down, and stops it. The first reason stays.
     pub fn set_shutdown(&self, reason: ShutdownReason) {
+        // Its vCPUs stay as they are, on or off: a suspended domain goes on there. The pause first: who undoes it as soon as
+        // there is a reason must find it.
+        self.pause();
         let changed = self.shutdown.compare_exchange(
             NOT_SHUT_DOWN,
             reason as u8,
             Ordering::AcqRel,
             Ordering::Acquire,
         );
-        if changed.is_ok() {
-            // Its vCPUs stay as they are, on or off: a suspended domain goes on there.
-            self.pause();
+        if changed.is_err() {
+            self.unpause();
         }
     }
 
