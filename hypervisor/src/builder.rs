@@ -631,6 +631,7 @@ impl Draft {
         };
         let domain =
             Domain::new(parts, self.p2m).map_err(|_| format!("no memory for {id} itself"))?;
+        hv.start_clock(&domain);
         hv.units
             .add_domain(&hv.scheduler, &domain, |vcpu| (start.affinity)(vcpu))
             .map_err(|error| format!("no memory for {id}'s vCPUs: {error:?}"))?;

@@ -14,11 +14,11 @@ use xenith_core::addr::{DomId, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::errno::Errno;
-use xenith_core::frames::{AllocRequest, Allocation, Contents, FrameTable, FrameZero, Owner};
+use xenith_core::frames::{Contents, FrameTable, FrameZero, Owner};
 use xenith_core::hal::Hal;
 use xenith_core::hypervisor::Hypervisor;
 use xenith_core::machine::{Fault, PhysIrq};
-use xenith_core::p2m::P2mMemory;
+use xenith_core::p2m::{P2mMemory, PageAccount};
 use xenith_core::stage2::{Geometry, Table, TableMemory};
 use xenith_core::sync::{Once, SpinLock};
 use xenith_hw::shared_page::{FreeSlot, MappedPage, Unmap};
@@ -91,8 +91,12 @@ impl Machine {
             memory: self.memory,
             vttbr: 0,
         };
-        if let Some(root) = memory.alloc_of(hv, u32::from(Geometry::ARMV7.root_order()), Owner::Xen)
-        {
+        if let Some(root) = memory.alloc_of(
+            hv,
+            u32::from(Geometry::ARMV7.root_order()),
+            Owner::Xen,
+            None,
+        ) {
             self.no_stage2
                 .store(root.address().raw(), Ordering::Relaxed);
         }
@@ -136,15 +140,9 @@ impl Machine {
     }
 }
 
-/// Allocates 2^`order` frames; their contents are what the answer says.
-fn alloc_frames(hv: &Hv, order: u32, owner: Owner) -> Option<Allocation> {
-    let request = AllocRequest::new(order, owner);
-    hv.allocator.lock().alloc(&hv.frames, &request).ok()
-}
-
 /// Allocates one frame for the hypervisor itself, not zeroed.
 pub fn alloc_frame(hv: &Hv) -> Option<Mfn> {
-    alloc_frames(hv, 0, Owner::Xen).map(|got| got.mfn)
+    hv.alloc_frames(0, Owner::Xen, None).map(|got| got.mfn)
 }
 
 /// Frees what only the hypervisor refers to.
@@ -289,11 +287,17 @@ impl DomainMemory {
     }
 
     fn alloc(&self, order: u32, owner: Owner) -> Option<Mfn> {
-        self.alloc_of(self.hv(), order, owner)
+        self.alloc_of(self.hv(), order, owner, None)
     }
 
-    fn alloc_of(&self, hv: &Hv, order: u32, owner: Owner) -> Option<Mfn> {
-        let got = alloc_frames(hv, order, owner)?;
+    fn alloc_of(
+        &self,
+        hv: &Hv,
+        order: u32,
+        owner: Owner,
+        account: Option<&PageAccount>,
+    ) -> Option<Mfn> {
+        let got = hv.alloc_frames(order, owner, account)?;
         if got.contents == Contents::Dirty {
             for i in 0..1u32 << order {
                 let mfn = Mfn::new(got.mfn.raw() + i);
@@ -312,11 +316,17 @@ impl DomainMemory {
 }
 
 impl TableMemory for DomainMemory {
-    fn alloc_table(&mut self) -> Option<Mfn> {
-        self.alloc(0, Owner::Xen)
+    fn alloc_table(&mut self, is_aside: bool) -> Option<Mfn> {
+        self.hv().alloc_table(is_aside)
     }
-    fn free_table(&mut self, table: Mfn) {
-        self.free(table, 0);
+    fn free_table(&mut self, table: Mfn, is_aside: bool) {
+        self.hv().free_table(table, is_aside);
+    }
+    fn set_aside(&mut self, pages: u32) -> bool {
+        self.hv().allocator.lock().set_aside(pages)
+    }
+    fn end_aside(&mut self, pages: u32) {
+        self.hv().allocator.lock().end_aside(pages);
     }
     fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
         self.alloc(u32::from(order), Owner::Xen)
@@ -344,8 +354,8 @@ impl P2mMemory for DomainMemory {
     fn frames(&self) -> &FrameTable<Self::Storage> {
         &self.hv().frames
     }
-    fn alloc_ram(&mut self, order: u32, owner: DomId) -> Option<Mfn> {
-        self.alloc(order, Owner::Domain(owner))
+    fn alloc_ram(&mut self, order: u32, owner: DomId, account: &PageAccount) -> Option<Mfn> {
+        self.alloc_of(self.hv(), order, Owner::Domain(owner), Some(account))
     }
     fn free_frame(&mut self, mfn: Mfn) {
         self.free(mfn, 0);

@@ -368,6 +368,11 @@ impl<H: Hal> Domain<H> {
         }
     }
 
+    /// Returns whether no pCPU has a vCPU of the domain.
+    pub fn is_descheduled(&self) -> bool {
+        self.vcpus.iter().all(|vcpu| vcpu.loaded_on().is_none())
+    }
+
     /// Waits until no pCPU has a vCPU of the domain, which is paused: all have left the guest and saved it. The others
     /// take as long as a step of a hypercall; nobody that runs a guest waits for the caller.
     pub fn wait_descheduled(&self) {
@@ -389,12 +394,14 @@ impl<H: Hal> Domain<H> {
     /// # Errors
     /// `EOVERFLOW`: too often.
     pub fn pause_by_toolstack(&self) -> Result<(), Errno> {
+        // The pause first: who undoes it as soon as it counts must find it.
+        self.pause();
         self.toolstack_pauses
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |pauses| {
                 (pauses < MAX_TOOLSTACK_PAUSES).then_some(pauses + 1)
             })
+            .inspect_err(|_| self.unpause())
             .map_err(|_| Errno::Overflow)?;
-        self.pause();
         Ok(())
     }
 
@@ -448,7 +455,7 @@ impl<H: Hal> Domain<H> {
             is_xenstore: self.facts.is_xenstore,
             pages: self.account.pages(),
             limit: self.account.limit(),
-            claimed: 0,
+            claimed: self.account.claimed(),
             shared_info: hv.frames.xenheap_gfn(self.shared_info.mfn()),
             cpu_time_ns: hv.scale.to_ns(ran),
             online_vcpus: online,
@@ -512,15 +519,17 @@ impl<H: Hal> Domain<H> {
 
     /// Marks the domain shut down, and stops it. The first reason stays.
     pub fn set_shutdown(&self, reason: ShutdownReason) {
+        // Its vCPUs stay as they are, on or off: a suspended domain goes on there. The pause first: who undoes it as soon as
+        // there is a reason must find it.
+        self.pause();
         let changed = self.shutdown.compare_exchange(
             NOT_SHUT_DOWN,
             reason as u8,
             Ordering::AcqRel,
             Ordering::Acquire,
         );
-        if changed.is_ok() {
-            // Its vCPUs stay as they are, on or off: a suspended domain goes on there.
-            self.pause();
+        if changed.is_err() {
+            self.unpause();
         }
     }
 

@@ -7,8 +7,9 @@ use alloc::sync::Arc;
 
 use crate::addr::{DomId, IntId, Mfn, VcpuId};
 use crate::domain::{Domain, DomainTable, Stage, Vmids};
+use crate::errno::Errno;
 use crate::evtchn::Virq;
-use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner, Put};
+use crate::frames::{AllocRequest, Allocation, Contents, FrameAllocator, FrameTable, Owner, Put};
 use crate::hal::Hal;
 use crate::machine::HoldRam;
 use crate::p2m::PageAccount;
@@ -33,6 +34,17 @@ pub struct Identity {
     pub changeset: String,
     /// The build id.
     pub build_id: [u8; 20],
+}
+
+/// Free memory, in frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeMemory {
+    /// All of it.
+    pub free: u32,
+    /// What of it is to be scrubbed.
+    pub dirty: u32,
+    /// What of it domains have claimed.
+    pub claimed: u32,
 }
 
 /// What every domain that is made at run time gets of the machine, and how much it gets when nobody says.
@@ -113,6 +125,98 @@ impl<H: Hal> Hypervisor<H> {
                 self.ask_reap();
             }
         }
+    }
+
+    /// Allocates 2^`order` frames; their contents are what the answer says. `account` is the owner's, if it is a domain: what
+    /// is set aside for it is used first.
+    pub fn alloc_frames(
+        &self,
+        order: u32,
+        owner: Owner,
+        account: Option<&PageAccount>,
+    ) -> Option<Allocation> {
+        let own = account.map_or(0, PageAccount::claimed);
+        let request = AllocRequest {
+            own,
+            ..AllocRequest::new(order, owner)
+        };
+        let mut allocator = self.allocator.lock();
+        let got = allocator.alloc(&self.frames, &request).ok()?;
+        if own != 0
+            && let Some(account) = account
+        {
+            account.set_claimed(own.saturating_sub(1 << order));
+        }
+        Some(got)
+    }
+
+    /// Allocates a frame for a stage-2 table, not zeroed; with `is_aside`, one that was set aside for that.
+    pub fn alloc_table(&self, is_aside: bool) -> Option<Mfn> {
+        let request = AllocRequest {
+            own: u32::from(is_aside),
+            ..AllocRequest::new(0, Owner::Xen)
+        };
+        let got = self.allocator.lock().alloc(&self.frames, &request).ok()?;
+        if got.contents == Contents::Dirty {
+            self.hal.zero_frame(got.mfn);
+        }
+        Some(got.mfn)
+    }
+
+    /// Frees a frame of [`Self::alloc_table`]; with `is_aside` it is set aside again.
+    pub fn free_table(&self, table: Mfn, is_aside: bool) {
+        let mut allocator = self.allocator.lock();
+        if allocator
+            .free(&self.frames, table, 0, Contents::Dirty)
+            .is_err()
+        {
+            log::error!("table {table:#x} could not be freed: it is still in use");
+        } else if is_aside {
+            // It is free just now.
+            let _ = allocator.set_aside(1);
+        }
+    }
+
+    /// Returns the free frames that are nobody's, those that wait to be scrubbed, and those that domains have claimed; the
+    /// pools of tables count as used (`physinfo`).
+    pub fn free_memory(&self) -> FreeMemory {
+        let claimed = self
+            .domains
+            .all()
+            .map(|domain| domain.account.claimed())
+            .fold(0u32, u32::saturating_add);
+        let allocator = self.allocator.lock();
+        let pools = allocator.frames_aside().saturating_sub(claimed);
+        FreeMemory {
+            free: allocator.free_frames().saturating_sub(pools),
+            dirty: allocator.dirty_frames(),
+            claimed,
+        }
+    }
+
+    /// Sets free memory aside, so that a domain can come to `pages` pages; 0 ends that (`XENMEM_claim_pages`).
+    ///
+    /// # Errors
+    /// `EINVAL` when it has a claim, has as many pages already, or may not have them; `ENOMEM`.
+    pub fn claim_pages(&self, domain: &Domain<H>, pages: u64) -> Result<(), Errno> {
+        let account = &domain.account;
+        let mut allocator = self.allocator.lock();
+        if pages == 0 {
+            allocator.end_aside(account.claimed());
+            account.set_claimed(0);
+            return Ok(());
+        }
+        let pages = u32::try_from(pages).map_err(|_| Errno::Inval)?;
+        let missing = pages
+            .checked_sub(account.pages())
+            .filter(|missing| *missing != 0 && pages <= account.limit() && account.claimed() == 0)
+            .filter(|_| domain.stage() == Stage::Alive)
+            .ok_or(Errno::Inval)?;
+        if !allocator.set_aside(missing) {
+            return Err(Errno::NoMem);
+        }
+        account.set_claimed(missing);
+        Ok(())
     }
 
     /// Tells the toolstack to look which domains there are and how they do (VIRQ_DOM_EXC).

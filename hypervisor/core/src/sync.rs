@@ -2,8 +2,8 @@
 //!
 //! Interrupts stay masked while the hypervisor runs, so a lock is never taken again by an interrupt on the same CPU.
 //!
-//! Order, outer to inner: maptrack, grant table, p2m, event channels, virtual UART, vGIC, distributor, scheduler, hypervisor
-//! page tables, frame table (the allocator), domain table, table of units, heap, console. Code takes a lock only while it
+//! Order, outer to inner: a domain's end, maptrack, grant table, p2m, event channels, virtual UART, vGIC, distributor,
+//! scheduler, hypervisor page tables, frame table (the allocator), domain numbers, domain table, table of units, heap, console. Code takes a lock only while it
 //! holds none further right. The domain table and the table of units are leaves: nothing but the heap is locked inside.
 
 /// Mutual exclusion by spinning; sections are short and CPUs few.

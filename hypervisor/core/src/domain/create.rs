@@ -59,6 +59,7 @@ impl<H: Hal> Hypervisor<H> {
             self.make_domain(request, id, p2m, vttbr)
         });
         let domain = made.inspect_err(|_| self.vmids.give_back(vmid))?;
+        self.start_clock(&domain);
         *domain.handle.lock() = request.handle;
         domain.toolstack_pauses.store(1, Ordering::SeqCst);
         domain.pause();
@@ -74,6 +75,13 @@ impl<H: Hal> Hypervisor<H> {
         crate::hypercall::publish_wallclock(&domain, *wallclock);
         drop(wallclock);
         Ok(domain)
+    }
+
+    /// A guest's clock begins at its own time 0: the wall clock that it is shown is as much later.
+    pub fn start_clock(&self, domain: &Domain<H>) {
+        let ticks = domain.virtual_offset.saturating_sub(self.boot_ticks);
+        let seconds = self.scale.to_ns(ticks) / 1_000_000_000;
+        domain.time_offset.store(seconds, Ordering::Relaxed);
     }
 
     fn make_memory(&self, id: DomId) -> Result<P2m, Errno> {
@@ -109,7 +117,7 @@ impl<H: Hal> Hypervisor<H> {
     ) -> Result<Parts<H>, Errno> {
         let guests = &self.guests;
         let mut memory = self.hal.p2m_memory(vttbr);
-        p2m.stage2_mut().set_pool_limit(FIRST_TABLES)?;
+        p2m.reserve_tables(&mut memory, FIRST_TABLES)?;
         let gicc = GuestPhys::new(map::GUEST_GICC_BASE)
             .frame()
             .ok_or(Errno::Inval)?;

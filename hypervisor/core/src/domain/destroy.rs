@@ -30,7 +30,9 @@ pub enum Teardown {
     /// Nothing.
     #[default]
     Begin,
-    /// The vCPUs have stopped.
+    /// The vCPUs are leaving their pCPUs.
+    Stopping,
+    /// They have left.
     Stopped,
     /// Event channels are being closed.
     Events(ResetCallState),
@@ -86,12 +88,16 @@ impl<H: Hal> Hypervisor<H> {
             Teardown::Begin => {
                 domain.stage.store(Stage::Dying as u8, Ordering::SeqCst);
                 domain.pause();
-                domain.wait_descheduled();
-                Teardown::Stopped
+                Teardown::Stopping
             }
+            // The call is executed again meanwhile.
+            Teardown::Stopping if !domain.is_descheduled() => return Err(Errno::Restart),
+            Teardown::Stopping => Teardown::Stopped,
             Teardown::Stopped => {
                 self.units.remove_domain(&self.scheduler, domain);
                 self.hal.release_interrupts(domain);
+                // Its claim ends.
+                self.claim_pages(domain, 0)?;
                 domain.events.lock().set_dying();
                 domain.grants.lock().kill();
                 Teardown::Events(ResetCallState::Begin)

@@ -94,11 +94,15 @@ impl<H: Hal> DomainTable<H> {
     /// Takes a domain out. Its number is not free until [`Self::free_number`]. There is room for both: see
     /// [`Self::add`].
     pub fn retire(&self, domain: Arc<Domain<H>>) {
-        self.numbers.lock().taken.push(domain.facts.id);
-        {
-            let mut domains = self.domains.lock();
-            domains.retain(|other| !Arc::ptr_eq(other, &domain));
-        }
+        let mut numbers = self.numbers.lock();
+        let mut domains = self.domains.lock();
+        let found = domains.iter().position(|other| Arc::ptr_eq(other, &domain));
+        // Somebody else may have come first.
+        let Some(at) = found else { return };
+        domains.remove(at);
+        numbers.taken.push(domain.facts.id);
+        drop(domains);
+        drop(numbers);
         self.retired.lock().push(domain);
     }
 

@@ -32,6 +32,8 @@ pub struct AllocRequest {
     pub below: Option<Mfn>,
     /// Which frames to prefer: [`Contents::Clean`] for use as zeroed memory, [`Contents::Dirty`] to spare the clean.
     pub prefer: Contents,
+    /// How many of the frames that are set aside are this owner's.
+    pub own: u32,
 }
 
 impl AllocRequest {
@@ -42,6 +44,7 @@ impl AllocRequest {
             owner,
             below: None,
             prefer: Contents::Clean,
+            own: 0,
         }
     }
 }
@@ -88,6 +91,8 @@ pub struct FrameAllocator {
     /// A bit for each order with a block.
     pub(super) occupied: [u32; 2],
     pub(super) free: [u32; 2],
+    /// Free frames that are promised to somebody ([`FrameAllocator::set_aside`]).
+    aside: u32,
 }
 
 const fn class(contents: Contents) -> usize {
@@ -112,6 +117,7 @@ impl FrameAllocator {
             lists: [[NONE; ORDERS]; 2],
             occupied: [0; 2],
             free: [0; 2],
+            aside: 0,
         }
     }
 
@@ -123,6 +129,26 @@ impl FrameAllocator {
     /// Returns the number of free frames that wait to be scrubbed (`physinfo.scrub_pages`).
     pub const fn dirty_frames(&self) -> u32 {
         self.free[1]
+    }
+
+    /// Returns the number of free frames that are promised to somebody (`physinfo.outstanding_pages`).
+    pub const fn frames_aside(&self) -> u32 {
+        self.aside
+    }
+
+    /// Promises free frames to somebody: only requests with [`AllocRequest::own`] get them. Returns whether there were as
+    /// many that are not promised already.
+    pub fn set_aside(&mut self, frames: u32) -> bool {
+        let is_there = self.free_frames().saturating_sub(self.aside) >= frames;
+        if is_there {
+            self.aside += frames;
+        }
+        is_there
+    }
+
+    /// Takes a promise back.
+    pub fn end_aside(&mut self, frames: u32) {
+        self.aside = self.aside.saturating_sub(frames);
     }
 
     /// Gives the allocator RAM that it does not have: at boot, or memory of boot modules after use.
@@ -157,7 +183,7 @@ impl FrameAllocator {
     /// Allocates a block.
     ///
     /// # Errors
-    /// [`AllocError::OutOfMemory`], or [`AllocError::Invalid`] for an order above [`MAX_ORDER`].
+    /// [`AllocError::OutOfMemory`], also when what is free is promised to others; [`AllocError::Invalid`] for an order above [`MAX_ORDER`].
     pub fn alloc<S: AsRef<[AtomicU64]>>(
         &mut self,
         table: &FrameTable<S>,
@@ -165,6 +191,11 @@ impl FrameAllocator {
     ) -> Result<Allocation, AllocError> {
         if request.order > MAX_ORDER || !request.owner.is_representable() {
             return Err(AllocError::Invalid);
+        }
+        let pages = 1u32 << request.order;
+        let others = self.aside.saturating_sub(request.own);
+        if self.free_frames().saturating_sub(others) < pages {
+            return Err(AllocError::OutOfMemory);
         }
         let found = match self.find(table, request) {
             Some(found) => found,
@@ -188,7 +219,8 @@ impl FrameAllocator {
             // The upper half stays free, unless only it is what the limit asks for (it never is: lower is lower).
             self.push(table, half, order, contents);
         }
-        self.mark_used(table, mfn, 1 << request.order, request.owner);
+        self.mark_used(table, mfn, pages, request.owner);
+        self.end_aside(request.own.min(pages));
         mfn &= NONE;
         Ok(Allocation {
             mfn: Mfn::new(mfn),

@@ -448,6 +448,7 @@ fn random_operations_agree_with_a_map() {
                     if let Ok(got) = heap.alloc(
                         &table,
                         &AllocRequest {
+                            own: 0,
                             order,
                             owner,
                             below,

@@ -86,26 +86,24 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
     }
 }
 
-/// XENMEM_exchange: of no use to a domain whose RAM is 1:1, and not there for the others, which have no need of it.
+/// XENMEM_exchange: never succeeds on Arm, where Xen can take no page away from a domain. A domain with a stage 2 has no use
+/// for other machine frames.
 fn exchange<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::MemoryExchange = cx.read(at)?;
-    let target = cx.find_controlled(op.in_.domid)?;
-    if target.facts.is_direct_mapped {
-        Err(Errno::Inval)
-    } else {
-        Err(Errno::NoSys)
-    }
+    cx.find_controlled(op.in_.domid)?;
+    Err(Errno::Inval)
 }
 
-/// XENMEM_claim_pages: nothing is set aside yet, so the toolstack must not believe it.
+/// XENMEM_claim_pages: sets free memory aside for a domain.
 fn claim<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::MemoryReservation = cx.read(at)?;
     if op.extent_start != 0 || op.extent_order != 0 || op.mem_flags != 0 {
         return Err(Errno::Inval);
     }
-    cx.find_any(op.domid).map_err(|_| Errno::Inval)?;
+    let target = cx.find_any(op.domid).map_err(|_| Errno::Inval)?;
     if !cx.domain.facts.is_privileged {
         return Err(Errno::Perm);
     }
-    Err(Errno::NoSys)
+    cx.hv.claim_pages(&target, op.nr_extents)?;
+    Ok(0)
 }

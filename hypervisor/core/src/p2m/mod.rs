@@ -33,8 +33,9 @@ pub trait P2mMemory: TableMemory {
     type Storage: AsRef<[AtomicU64]>;
     /// Returns the frame table.
     fn frames(&self) -> &FrameTable<Self::Storage>;
-    /// Allocates 2^`order` aligned frames for a domain, zeroed, with the domain's own reference on each.
-    fn alloc_ram(&mut self, order: u32, owner: DomId) -> Option<Mfn>;
+    /// Allocates 2^`order` aligned frames for a domain, zeroed, with the domain's own reference on each; from what is set
+    /// aside for it first.
+    fn alloc_ram(&mut self, order: u32, owner: DomId, account: &PageAccount) -> Option<Mfn>;
     /// Frees RAM or xenheap frames whose last reference is gone.
     fn free_frame(&mut self, mfn: Mfn);
     /// Gives back what [`P2mMemory::alloc_ram`] returned and nobody saw.
@@ -52,6 +53,8 @@ pub struct PageAccount {
     limit: AtomicU32,
     /// Pages of the hypervisor's that are shared with it.
     shared: AtomicU32,
+    /// Free pages set aside for it (`XENMEM_claim_pages`). Changed with the allocator locked.
+    claimed: AtomicU32,
 }
 
 impl PageAccount {
@@ -61,6 +64,7 @@ impl PageAccount {
             pages: AtomicU32::new(0),
             limit: AtomicU32::new(limit),
             shared: AtomicU32::new(0),
+            claimed: AtomicU32::new(0),
         }
     }
 
@@ -87,6 +91,15 @@ impl PageAccount {
                 now.checked_add(pages).filter(|sum| *sum <= limit)
             })
             .is_ok()
+    }
+
+    /// Returns how many free pages are set aside for the domain.
+    pub fn claimed(&self) -> u32 {
+        self.claimed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_claimed(&self, pages: u32) {
+        self.claimed.store(pages, Ordering::Relaxed);
     }
 
     /// Returns how many pages of the hypervisor's are shared with the domain.
@@ -201,6 +214,19 @@ impl P2m {
     /// Returns the tables for changing the size of their pool.
     pub fn stage2_mut(&mut self) -> &mut Stage2 {
         &mut self.stage2
+    }
+
+    /// Sets the size of the pool of table pages, and its memory aside.
+    ///
+    /// # Errors
+    /// [`Errno::NoMem`] without memory or when more are in use; [`Errno::Inval`] for a dying domain.
+    pub fn reserve_tables<M: P2mMemory>(
+        &mut self,
+        memory: &mut M,
+        pages: u32,
+    ) -> Result<(), Errno> {
+        self.alive()?;
+        Ok(self.stage2.reserve_pool(memory, pages)?)
     }
 
     /// Returns whether RAM is mapped 1:1.
@@ -462,7 +488,7 @@ impl P2m {
         if !self.account.try_add(pages) {
             return Err(Errno::NoMem);
         }
-        let Some(mfn) = memory.alloc_ram(order, self.owner) else {
+        let Some(mfn) = memory.alloc_ram(order, self.owner, &self.account) else {
             self.account.sub(pages);
             return Err(Errno::NoMem);
         };
@@ -488,7 +514,7 @@ impl P2m {
         if !self.account.try_add(pages) {
             return Err(Errno::NoMem);
         }
-        if memory.alloc_ram(order, self.owner).is_none() {
+        if memory.alloc_ram(order, self.owner, &self.account).is_none() {
             self.account.sub(pages);
             return Err(Errno::NoMem);
         }

@@ -84,11 +84,17 @@ impl Machine {
 }
 
 impl TableMemory for Machine {
-    fn alloc_table(&mut self) -> Option<Mfn> {
-        self.tables.alloc_table()
+    fn alloc_table(&mut self, is_aside: bool) -> Option<Mfn> {
+        self.tables.alloc_table(is_aside)
     }
-    fn free_table(&mut self, table: Mfn) {
-        self.tables.free_table(table);
+    fn free_table(&mut self, table: Mfn, is_aside: bool) {
+        self.tables.free_table(table, is_aside);
+    }
+    fn set_aside(&mut self, pages: u32) -> bool {
+        self.tables.set_aside(pages)
+    }
+    fn end_aside(&mut self, pages: u32) {
+        self.tables.end_aside(pages);
     }
     fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
         self.tables.alloc_root(order)
@@ -112,7 +118,7 @@ impl P2mMemory for Machine {
     fn frames(&self) -> &FrameTable<Self::Storage> {
         &self.frames
     }
-    fn alloc_ram(&mut self, order: u32, owner: DomId) -> Option<Mfn> {
+    fn alloc_ram(&mut self, order: u32, owner: DomId, _account: &PageAccount) -> Option<Mfn> {
         match &mut self.fail_in {
             Some(0) => return None,
             Some(left) => *left -= 1,

@@ -217,7 +217,7 @@ impl Stage2 {
             return Err(MapError::OutOfTables);
         }
         for _ in 0..plan.tables {
-            match memory.alloc_table() {
+            match memory.alloc_table(self.is_reserved) {
                 Some(table) => {
                     self.spare.push(table);
                     self.tables += 1;

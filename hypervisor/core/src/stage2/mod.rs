@@ -33,10 +33,15 @@ pub use descriptor::{ENTRIES, PageType, Table};
 
 /// How tables are allocated, reached and made visible to the walker.
 pub trait TableMemory {
-    /// Returns a zeroed page for a table, already visible to the walker, or `None`.
-    fn alloc_table(&mut self) -> Option<Mfn>;
-    /// Takes back a table page that no TLB knows any more.
-    fn free_table(&mut self, table: Mfn);
+    /// Returns a zeroed page for a table, already visible to the walker, or `None`; with `is_aside`, one of those that were
+    /// set aside.
+    fn alloc_table(&mut self, is_aside: bool) -> Option<Mfn>;
+    /// Takes back a table page that no TLB knows any more; with `is_aside` it stays set aside.
+    fn free_table(&mut self, table: Mfn, is_aside: bool);
+    /// Sets free pages aside for tables. Returns false if there are not as many.
+    fn set_aside(&mut self, pages: u32) -> bool;
+    /// Ends that for as many pages.
+    fn end_aside(&mut self, pages: u32);
     /// Returns 2^`order` zeroed pages for the concatenated root, aligned to their size.
     fn alloc_root(&mut self, order: u8) -> Option<Mfn>;
     /// Takes the root back.
@@ -189,6 +194,8 @@ pub struct Stage2 {
     /// Table pages below the root, the dead included.
     tables: u32,
     pool_limit: u32,
+    /// The pages of the pool that are no tables yet are set aside.
+    is_reserved: bool,
     /// Tables allocated for the operation under way; empty between operations.
     spare: Vec<Mfn>,
     /// Unlinked level-3 tables with the first guest frame they mapped.
@@ -208,6 +215,7 @@ impl Stage2 {
             geometry,
             tables: 0,
             pool_limit: u32::MAX,
+            is_reserved: false,
             spare: Vec::new(),
             dead: Vec::new(),
             released: Vec::new(),
@@ -246,6 +254,43 @@ impl Stage2 {
         }
         self.pool_limit = pages;
         Ok(())
+    }
+
+    /// As [`Self::set_pool_limit`], and sets the memory aside: a table is then there when it is needed.
+    ///
+    /// # Errors
+    /// [`MapError::OutOfTables`] also without memory; nothing changed.
+    pub fn reserve_pool<M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        pages: u32,
+    ) -> Result<(), MapError> {
+        let wanted = pages
+            .checked_sub(self.tables)
+            .ok_or(MapError::OutOfTables)?;
+        let now = self.pages_aside();
+        if wanted > now && !memory.set_aside(wanted - now) {
+            return Err(MapError::OutOfTables);
+        }
+        memory.end_aside(now.saturating_sub(wanted));
+        self.pool_limit = pages;
+        self.is_reserved = true;
+        Ok(())
+    }
+
+    /// Returns how many pages are set aside now.
+    fn pages_aside(&self) -> u32 {
+        if self.is_reserved {
+            self.pool_limit.saturating_sub(self.tables)
+        } else {
+            0
+        }
+    }
+
+    /// Nothing is mapped any more: the pool is not needed.
+    fn release_pool<M: TableMemory>(&mut self, memory: &mut M) {
+        memory.end_aside(self.pages_aside());
+        self.is_reserved = false;
     }
 
     /// Returns whether [`Stage2::sync`] has something to do.
@@ -507,6 +552,7 @@ impl Stage2 {
                 }
             }
         }
+        self.release_pool(memory);
         true
     }
 
@@ -537,7 +583,8 @@ impl Stage2 {
     }
 
     /// Frees the root. Tables and mappings must be gone ([`Stage2::free_tables_step`]).
-    pub fn destroy<M: TableMemory>(self, memory: &mut M) {
+    pub fn destroy<M: TableMemory>(mut self, memory: &mut M) {
+        self.release_pool(memory);
         debug_assert!(
             self.tables == 0,
             "stage 2 destroyed with {} tables",
@@ -547,7 +594,7 @@ impl Stage2 {
     }
 
     fn free_table<M: TableMemory>(&mut self, memory: &mut M, table: Mfn) {
-        memory.free_table(table);
+        memory.free_table(table, self.is_reserved);
         self.tables = self.tables.saturating_sub(1);
     }
 

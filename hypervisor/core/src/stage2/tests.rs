@@ -18,6 +18,8 @@ pub(crate) struct FakeTables {
     unlinked: RefCell<HashMap<u32, u64>>,
     pub(crate) epoch: u64,
     is_open: Cell<bool>,
+    /// Pages set aside.
+    pub(crate) aside: u32,
     /// Allocations until one fails.
     pub(crate) fail_in: Option<u32>,
 }
@@ -136,16 +138,28 @@ impl FakeTables {
 }
 
 impl TableMemory for FakeTables {
-    fn alloc_table(&mut self) -> Option<Mfn> {
-        if self.fails() {
-            None
-        } else {
-            Some(self.add(1))
+    fn alloc_table(&mut self, is_aside: bool) -> Option<Mfn> {
+        if is_aside {
+            self.aside = self.aside.checked_sub(1).expect("set aside");
+        } else if self.fails() {
+            return None;
         }
+        Some(self.add(1))
     }
-    fn free_table(&mut self, table: Mfn) {
+    fn free_table(&mut self, table: Mfn, is_aside: bool) {
         assert!(!self.is_open.get());
         self.remove(table.raw());
+        self.aside += u32::from(is_aside);
+    }
+    fn set_aside(&mut self, pages: u32) -> bool {
+        if self.fails() {
+            return false;
+        }
+        self.aside += pages;
+        true
+    }
+    fn end_aside(&mut self, pages: u32) {
+        self.aside = self.aside.checked_sub(pages).expect("set aside");
     }
     fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
         if self.fails() {
@@ -771,4 +785,51 @@ fn a_failed_allocation_leaves_everything_as_it_was() {
         );
         end(stage2, &mut memory);
     }
+}
+
+#[test]
+fn a_reserved_pool_is_there_when_it_is_needed() {
+    let mut tables = FakeTables::new();
+    let mut stage2 = Stage2::new(&mut tables, Geometry::ARMV7).unwrap();
+    tables.fail_in = Some(0);
+    assert_eq!(
+        stage2.reserve_pool(&mut tables, 3),
+        Err(MapError::OutOfTables)
+    );
+    tables.fail_in = None;
+    stage2.reserve_pool(&mut tables, 3).unwrap();
+    assert_eq!((tables.aside, stage2.pool_limit()), (3, 3));
+    // No other memory is asked for.
+    tables.fail_in = Some(0);
+    let map = |stage2: &mut Stage2, tables: &mut FakeTables, gfn| {
+        let (gfn, mfn) = (Gfn::new(gfn), Mfn::new(0x5_0000));
+        stage2.map(tables, gfn, mfn, 1, PageType::RamRw, Ram::Keep)
+    };
+    map(&mut stage2, &mut tables, 0x100).unwrap();
+    assert_eq!((tables.aside, stage2.table_pages()), (1, 2));
+    map(&mut stage2, &mut tables, 0x300).unwrap();
+    assert_eq!(
+        map(&mut stage2, &mut tables, 0x500),
+        Err(MapError::OutOfTables)
+    );
+    assert_eq!(
+        stage2.reserve_pool(&mut tables, 2),
+        Err(MapError::OutOfTables)
+    );
+    tables.fail_in = None;
+    stage2.reserve_pool(&mut tables, 8).unwrap();
+    assert_eq!(tables.aside, 5);
+    stage2.reserve_pool(&mut tables, 4).unwrap();
+    assert_eq!(tables.aside, 1);
+    for gfn in [0x100, 0x300] {
+        stage2
+            .unmap(&mut tables, Gfn::new(gfn), 1, Ram::Keep)
+            .unwrap();
+    }
+    stage2.sync(&mut tables, u32::MAX, |_, _| {});
+    let mut cursor = 0;
+    while !stage2.free_tables_step(&mut tables, &mut cursor) {}
+    assert_eq!((tables.aside, stage2.table_pages()), (0, 0));
+    stage2.destroy(&mut tables);
+    assert_eq!(tables.live(), 0);
 }

@@ -56,12 +56,17 @@ pub(super) fn pool_size<H: Hal>(op: &mut abi::Domctl, target: &Domain<H>) -> Don
     Ok(Reply::Whole)
 }
 
-pub(super) fn set_pool_size<H: Hal>(op: &abi::Domctl, target: &Domain<H>) -> Done {
+pub(super) fn set_pool_size<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    op: &abi::Domctl,
+    target: &Domain<H>,
+) -> Done {
     let wanted: abi::DomctlPagingMempool = part(op)?;
     if !wanted.size.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::Inval);
     }
     let pages = u32::try_from(wanted.size / PAGE_SIZE as u64).map_err(|_| Errno::Inval)?;
-    target.p2m.lock().stage2_mut().set_pool_limit(pages)?;
+    let mut memory = cx.hv.hal.p2m_memory(target.vttbr);
+    target.p2m.lock().reserve_tables(&mut memory, pages)?;
     Ok(Reply::None)
 }

@@ -142,7 +142,7 @@ fn of_domain<H: Hal, M: GuestMemory>(
         abi::XEN_DOMCTL_RESUMEDOMAIN => life::resume(cx, target),
         abi::XEN_DOMCTL_CACHEFLUSH => memory::cache_flush(cx, op, target),
         abi::XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE => memory::pool_size(op, target),
-        abi::XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE => memory::set_pool_size(op, target),
+        abi::XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE => memory::set_pool_size(cx, op, target),
         _ => Err(Errno::NoSys),
     }
 }

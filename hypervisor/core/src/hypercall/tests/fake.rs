@@ -14,7 +14,7 @@ use crate::domain::{Domain, DomainFacts, DomainTable, Parts, Vmids};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
 use crate::evtchn::{EventChannels, NO_PORT_LIMIT};
-use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner};
+use crate::frames::{Contents, FrameAllocator, FrameTable, Owner};
 use crate::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use crate::hal::Hal;
 use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
@@ -132,17 +132,21 @@ impl SharedPage for FakePage {
 pub(crate) struct FakeMemory(&'static Hv);
 
 impl FakeMemory {
-    fn alloc(&self, order: u32, owner: Owner) -> Option<Mfn> {
-        let got = self
-            .0
-            .allocator
-            .lock()
-            .alloc(&self.0.frames, &AllocRequest::new(order, owner))
-            .ok()?;
+    fn alloc(&self, order: u32, owner: Owner, account: Option<&PageAccount>) -> Option<Mfn> {
+        let got = self.0.alloc_frames(order, owner, account)?;
         for frame in got.mfn.raw()..got.mfn.raw() + (1 << order) {
             self.0.hal.zero_frame(Mfn::new(frame));
         }
         Some(got.mfn)
+    }
+    fn make_tables(&self, mfn: Mfn, order: u8) {
+        let mut tables = self.0.hal.tables.lock().unwrap();
+        fail_alloc::never(|| {
+            for frame in mfn.raw()..mfn.raw() + (1 << order) {
+                let table: &Table = Box::leak(Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+                tables.insert(frame, table);
+            }
+        });
     }
     fn free(&self, mfn: Mfn, order: u32) {
         let mut allocator = self.0.allocator.lock();
@@ -153,21 +157,23 @@ impl FakeMemory {
 }
 
 impl TableMemory for FakeMemory {
-    fn alloc_table(&mut self) -> Option<Mfn> {
-        self.alloc_root(0)
+    fn alloc_table(&mut self, is_aside: bool) -> Option<Mfn> {
+        let mfn = self.0.alloc_table(is_aside)?;
+        self.make_tables(mfn, 0);
+        Some(mfn)
     }
-    fn free_table(&mut self, table: Mfn) {
-        self.free(table, 0);
+    fn free_table(&mut self, table: Mfn, is_aside: bool) {
+        self.0.free_table(table, is_aside);
+    }
+    fn set_aside(&mut self, pages: u32) -> bool {
+        self.0.allocator.lock().set_aside(pages)
+    }
+    fn end_aside(&mut self, pages: u32) {
+        self.0.allocator.lock().end_aside(pages);
     }
     fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
-        let mfn = self.alloc(u32::from(order), Owner::Xen)?;
-        let mut tables = self.0.hal.tables.lock().unwrap();
-        fail_alloc::never(|| {
-            for frame in mfn.raw()..mfn.raw() + (1 << order) {
-                let table: &Table = Box::leak(Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
-                tables.insert(frame, table);
-            }
-        });
+        let mfn = self.alloc(u32::from(order), Owner::Xen, None)?;
+        self.make_tables(mfn, order);
         Some(mfn)
     }
     fn free_root(&mut self, root: Mfn, order: u8) {
@@ -193,8 +199,8 @@ impl P2mMemory for FakeMemory {
     fn frames(&self) -> &FrameTable<Self::Storage> {
         &self.0.frames
     }
-    fn alloc_ram(&mut self, order: u32, owner: DomId) -> Option<Mfn> {
-        self.alloc(order, Owner::Domain(owner))
+    fn alloc_ram(&mut self, order: u32, owner: DomId, account: &PageAccount) -> Option<Mfn> {
+        self.alloc(order, Owner::Domain(owner), Some(account))
     }
     fn free_frame(&mut self, mfn: Mfn) {
         self.free(mfn, 0);

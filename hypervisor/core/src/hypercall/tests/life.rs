@@ -128,6 +128,19 @@ fn a_domain_comes_and_goes() {
     assert_eq!(vttbr >> 48, 4);
 }
 
+/// A guest adds its own time to the wall clock that it is shown.
+#[test]
+fn the_wall_clock_of_a_domain_begins_with_it() {
+    use xen_abi::shared_info::SHARED_INFO_WC_SEC;
+    let world = World::new();
+    *world.hv.wallclock.lock() = (1_000_000, 5);
+    // 90.5 s after boot.
+    let ticks = 1000 + 90 * 62_500_000 + 31_250_000;
+    world.hv.hal.ticks.store(ticks, Ordering::SeqCst);
+    let id = create(&world.dom0, 0).1;
+    assert_eq!(guest(&world, id).shared_info(SHARED_INFO_WC_SEC), 1_000_090);
+}
+
 #[test]
 fn numbers() {
     let world = World::new();
@@ -451,4 +464,96 @@ fn watchdogs() {
     // For ever is not soon.
     assert_eq!(set(&world.dom2, 0, u32::MAX), 1);
     assert!(bitten(at(100)).is_empty());
+}
+
+#[test]
+fn claims() {
+    let world = World::new();
+    let dom0 = &world.dom0;
+    let free = || world.hv.free_memory().free;
+    let id = create(dom0, 0).1;
+    let claim = |pages: u64| {
+        let op = MemoryReservation {
+            extent_start: 0,
+            nr_extents: pages,
+            extent_order: 0,
+            mem_flags: 0,
+            domid: id,
+            _pad: [0; 6],
+        };
+        dom0.op(HYPERVISOR_MEMORY_OP, XENMEM_CLAIM_PAGES, op).0
+    };
+    assert_eq!(claim(10), EINVAL, "more than it may have");
+    let limit = DomctlMaxMem { max_memkb: 1 << 20 };
+    assert_eq!(domctl(dom0, XEN_DOMCTL_MAX_MEM, id, limit).0, 0);
+    // Its tables, which are not claimed, are there.
+    assert_eq!(populate(dom0, id, &[0x8_0040]), 1);
+    assert_eq!(claim(1), EINVAL, "it has it");
+    assert_eq!(claim(u64::from(free()) + 2), ENOMEM);
+    assert_eq!(claim(u64::from(free()) - 9), 0);
+    assert_eq!(claim(20), EINVAL, "once");
+    // Ten frames are left for all others: dom0's tables, dom1.
+    assert_eq!(info(dom0, id).1.outstanding_pages, u64::from(free()) - 10);
+    let limit = DomctlMaxMem { max_memkb: 4 << 10 };
+    assert_eq!(domctl(dom0, XEN_DOMCTL_MAX_MEM, 1, limit).0, 0);
+    let gfns: Vec<u64> = (0x8_0000..0x8_0020).collect();
+    let got = populate(dom0, 1, &gfns);
+    assert!((1..=10).contains(&got), "{got}");
+    assert!(take_frame(&world).is_none());
+    // It gets its own.
+    assert_eq!(populate(dom0, id, &gfns), 32);
+    assert_eq!(claim(0), 0);
+    assert_eq!(info(dom0, id).1.outstanding_pages, 0);
+    let frame = take_frame(&world).expect("not promised any more");
+    world.hv.put_frame(frame);
+    // A domain that ends gives its claim up.
+    assert_eq!(claim(u64::from(free())), 0);
+    assert_eq!(simple(dom0, XEN_DOMCTL_DESTROYDOMAIN, id), 0);
+    assert_eq!(world.hv.allocator.lock().frames_aside(), 0);
+}
+
+#[test]
+fn pools_of_tables() {
+    let world = World::new();
+    let dom0 = &world.dom0;
+    let before = balance(&world);
+    let free = || world.hv.free_memory().free;
+    let id = create(dom0, 0).1;
+    let pool = |command, size| {
+        let (result, _, pool) = domctl(dom0, command, id, DomctlPagingMempool { size });
+        (result, pool.size)
+    };
+    let (get, set) = (
+        XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE,
+        XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE,
+    );
+    assert_eq!(pool(get, 0), (0, 16 << 12));
+    let with_16 = free();
+    for (size, expected) in [
+        (1 << 40, ENOMEM),
+        (u64::MAX, EINVAL),
+        (0x5001, EINVAL),
+        (u64::from(with_16 + 17) << 12, ENOMEM),
+        // It has some already.
+        (0, ENOMEM),
+        (40 << 12, 0),
+    ] {
+        assert_eq!(pool(set, size).0, expected, "{size:#x}");
+    }
+    assert_eq!(pool(get, 0), (0, 40 << 12));
+    assert_eq!(free(), with_16 - 24);
+    // All other memory is gone, and a page still finds its tables.
+    let limit = DomctlMaxMem { max_memkb: 64 };
+    assert_eq!(domctl(dom0, XEN_DOMCTL_MAX_MEM, id, limit).0, 0);
+    let mut hoard: Vec<_> = std::iter::from_fn(|| take_frame(&world)).collect();
+    assert_eq!(free(), 0);
+    world.hv.put_frame(hoard.pop().unwrap());
+    assert_eq!(populate(dom0, id, &[0x4_0000]), 1);
+    assert_eq!(free(), 0);
+    for mfn in hoard {
+        world.hv.put_frame(mfn);
+    }
+    assert_eq!(simple(dom0, XEN_DOMCTL_DESTROYDOMAIN, id), 0);
+    assert_eq!(balance(&world), before);
+    assert_eq!(world.hv.allocator.lock().frames_aside(), 0);
 }

@@ -7,6 +7,7 @@ pub(crate) mod fake;
 mod fuzz;
 mod grants;
 mod life;
+mod lives;
 mod memory;
 mod no_memory;
 mod plain;
