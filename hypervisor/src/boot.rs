@@ -265,13 +265,8 @@ fn report_unused(line: &CommandLine<'_>) {
     let unused = [
         ("vwfi", options.vwfi.is_some()),
         ("console_to_ring", options.console_to_ring.is_some()),
-        (
-            "gnttab=max-ver:2",
-            options
-                .gnttab
-                .max_version
-                .is_some_and(|version| version > 1),
-        ),
+        // Only guests without stage 2 have it.
+        ("gnttab=transfer", options.gnttab.transfer == Some(true)),
     ];
     for (name, _) in unused.iter().filter(|(_, given)| *given) {
         warn!("parameter \"{name}\" has no effect yet: ignored");
@@ -586,10 +581,7 @@ fn xenith_main(boot: Boot) -> ! {
             gicv: Mfn::new((gic.gicv.base().raw() / PAGE_SIZE as u64) as u32),
             virtual_timer: host.timer.virt.intid,
             clock_frequency: host.timer.clock_frequency.unwrap_or(0),
-            grant_frames: line
-                .options
-                .gnttab_max_frames
-                .unwrap_or(crate::builder::GRANT_FRAMES),
+            grants: crate::builder::grant_limits(&line.options, None),
             maptrack_frames: line
                 .options
                 .gnttab_max_maptrack_frames

@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use crate::addr::{DomId, IntId, Mfn};
 use crate::domain::{Domain, DomainTable, Stage, Vmids};
 use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner, Put};
+use crate::gnttab::Limits;
 use crate::hal::Hal;
 use crate::machine::HoldRam;
 use crate::p2m::PageAccount;
@@ -45,8 +46,8 @@ pub struct GuestDefaults {
     pub virtual_timer: IntId,
     /// The counter's rate in Hz where firmware does not tell it to guests, else 0.
     pub clock_frequency: u32,
-    /// Frames of a grant table.
-    pub grant_frames: u32,
+    /// The limits of a grant table; a toolstack may ask for another number of frames, and for less of the rest.
+    pub grants: Limits,
     /// Frames of mappings of others' grants.
     pub maptrack_frames: u32,
 }

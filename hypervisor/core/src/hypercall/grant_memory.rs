@@ -147,10 +147,20 @@ impl<H: Hal> GrantTables for Reach<'_, H> {
 
     fn with<R>(
         &mut self,
+        user: DomId,
         domain: DomId,
         action: impl FnOnce(&mut GrantTable<H::Page>) -> R,
     ) -> Result<R, GrantError> {
-        let granter = self.granter(domain)?;
+        let granter = if user == self.own.facts.id {
+            self.granter(domain)?
+        } else {
+            let user = self.domain(user).ok_or(GrantError::BadDomain)?;
+            let granter = self.domain(domain).ok_or(GrantError::BadDomain)?;
+            if !may_communicate(&user, &granter) {
+                return Err(GrantError::PermissionDenied);
+            }
+            granter
+        };
         let mut table = granter.grants.lock();
         Ok(action(&mut table))
     }

@@ -622,7 +622,7 @@ impl World {
                 gicv: Mfn::new(0x804),
                 virtual_timer: IntId::new(27),
                 clock_frequency: 0,
-                grant_frames: 64,
+                grants: Limits::default(),
                 maptrack_frames: 1024,
             },
             vmids: Vmids::default(),
@@ -677,6 +677,7 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
     let shared_info = hv.alloc_shared_page(id, &account).unwrap();
     let limits = Limits {
         max_frames: 4,
+        max_version: if is_dom0 { 2 } else { 1 },
         ..Limits::default()
     };
     let grants = GrantTable::new(id, limits, &mut || hv.alloc_shared_page(id, &account)).unwrap();
