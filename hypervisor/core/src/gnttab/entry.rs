@@ -225,40 +225,17 @@ impl Entry<'_> {
 
     fn set_marks(&self, marks: u32) -> Result<(), GrantError> {
         let (word, shift) = self.marks;
-        let mut seen = word.load(Ordering::Relaxed);
-        for _ in 0..ATTEMPTS {
-            match word.compare_exchange_weak(
-                seen,
-                seen | marks << shift,
-                Ordering::SeqCst,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(now) => seen = now,
-            }
-        }
-        Err(GrantError::General)
+        change_bits(word, 0, marks << shift).map_err(|_| GrantError::General)
     }
 
     /// Clears marks in bounded time.
     pub(super) fn clear(&self, marks: u32) {
         let (word, shift) = self.marks;
-        let keep = !(marks << shift);
-        let mut seen = word.load(Ordering::Relaxed);
-        for _ in 0..ATTEMPTS {
-            match word.compare_exchange_weak(
-                seen,
-                seen & keep,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                Err(now) => seen = now,
-            }
+        if let Err(seen) = change_bits(word, marks << shift, 0) {
+            // Its owner changes the word all the time. A plain store ends it; what it undoes was written in a race with
+            // us, by the only domain that it can hurt.
+            word.store(seen & !(marks << shift), Ordering::Release);
         }
-        // Its owner changes the word all the time. A plain store ends it; what it undoes was written in a race with us,
-        // by the only domain that it can hurt.
-        word.store(seen & keep, Ordering::Release);
     }
 
     /// Reads the whole entry: its words, and its marks where they are apart.
@@ -310,4 +287,21 @@ impl Entry<'_> {
             Version::Two => ([flags & !MARKS, 0, frame, 0], flags & MARKS),
         });
     }
+}
+
+/// Clears and sets bits of a shared word in bounded time.
+///
+/// # Errors
+/// The word, when its owner keeps changing it.
+#[inline(never)]
+fn change_bits(word: &AtomicU32, clear: u32, set: u32) -> Result<(), u32> {
+    let mut seen = word.load(Ordering::Relaxed);
+    for _ in 0..ATTEMPTS {
+        let new = seen & !clear | set;
+        match word.compare_exchange_weak(seen, new, Ordering::SeqCst, Ordering::Relaxed) {
+            Ok(_) => return Ok(()),
+            Err(now) => seen = now,
+        }
+    }
+    Err(seen)
 }

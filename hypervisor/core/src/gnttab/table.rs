@@ -223,6 +223,7 @@ impl<P: SharedPage> GrantTable<P> {
     /// # Errors
     /// [`Errno::Inval`] for a version there never was, [`Errno::NoSys`] for one above the limit, [`Errno::Busy`] while
     /// other than reserved entries are in use, [`Errno::NoMem`], and those of `unmap`.
+    #[inline(never)]
     pub fn set_version(
         &mut self,
         version: u32,
@@ -345,6 +346,7 @@ impl<P: SharedPage> GrantTable<P> {
     ///
     /// # Errors
     /// [`GrantError::BadRef`] for an entry beyond the table (XSA-18, XSA-134), [`GrantError::Again`] for one in use.
+    #[inline(never)]
     pub fn swap(&mut self, a: u32, b: u32) -> Result<(), GrantError> {
         let entries = [
             self.entry(index_of(a).ok_or(GrantError::BadRef)?)?,
@@ -481,6 +483,7 @@ impl<P: SharedPage> GrantTable<P> {
     }
 
     /// Undoes a use counted by [`Self::pin`] with the same `access`.
+    #[inline(never)]
     pub(super) fn unpin<M: GrantMemory>(&mut self, reference: u32, access: Access, memory: &mut M) {
         let owner = self.owner;
         let Some(active) = self.active_mut(reference) else {
@@ -550,6 +553,7 @@ impl<P: SharedPage> GrantTable<P> {
         self.frames.get_mut(frame)?.active.get_mut(index)
     }
 
+    #[inline(never)]
     fn entry(&self, number: usize) -> Result<Entry<'_>, GrantError> {
         let (frame, index) = self.split(number);
         let frame = self.frames.get(frame).ok_or(GrantError::BadRef)?;
@@ -571,6 +575,7 @@ impl<P: SharedPage> GrantTable<P> {
         })
     }
 
+    #[inline(never)]
     fn grow(&mut self, frames: u32, allocate: &mut dyn FnMut() -> Option<P>) -> Result<(), Errno> {
         if frames > self.limits.max_frames {
             return Err(Errno::Inval);
@@ -592,6 +597,7 @@ impl<P: SharedPage> GrantTable<P> {
     }
 
     /// Has status words for the entries of `frames` shared frames.
+    #[inline(never)]
     fn grow_status(
         &mut self,
         frames: u32,

@@ -192,6 +192,7 @@ fn controlled<'a, H: Hal, M: GuestMemory>(
     })
 }
 
+#[inline(never)]
 fn setup_table<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::GnttabSetupTable = cx.read(at)?;
     let result = controlled(cx, op.dom).and_then(|target| {
@@ -224,6 +225,7 @@ fn list_frames<H: Hal, M: GuestMemory>(
 }
 
 /// Writes where a frame is mapped in its owner's memory to element `index` of a list.
+#[inline(never)]
 fn list_frame<H: Hal, M: GuestMemory>(
     cx: &Cx<'_, H, M>,
     list: u64,
@@ -238,6 +240,7 @@ fn list_frame<H: Hal, M: GuestMemory>(
         .map_err(|_| GrantError::BadVirtAddr)
 }
 
+#[inline(never)]
 fn query_size<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let mut op: abi::GnttabQuerySize = cx.read(at)?;
     let result = controlled(cx, op.dom).map(|target| target.grants.lock().size());
@@ -250,6 +253,7 @@ fn query_size<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallR
     Ok(0)
 }
 
+#[inline(never)]
 fn set_version<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::GnttabSetVersion = cx.read(at)?;
     let (hv, domain) = (cx.hv, cx.domain);
@@ -273,6 +277,7 @@ fn set_version<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> Call
     result.map(|()| 0)
 }
 
+#[inline(never)]
 fn get_status_frames<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::GnttabGetStatusFrames = cx.read(at)?;
     let result = controlled(cx, op.dom).and_then(|target| {
