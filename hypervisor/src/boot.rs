@@ -23,7 +23,7 @@ use xenith_core::addr::{CpuId, HostPhys, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
-use xenith_core::hypervisor::{GuestDefaults, Hypervisor, Identity};
+use xenith_core::hypervisor::{GuestDefaults, Hypervisor, Identity, Policy as SecurityPolicy};
 use xenith_core::sched::{self, Policy, Scheduler};
 use xenith_core::sync::SpinLock;
 use xenith_core::time::TickScale;
@@ -295,6 +295,18 @@ fn identity(line: &CommandLine<'_>) -> Identity {
         ],
         changeset: String::from(env!("XENITH_CHANGESET")),
         build_id: xenith_core::hypervisor::build_id(env!("XENITH_BUILD_ID")),
+    }
+}
+
+/// Returns who may have to do with whom, as the command line says.
+fn security_policy(line: &CommandLine<'_>) -> SecurityPolicy {
+    match line.options.xsm {
+        None | Some("silo") => SecurityPolicy::Silo,
+        Some("dummy") => SecurityPolicy::Dummy,
+        Some(name) => {
+            warn!("parameter \"xsm={name}\" is neither silo nor dummy; silo holds");
+            SecurityPolicy::Silo
+        }
     }
 }
 
@@ -575,6 +587,7 @@ fn xenith_main(boot: Boot) -> ! {
         domains: Default::default(),
         units: Default::default(),
         scheduler,
+        policy: security_policy(&line),
         identity: identity(&line),
         guests: GuestDefaults {
             lr_count: usize::from(gich.lr_count()),

@@ -545,5 +545,6 @@ fn connect(hv: &'static Hv, channel: &Channel) -> Result<(), String> {
         let (mut b, mut a) = (other.events.lock(), one.events.lock());
         EventChannels::connect(&mut a, port, &mut b, other_port)
     };
-    made.map_err(|error| format!("{error:?}"))
+    other.deliver(made.map_err(|error| format!("{error:?}"))?);
+    Ok(())
 }

@@ -52,6 +52,16 @@ pub struct GuestDefaults {
     pub maptrack_frames: u32,
 }
 
+/// Who may have to do with whom (`xsm=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Domains without privileges only with a privileged one: Debian's default.
+    #[default]
+    Silo,
+    /// All with all.
+    Dummy,
+}
+
 /// The hypervisor.
 pub struct Hypervisor<H: Hal> {
     /// The machine.
@@ -74,6 +84,8 @@ pub struct Hypervisor<H: Hal> {
     pub vmids: Vmids,
     /// A domain that is dead may have lost its last reference.
     pub wants_reap: AtomicBool,
+    /// Who may have to do with whom.
+    pub policy: Policy,
     /// Wall-clock seconds and nanoseconds at system time 0, as dom0 set it (XENPF_settime64).
     pub wallclock: SpinLock<(u64, u32)>,
     /// The counter's rate.

@@ -35,7 +35,7 @@ impl<'a, H: Hal> Reach<'a, H> {
     /// Finds the domain whose grants the caller wants.
     pub(super) fn granter(&self, id: DomId) -> Result<Target<'a, H>, GrantError> {
         let granter = self.domain(id).ok_or(GrantError::BadDomain)?;
-        if may_communicate(self.own, &granter) {
+        if may_communicate(self.hv, self.own, &granter) {
             Ok(granter)
         } else {
             Err(GrantError::PermissionDenied)
@@ -156,7 +156,7 @@ impl<H: Hal> GrantTables for Reach<'_, H> {
         } else {
             let user = self.domain(user).ok_or(GrantError::BadDomain)?;
             let granter = self.domain(domain).ok_or(GrantError::BadDomain)?;
-            if !may_communicate(&user, &granter) {
+            if !may_communicate(self.hv, &user, &granter) {
                 return Err(GrantError::PermissionDenied);
             }
             granter

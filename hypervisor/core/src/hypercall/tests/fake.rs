@@ -10,6 +10,7 @@ use xen_abi::vcpu::VcpuGuestContext;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::addr::{CpuId, DomId, Gfn, GuestPhys, GuestVirt, HostPhys, IntId, Mfn, VcpuId};
+use crate::console::GuestLine;
 use crate::domain::{Domain, DomainFacts, DomainTable, Parts, Vmids};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
@@ -18,7 +19,7 @@ use crate::frames::{AllocRequest, Contents, FrameAllocator, FrameTable, Owner};
 use crate::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use crate::hal::Hal;
 use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
-use crate::hypervisor::{GuestDefaults, Hypervisor, Identity};
+use crate::hypervisor::{GuestDefaults, Hypervisor, Identity, Policy};
 use crate::machine::{Fault, GuestMemory, PhysIrq, SharedPage, Trigger};
 use crate::p2m::{P2m, P2mMemory, PageAccount};
 use crate::sched::{Affinity, CpuSet, Kicker, Scheduler, UnitTable};
@@ -277,6 +278,16 @@ impl Hal for FakeHal {
     fn invalidate_instruction_caches(&self) {}
     fn console_write(&self, bytes: &[u8]) {
         fail_alloc::never(|| self.console.lock().unwrap().extend_from_slice(bytes));
+    }
+    fn domain_write(&self, domain: DomId, line: &mut GuestLine, bytes: &[u8]) {
+        fail_alloc::never(|| {
+            let mut console = self.console.lock().unwrap();
+            for &byte in bytes {
+                line.push(byte, &mut |text| {
+                    console.extend_from_slice(format!("{}: {text}\n", domain.raw()).as_bytes());
+                });
+            }
+        });
     }
     fn console_read(&self, buf: &mut [u8]) -> usize {
         let mut typed = self.typed.lock().unwrap();
@@ -608,6 +619,7 @@ impl World {
             domains: DomainTable::default(),
             units: UnitTable::default(),
             scheduler: Arc::new(scheduler),
+            policy: Policy::default(),
             identity: Identity {
                 version: (4, 17),
                 extra_version: text(".5-xenith"),
