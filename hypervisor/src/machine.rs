@@ -184,6 +184,10 @@ impl Hal for Machine {
         self.memory.write(to, buf, false)
     }
 
+    fn copy_phys(&self, from: HostPhys, to: HostPhys, length: usize) -> Result<(), Fault> {
+        self.memory.copy(from, to, length)
+    }
+
     fn zero_frame(&self, mfn: Mfn) {
         self.memory.zero(mfn);
     }

@@ -41,6 +41,12 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// # Errors
     /// [`Fault`] beyond the physical address space.
     fn write_phys(&self, to: HostPhys, buf: &[u8]) -> Result<(), Fault>;
+    /// Copies bytes between two places in physical memory that the caller holds. They do not overlap, and each is within
+    /// a page.
+    ///
+    /// # Errors
+    /// [`Fault`] beyond the physical address space.
+    fn copy_phys(&self, from: HostPhys, to: HostPhys, length: usize) -> Result<(), Fault>;
     /// Zeroes a frame.
     fn zero_frame(&self, mfn: Mfn);
     /// Cleans and invalidates the caches of a frame.

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use xen_abi::vcpu::VcpuGuestContext;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use crate::addr::{CpuId, DomId, Gfn, GuestPhys, GuestVirt, HostPhys, IntId, Mfn, VcpuId};
+use crate::addr::{
+    CpuId, DomId, Gfn, GuestPhys, GuestVirt, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId,
+};
 use crate::console::GuestLine;
 use crate::domain::{Domain, DomainFacts, DomainTable, Parts, Vmids};
 use crate::emulate::psci::PowerStates;
@@ -248,6 +250,13 @@ impl Hal for FakeHal {
             word.store(after, Ordering::Relaxed);
         }
         Ok(())
+    }
+    fn copy_phys(&self, from: HostPhys, to: HostPhys, length: usize) -> Result<(), Fault> {
+        assert!(from.page_offset().max(to.page_offset()) + length <= PAGE_SIZE);
+        assert!(from.frame() != to.frame() || from.raw().abs_diff(to.raw()) >= length as u64);
+        let mut bytes = [0; PAGE_SIZE];
+        self.read_phys(from, &mut bytes[..length])?;
+        self.write_phys(to, &bytes[..length])
     }
     fn zero_frame(&self, mfn: Mfn) {
         for word in self.words(mfn) {
