@@ -25,7 +25,7 @@ use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::errno::Errno;
 use xenith_core::fallible;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
-use xenith_core::hypervisor::{GuestDefaults, Hypervisor, Identity};
+use xenith_core::hypervisor::{GuestDefaults, Hypervisor, Identity, Policy as SecurityPolicy};
 use xenith_core::p2m::PageAccount;
 use xenith_core::sched::{self, Policy, PolicyParameters, Scheduler};
 use xenith_core::sync::SpinLock;
@@ -267,13 +267,8 @@ fn report_unused(line: &CommandLine<'_>) {
     let options = &line.options;
     let unused = [
         ("console_to_ring", options.console_to_ring.is_some()),
-        (
-            "gnttab=max-ver:2",
-            options
-                .gnttab
-                .max_version
-                .is_some_and(|version| version > 1),
-        ),
+        // Only guests without stage 2 have it.
+        ("gnttab=transfer", options.gnttab.transfer == Some(true)),
     ];
     for (name, _) in unused.iter().filter(|(_, given)| *given) {
         warn!("parameter \"{name}\" has no effect yet: ignored");
@@ -335,6 +330,18 @@ fn set_parameters(policy: &mut dyn Policy, options: &Options<'_>) {
                 "parameter \"{name}\" has no effect on the scheduler {}",
                 policy.name()
             ),
+        }
+    }
+}
+
+/// Returns who may have to do with whom, as the command line says.
+fn security_policy(line: &CommandLine<'_>) -> SecurityPolicy {
+    match line.options.xsm {
+        None | Some("silo") => SecurityPolicy::Silo,
+        Some("dummy") => SecurityPolicy::Dummy,
+        Some(name) => {
+            warn!("parameter \"xsm={name}\" is neither silo nor dummy; silo holds");
+            SecurityPolicy::Silo
         }
     }
 }
@@ -618,16 +625,14 @@ fn xenith_main(boot: Boot) -> ! {
         domains: Default::default(),
         units: Default::default(),
         scheduler,
+        policy: security_policy(&line),
         identity: identity(&line),
         guests: GuestDefaults {
             lr_count: usize::from(gich.lr_count()),
             gicv: Mfn::new((gic.gicv.base().raw() / PAGE_SIZE as u64) as u32),
             virtual_timer: host.timer.virt.intid,
             clock_frequency: host.timer.clock_frequency.unwrap_or(0),
-            grant_frames: line
-                .options
-                .gnttab_max_frames
-                .unwrap_or(crate::builder::GRANT_FRAMES),
+            grants: crate::builder::grant_limits(&line.options, None),
             maptrack_frames: line
                 .options
                 .gnttab_max_maptrack_frames

@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use log::info;
+use xenith_boot::cmdline::Options;
 use xenith_boot::kernel::{self, ImageSink, ImageSource, KernelImage, Probe, ReadError, SinkFull};
 use xenith_boot::memory::{PhysRange, normalise};
 use xenith_boot::placement::{Placement, place};
@@ -34,6 +35,20 @@ use crate::vcpu::VcpuContext;
 
 /// Frames of a grant table window, as `gnttab_max_frames` has it by default.
 pub const GRANT_FRAMES: u32 = 64;
+
+/// The limits of a domain's grant table as the command line has them, with its own number of frames if it has one.
+pub fn grant_limits(options: &Options<'_>, frames: Option<u32>) -> Limits {
+    let default = Limits::default();
+    Limits {
+        max_frames: frames
+            .or(options.gnttab_max_frames)
+            .unwrap_or(GRANT_FRAMES)
+            .clamp(1, 4096),
+        max_version: options.gnttab.max_version.unwrap_or(default.max_version),
+        has_transitive: options.gnttab.transitive.unwrap_or(default.has_transitive),
+    }
+}
+
 /// Frames of mappings of others' grants.
 pub const MAPTRACK_FRAMES: u32 = 1024;
 /// A kernel in gzip may not unpack to more.
@@ -76,8 +91,8 @@ pub struct Start<'a> {
     pub timer_ppis: [IntId; 3],
     /// The PPI of the event channel upcall.
     pub upcall_ppi: IntId,
-    /// Frames of its grant table, at most.
-    pub grant_frames: u32,
+    /// The limits of its grant table.
+    pub grants: Limits,
     /// Frames of its mappings of others' grants, at most.
     pub maptrack_frames: u32,
     /// Where each vCPU may run.
@@ -540,11 +555,7 @@ impl Draft {
         let shared_info = hv
             .alloc_shared_page(id, self.p2m.account())
             .ok_or("no memory for the shared info page")?;
-        let limits = Limits {
-            max_frames: start.grant_frames,
-            ..Limits::default()
-        };
-        let grants = GrantTable::new(id, limits, &mut || {
+        let grants = GrantTable::new(id, start.grants, &mut || {
             hv.alloc_shared_page(id, self.p2m.account())
         })
         .map_err(|error| format!("no memory for the grant table: {error:?}"))?;

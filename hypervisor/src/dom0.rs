@@ -19,7 +19,7 @@ use xenith_core::sched::{Affinity, CpuSet};
 use xenith_core::stage2::PageType;
 use xenith_core::vgic::MAX_SPIS;
 
-use crate::builder::{Draft, GRANT_FRAMES, MAPTRACK_FRAMES, Start, text};
+use crate::builder::{Draft, MAPTRACK_FRAMES, Start, grant_limits, text};
 use crate::machine::{Hv, Machine};
 use crate::say;
 
@@ -99,12 +99,8 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
     ];
     let upcall_ppi = dom0::event_channel_ppi(&timer_ppis)
         .ok_or("no PPI is left for the event channel interrupt")?;
-    let grant_frames = plan
-        .options
-        .gnttab_max_frames
-        .unwrap_or(GRANT_FRAMES)
-        .clamp(1, 4096);
-    let window = grant_window(&plan, grant_frames);
+    let grants = grant_limits(plan.options, None);
+    let window = grant_window(&plan, grants.max_frames);
     say!(
         "Grant table range: {:#016x}-{:#016x}",
         window.base(),
@@ -189,7 +185,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         spis: &tree.spis,
         timer_ppis,
         upcall_ppi,
-        grant_frames,
+        grants,
         maptrack_frames: plan
             .options
             .gnttab_max_maptrack_frames

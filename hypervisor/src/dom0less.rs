@@ -27,7 +27,7 @@ use xenith_core::sched::{Affinity, CpuSet};
 use xenith_core::stage2::PageType;
 use xenith_core::vuart::Vuart;
 
-use crate::builder::{Draft, GRANT_FRAMES, MAPTRACK_FRAMES, Start, text};
+use crate::builder::{Draft, GRANT_FRAMES, MAPTRACK_FRAMES, Start, grant_limits, text};
 use crate::machine::{Hv, Machine};
 use crate::say;
 
@@ -97,6 +97,9 @@ pub fn build(plan: &Plan<'_>, domains: &Dom0less<'_>) -> Vec<Dom> {
 #[cold]
 #[inline(never)]
 fn build_one(plan: &Plan<'_>, config: &DomainConfig<'_>, given: &mut Given) -> Result<Dom, String> {
+    if config.max_grant_version > Some(grant_limits(plan.options, None).max_version) {
+        return Err("\"max_grant_version\" is more than gnttab=max-ver: allows".into());
+    }
     say!(
         "*** LOADING DOMU cpus={} memory={:x}KB ***",
         config.vcpus,
@@ -233,6 +236,8 @@ fn finish(
         wanted
     };
     let options = plan.options;
+    let mut grants = grant_limits(options, config.max_grant_frames);
+    grants.max_version = config.max_grant_version.unwrap_or(grants.max_version);
     let domain = draft.finish(&Start {
         placement: &ready.placement,
         vcpus: config.vcpus,
@@ -243,11 +248,7 @@ fn finish(
         spis: &spis,
         timer_ppis: ready.layout.timer_ppis,
         upcall_ppi: ready.layout.evtchn_ppi,
-        grant_frames: config
-            .max_grant_frames
-            .or(options.gnttab_max_frames)
-            .unwrap_or(GRANT_FRAMES)
-            .clamp(1, 4096),
+        grants,
         maptrack_frames: config
             .max_maptrack_frames
             .or(options.gnttab_max_maptrack_frames)
@@ -544,5 +545,6 @@ fn connect(hv: &'static Hv, channel: &Channel) -> Result<(), String> {
         let (mut b, mut a) = (other.events.lock(), one.events.lock());
         EventChannels::connect(&mut a, port, &mut b, other_port)
     };
-    made.map_err(|error| format!("{error:?}"))
+    other.deliver(made.map_err(|error| format!("{error:?}"))?);
+    Ok(())
 }

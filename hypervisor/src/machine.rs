@@ -11,6 +11,7 @@ use xenith_arch::guest_memory::PhysMemory;
 use xenith_arch::mmu::Access;
 use xenith_arch::{HypTables, setup, sysreg, timer};
 use xenith_core::addr::{DomId, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
+use xenith_core::console::GuestLine;
 use xenith_core::domain::Domain;
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::errno::Errno;
@@ -203,6 +204,10 @@ impl Hal for Machine {
         self.memory.write(to, buf, false)
     }
 
+    fn copy_phys(&self, from: HostPhys, to: HostPhys, length: usize) -> Result<(), Fault> {
+        self.memory.copy(from, to, length)
+    }
+
     fn zero_frame(&self, mfn: Mfn) {
         self.memory.zero(mfn);
     }
@@ -253,6 +258,12 @@ impl Hal for Machine {
 
     fn console_write(&self, bytes: &[u8]) {
         crate::console::guest_write(bytes);
+    }
+
+    fn domain_write(&self, domain: DomId, line: &mut GuestLine, bytes: &[u8]) {
+        for &byte in bytes {
+            crate::console::vuart_write(domain, line, byte);
+        }
     }
 
     fn console_read(&self, buf: &mut [u8]) -> usize {

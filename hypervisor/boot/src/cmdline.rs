@@ -269,7 +269,7 @@ impl<'a> Options<'a> {
 
 const TRACE: &str = "all, none, or a list of switch, runstate, trap, irq, hypercall, wake, ipi";
 const VWFI: &str = "trap or native";
-const GNTTAB: &str = "a list of max-ver:1, [no-]transitive, [no-]transfer";
+const GNTTAB: &str = "a list of max-ver:1 or 2, [no-]transitive, [no-]transfer";
 
 impl GnttabOptions {
     /// Returns the settings changed by a list; `None` when an entry is not understood.

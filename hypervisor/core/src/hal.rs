@@ -5,7 +5,8 @@ use alloc::sync::Arc;
 
 use xen_abi::vcpu::VcpuGuestContext;
 
-use crate::addr::{HostPhys, Mfn, VcpuId};
+use crate::addr::{DomId, HostPhys, Mfn, VcpuId};
+use crate::console::GuestLine;
 use crate::domain::Domain;
 use crate::errno::Errno;
 use crate::machine::{Fault, PhysIrq, SharedPage};
@@ -40,6 +41,12 @@ pub trait Hal: Sized + Send + Sync + 'static {
     /// # Errors
     /// [`Fault`] beyond the physical address space.
     fn write_phys(&self, to: HostPhys, buf: &[u8]) -> Result<(), Fault>;
+    /// Copies bytes between two places in physical memory that the caller holds. They do not overlap, and each is within
+    /// a page.
+    ///
+    /// # Errors
+    /// [`Fault`] beyond the physical address space.
+    fn copy_phys(&self, from: HostPhys, to: HostPhys, length: usize) -> Result<(), Fault>;
     /// Zeroes a frame.
     fn zero_frame(&self, mfn: Mfn);
     /// Cleans and invalidates the caches of a frame.
@@ -65,6 +72,8 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn invalidate_instruction_caches(&self);
     /// Writes a guest's bytes to the console, as they are.
     fn console_write(&self, bytes: &[u8]);
+    /// Writes what a domain says that is not dom0; `line` is what it has begun to say.
+    fn domain_write(&self, domain: DomId, line: &mut GuestLine, bytes: &[u8]);
     /// Takes input that was typed for dom0; returns how many bytes were stored.
     fn console_read(&self, buf: &mut [u8]) -> usize;
     /// Returns true when an interrupt waits for this CPU: long work stops at its next step and is executed again.

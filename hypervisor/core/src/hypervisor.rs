@@ -10,6 +10,7 @@ use crate::domain::{Domain, DomainTable, Stage, Vmids};
 use crate::errno::Errno;
 use crate::evtchn::Virq;
 use crate::frames::{AllocRequest, Allocation, Contents, FrameAllocator, FrameTable, Owner, Put};
+use crate::gnttab::Limits;
 use crate::hal::Hal;
 use crate::machine::HoldRam;
 use crate::p2m::PageAccount;
@@ -58,10 +59,20 @@ pub struct GuestDefaults {
     pub virtual_timer: IntId,
     /// The counter's rate in Hz where firmware does not tell it to guests, else 0.
     pub clock_frequency: u32,
-    /// Frames of a grant table.
-    pub grant_frames: u32,
+    /// The limits of a grant table; a toolstack may ask for another number of frames, and for less of the rest.
+    pub grants: Limits,
     /// Frames of mappings of others' grants.
     pub maptrack_frames: u32,
+}
+
+/// Who may have to do with whom (`xsm=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Domains without privileges only with a privileged one: Debian's default.
+    #[default]
+    Silo,
+    /// All with all.
+    Dummy,
 }
 
 /// The hypervisor.
@@ -88,6 +99,8 @@ pub struct Hypervisor<H: Hal> {
     pub watchdog: AtomicU64,
     /// A domain that is dead may have lost its last reference.
     pub wants_reap: AtomicBool,
+    /// Who may have to do with whom.
+    pub policy: Policy,
     /// Wall-clock seconds and nanoseconds at system time 0, as dom0 set it (XENPF_settime64).
     pub wallclock: SpinLock<(u64, u32)>,
     /// The counter's rate.

@@ -22,6 +22,8 @@ pub const IRQ: IntId = IntId::new(32);
 struct State {
     device: Vpl011,
     line: GuestLine,
+    /// What it has begun to say by hypercall.
+    called_line: GuestLine,
     is_asserted: bool,
 }
 
@@ -98,10 +100,23 @@ impl<H: Hal> Domain<H> {
         self.kick(kicked);
     }
 
+    /// Writes what a domain with a UART says by hypercall (an early console), beside what it says there. Returns false
+    /// without a UART.
+    pub fn write_beside_vuart(&self, hal: &H, bytes: &[u8]) -> bool {
+        let Some(vuart) = self.vuart.get() else {
+            return false;
+        };
+        let mut state = vuart.state.lock();
+        hal.domain_write(self.facts.id, &mut state.called_line, bytes);
+        true
+    }
+
     /// Gives `print` what the guest has begun to say: it has the input now.
     pub fn take_vuart_line(&self, print: &mut dyn FnMut(&str)) {
         if let Some(vuart) = self.vuart.get() {
-            vuart.state.lock().line.take(print);
+            let mut state = vuart.state.lock();
+            state.line.take(print);
+            state.called_line.take(print);
         }
     }
 

@@ -97,6 +97,56 @@ unsafe fn copy_in(to: NonNull<u8>, offset: usize, buf: &[u8]) {
     }
 }
 
+/// Copies bytes between two mapped pages, each byte or word read once.
+///
+/// # Safety
+/// Both pointers are good for `left` bytes of mapped pages, which do not overlap.
+unsafe fn copy_between(mut source: *const u8, mut target: *mut u8, mut left: usize) {
+    // SAFETY: In bounds by the contract; volatile, or instructions of our own, because a guest may change the bytes at the
+    // same time. Words are used only where both sides are aligned for them.
+    unsafe {
+        let is_alike = (source as usize ^ target as usize).is_multiple_of(4);
+        while left > 0 && !(is_alike && (source as usize).is_multiple_of(4) && left >= 4) {
+            target.write_volatile(source.read_volatile());
+            source = source.add(1);
+            target = target.add(1);
+            left -= 1;
+        }
+        let blocks = left / 32;
+        left %= 32;
+        if blocks > 0 {
+            core::arch::asm!(
+                "2:",
+                "ldmia {source}!, {{r2, r3, r4, r5}}",
+                "stmia {target}!, {{r2, r3, r4, r5}}",
+                "ldmia {source}!, {{r2, r3, r4, r5}}",
+                "stmia {target}!, {{r2, r3, r4, r5}}",
+                "subs {blocks}, {blocks}, #1",
+                "bne 2b",
+                source = inout(reg) source,
+                target = inout(reg) target,
+                blocks = inout(reg) blocks => _,
+                out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+                options(nostack),
+            );
+        }
+        while left >= 4 {
+            target
+                .cast::<u32>()
+                .write_volatile(source.cast::<u32>().read_volatile());
+            source = source.add(4);
+            target = target.add(4);
+            left -= 4;
+        }
+        while left > 0 {
+            target.write_volatile(source.read_volatile());
+            source = source.add(1);
+            target = target.add(1);
+            left -= 1;
+        }
+    }
+}
+
 /// What only one CPU uses. HTPIDR holds its address.
 pub struct CpuLocal {
     cpu: CpuId,
@@ -143,10 +193,33 @@ impl PhysMemory {
 
     #[inline(never)]
     fn window(&self, mfn: Mfn) -> NonNull<u8> {
+        self.local().windows.borrow_mut().map(mfn)
+    }
+
+    #[inline]
+    fn local(&self) -> &'static CpuLocal {
         // SAFETY: By `new`'s contract HTPIDR names this CPU's `CpuLocal`, which is never freed; other CPUs have their own,
-        // and interrupts are masked, so the borrow cannot overlap another.
-        let local = unsafe { &*(sysreg::htpidr::read() as *const CpuLocal) };
-        local.windows.borrow_mut().map(mfn)
+        // and interrupts are masked, so a borrow of its windows cannot overlap another.
+        unsafe { &*(sysreg::htpidr::read() as *const CpuLocal) }
+    }
+
+    /// Copies `length` bytes between two places that do not overlap, each within a page.
+    ///
+    /// # Errors
+    /// [`Fault`] when they are not, or are beyond the physical address space.
+    pub fn copy(&self, from: HostPhys, to: HostPhys, length: usize) -> Result<(), Fault> {
+        let (source, target) = (from.page_offset(), to.page_offset());
+        if length > PAGE_SIZE || source.max(target) + length > PAGE_SIZE {
+            return Err(Fault);
+        }
+        let (a, b) = (from.frame().ok_or(Fault)?, to.frame().ok_or(Fault)?);
+        if a == b && source.abs_diff(target) < length {
+            return Err(Fault);
+        }
+        let (a, b) = self.local().windows.borrow_mut().map_two(a, b);
+        // SAFETY: Whole pages are mapped there, at the same time; both ranges end within theirs and do not overlap.
+        unsafe { copy_between(a.as_ptr().add(source), b.as_ptr().add(target), length) };
+        Ok(())
     }
 
     /// Runs `f` on the page's 64-bit entries: a translation table.

@@ -355,7 +355,24 @@ impl PageWindows {
     /// is mapped, so a caller uses it at once.
     #[inline]
     pub fn map(&mut self, mfn: Mfn) -> NonNull<u8> {
-        let slot = mfn.raw() as usize % WINDOWS_PER_CPU;
+        self.map_at(mfn.raw() as usize % WINDOWS_PER_CPU, mfn)
+    }
+
+    /// Makes two frames visible at the same time, as [`Self::map`] does one.
+    pub fn map_two(&mut self, a: Mfn, b: Mfn) -> (NonNull<u8>, NonNull<u8>) {
+        let (slot, mut other) = (
+            a.raw() as usize % WINDOWS_PER_CPU,
+            b.raw() as usize % WINDOWS_PER_CPU,
+        );
+        if slot == other && a != b {
+            // A neighbour's window: whoever wants that finds that another frame is there.
+            other = (other + 1) % WINDOWS_PER_CPU;
+        }
+        (self.map_at(slot, a), self.map_at(other, b))
+    }
+
+    #[inline]
+    fn map_at(&mut self, slot: usize, mfn: Mfn) -> NonNull<u8> {
         let va = self.base + slot * PAGE_SIZE;
         if self.mapped[slot] != Some(mfn) {
             self.mapped[slot] = Some(mfn);

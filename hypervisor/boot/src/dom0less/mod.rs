@@ -94,6 +94,8 @@ pub struct DomainConfig<'a> {
     pub max_grant_frames: Option<u32>,
     /// `max_maptrack_frames`.
     pub max_maptrack_frames: Option<u32>,
+    /// `max_grant_version`: 1 or 2.
+    pub max_grant_version: Option<u32>,
     /// The kernel, with the domain's command line.
     pub kernel: Module<'a>,
     /// The ramdisk.
@@ -443,6 +445,7 @@ fn domain<'a>(node: Node<'_, 'a>, id: DomId) -> Result<DomainConfig<'a>, ConfigE
         p2m_pool,
         max_grant_frames: optional(node, "max_grant_frames", "a number")?,
         max_maptrack_frames: optional(node, "max_maptrack_frames", "a number")?,
+        max_grant_version: grant_version(node)?,
         kernel: kernel.ok_or(ConfigError::NoKernel)?,
         ramdisk,
         device_tree,
@@ -481,12 +484,12 @@ fn refuse_unsupported(node: Node<'_, '_>) -> Result<(), ConfigError> {
             "control, hardware and xenstore domain is dom0; remove it",
         ));
     }
+    Ok(())
+}
+
+fn grant_version(node: Node<'_, '_>) -> Result<Option<u32>, ConfigError> {
     match optional(node, "max_grant_version", "1 or 2")? {
-        None | Some(1) => Ok(()),
-        Some(2) => Err(ConfigError::Unsupported(
-            "max_grant_version",
-            "version 2 is not built; say 1",
-        )),
+        version @ (None | Some(1 | 2)) => Ok(version),
         Some(_) => Err(ConfigError::Range("max_grant_version", "1 or 2")),
     }
 }

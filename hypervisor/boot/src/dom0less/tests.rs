@@ -175,7 +175,7 @@ fn wrong_properties_are_named() {
     for (name, value) in [
         ("nr_spis", &[961][..]),
         ("nr_spis", &[]),
-        ("max_grant_version", &[2]),
+        ("max_grant_version", &[0]),
         ("max_grant_version", &[3]),
         ("max_grant_frames", &[]),
         ("capabilities", &[1]),

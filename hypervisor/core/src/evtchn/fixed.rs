@@ -1,7 +1,7 @@
 //! Channels between two domains whose ports are given ("static event channels"), made before either runs.
 
 use super::table::State;
-use super::types::Port;
+use super::types::{Notify, Port};
 use super::{EventChannels, TWO_LEVEL_PORTS};
 use crate::addr::VcpuId;
 use crate::errno::Errno;
@@ -20,7 +20,9 @@ impl<P: SharedPage> EventChannels<P> {
         }
     }
 
-    /// Connects `port` of one domain with `other_port` of another; both are locked, and neither has run. No event is sent.
+    /// Connects `port` of one domain with `other_port` of another; both are locked, and neither has run.
+    /// As with Xen, which binds the other's port to the first's, the other's is pending from the beginning: returns what
+    /// that asks for.
     ///
     /// # Errors
     /// `EINVAL` for a port out of range, `EEXIST` for one that is in use, `ENOMEM`. Nothing changed.
@@ -29,7 +31,7 @@ impl<P: SharedPage> EventChannels<P> {
         port: Port,
         other: &mut Self,
         other_port: Port,
-    ) -> Result<(), Errno> {
+    ) -> Result<Notify, Errno> {
         one.take_port(port)?;
         other.take_port(other_port)?;
         let state = State::Interdomain {
@@ -42,14 +44,14 @@ impl<P: SharedPage> EventChannels<P> {
             port,
         };
         other.table.open(other_port, state, VcpuId::new(0));
-        Ok(())
+        Ok(other.set_pending(other_port))
     }
 
     /// As [`Self::connect`], within one domain.
     ///
     /// # Errors
     /// As [`Self::connect`]; `EEXIST` also when both are the same port.
-    pub fn connect_self(&mut self, port: Port, other_port: Port) -> Result<(), Errno> {
+    pub fn connect_self(&mut self, port: Port, other_port: Port) -> Result<Notify, Errno> {
         if port == other_port {
             return Err(Errno::Exist);
         }
@@ -60,6 +62,6 @@ impl<P: SharedPage> EventChannels<P> {
             let state = State::Interdomain { domain, port: peer };
             self.table.open(at, state, VcpuId::new(0));
         }
-        Ok(())
+        Ok(self.set_pending(other_port))
     }
 }

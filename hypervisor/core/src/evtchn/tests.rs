@@ -260,9 +260,14 @@ fn given_ports_are_connected() {
     let (mut a, page_a) = domain(DomId::new(1), 1);
     let (mut b, page_b) = domain(DomId::new(2), 1);
     let port = Port::new;
-    Channels::connect(&mut a, port(0x110), &mut b, port(3)).unwrap();
+    let notify = Channels::connect(&mut a, port(0x110), &mut b, port(3)).unwrap();
     let none = |page: &FakePage| (0..1024).all(|word| page.get(word) == 0);
-    assert!(none(&page_a) && none(&page_b), "no event yet");
+    assert!(none(&page_a) && !none(&page_b), "an event for the second");
+    assert_eq!(notify, Notify::Kick(VcpuId::new(0)));
+    assert!(b.is_pending(port(3)));
+    for word in 0..1024 {
+        page_b.set(word, 0);
+    }
     let sent = a.send(port(0x110)).unwrap();
     assert!(
         matches!(sent, Sent::Remote { domain, port: peer } if domain == DomId::new(2) && peer == port(3))
@@ -295,7 +300,8 @@ fn given_ports_are_connected() {
         b.status(port(3)).unwrap().state,
         PortState::Unbound { .. }
     ));
-    b.connect_self(port(8), port(9)).unwrap();
+    let _ = b.connect_self(port(8), port(9)).unwrap();
+    assert!(b.is_pending(port(9)) && !b.is_pending(port(8)));
     assert_eq!(b.connect_self(port(10), port(10)), Err(Errno::Exist));
     assert!(matches!(b.send(port(8)), Ok(Sent::Local(_))));
 }

@@ -20,9 +20,11 @@
 //! (one domain may be both). [`grant_copy`] takes one table at a time through [`GrantTables`]. Both call
 //! [`GrantMemory`] meanwhile, which takes the locks of p2m and frames inside.
 //!
-//! Version 2 of the entries is not built (XSA-268: not supported on Arm by Xen either): [`Limits::max_version`] above 1
-//! is refused when a guest asks for it. Only `table.rs` knows the layout of an entry.
+//! A guest gets version 2 of the entries only where [`Limits::max_version`] says so (XSA-268: Xen's default on Arm is 1).
+//! It lets a domain grant a part of a page to copies, and pass a grant on ("transitive"): such a use counts one in each
+//! table. Only `entry.rs` knows the layout of an entry.
 
+mod entry;
 mod mapped;
 mod maptrack;
 mod ops;
@@ -38,7 +40,7 @@ use crate::machine::SharedPage;
 pub use maptrack::{DeviceView, MAPTRACK_PER_FRAME, Maptrack, Scan};
 pub use ops::{
     CacheFlush, CopyEnd, CopyRequest, MapRequest, Mapped, UnmapRequest, cache_flush, grant_copy,
-    map_grant_ref, release_mapping, transfer, unmap_and_replace, unmap_grant_ref,
+    map_grant_ref, release_mapping, unmap_and_replace, unmap_grant_ref,
 };
 pub use table::{GrantTable, Limits, Size};
 
@@ -172,14 +174,15 @@ pub trait GrantTables {
     /// The shared page of the tables.
     type Page: SharedPage;
 
-    /// Runs `action` on the table of `domain` with its lock held. A domain whose table has uses counted must still be
+    /// Runs `action` on the table of `domain`, whose grant `user` uses, with its lock held. A domain whose table has uses counted must still be
     /// found, even when it is dying.
     ///
     /// # Errors
-    /// [`GrantError::BadDomain`] when there is none, [`GrantError::PermissionDenied`] when policy forbids the caller
+    /// [`GrantError::BadDomain`] when there is none, [`GrantError::PermissionDenied`] when policy forbids `user`
     /// grants of that domain.
     fn with<R>(
         &mut self,
+        user: DomId,
         domain: DomId,
         action: impl FnOnce(&mut GrantTable<Self::Page>) -> R,
     ) -> Result<R, GrantError>;

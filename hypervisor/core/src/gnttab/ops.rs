@@ -4,7 +4,9 @@ use log::error;
 use xen_abi::grant_table as abi;
 use xen_abi::hypercall::DOMID_SELF;
 
+use super::entry::{Purpose, Window};
 use super::maptrack::Mapping;
+use super::table::Pinned;
 use super::{
     Access, CacheOp, FrameError, GrantError, GrantMemory, GrantTable, GrantTables, Maptrack,
 };
@@ -39,6 +41,8 @@ pub struct UnmapRequest {
     pub handle: u32,
     /// Where it is.
     pub host_addr: GuestPhys,
+    /// Machine address of the page, or 0 to leave it out.
+    pub dev_bus_addr: u64,
 }
 
 /// Maps a grant of `granter` for the owner of `mapper`; they may be one domain. For a direct-mapped mapper also maps the
@@ -99,7 +103,11 @@ fn map_reserved<P: SharedPage, M: GrantMemory>(
     memory: &mut M,
 ) -> Result<Mfn, GrantError> {
     let user = mapper.owner();
-    let mfn = granter.pin(reference, user, access, memory)?;
+    let Pinned::Page { mfn, .. } = granter.pin(reference, user, access, Purpose::Map, memory)?
+    else {
+        // Not for this purpose.
+        return Err(GrantError::General);
+    };
     let before = mapper.reach(mfn);
     if mapper.mapped.add(mfn, access).is_err() {
         granter.unpin(reference, access, memory);
@@ -125,8 +133,8 @@ fn map_reserved<P: SharedPage, M: GrantMemory>(
 /// Removes a mapping. `granter` must be the table of [`Maptrack::granter_of`] the handle.
 ///
 /// # Errors
-/// [`GrantError::BadHandle`]: no such mapping of that granter; [`GrantError::General`]: it is not at that address, or
-/// the stage 2 could not be changed. The mapping is still there then, and the call can be repeated.
+/// [`GrantError::BadHandle`]: no such mapping of that granter; [`GrantError::General`]: it is not at that address (or
+/// its page at that machine address), or the stage 2 could not be changed. The mapping is still there then, and the call can be repeated.
 pub fn unmap_grant_ref<P: SharedPage, M: GrantMemory>(
     request: &UnmapRequest,
     granter: &mut GrantTable<P>,
@@ -136,6 +144,11 @@ pub fn unmap_grant_ref<P: SharedPage, M: GrantMemory>(
     let mapping = mapper.get(request.handle)?;
     if mapping.granter != granter.owner() {
         return Err(GrantError::BadHandle);
+    }
+    if request.dev_bus_addr != 0
+        && request.dev_bus_addr != granter.pinned_frame(mapping.reference)?.address().raw()
+    {
+        return Err(GrantError::General);
     }
     // Xen takes address 0 for "not this kind of mapping" and does nothing.
     if request.host_addr.raw() == 0 {
@@ -200,19 +213,6 @@ fn remove_mapping<P: SharedPage, M: GrantMemory>(
 /// Always: [`GrantError::BadHandle`] without such a mapping, else [`GrantError::General`].
 pub fn unmap_and_replace(handle: u32, mapper: &Maptrack) -> Result<(), GrantError> {
     mapper.get(handle)?;
-    Err(GrantError::General)
-}
-
-/// `transfer` of a page of `giver`. As with Xen on Arm no page ever changes its owner this way.
-///
-/// # Errors
-/// Always: [`GrantError::BadPage`] when `gfn` is not its RAM, else [`GrantError::General`].
-pub fn transfer<M: GrantMemory>(gfn: u64, giver: DomId, memory: &mut M) -> Result<(), GrantError> {
-    let gfn = Gfn::try_from(gfn).map_err(|_| GrantError::BadPage)?;
-    let page = memory
-        .get_page(giver, gfn)
-        .map_err(|_| GrantError::BadPage)?;
-    memory.put_page(page.mfn);
     Err(GrantError::General)
 }
 
@@ -287,7 +287,7 @@ impl CopyRequest {
 /// held by their references meanwhile.
 ///
 /// # Errors
-/// [`GrantError::BadCopyArg`]: beyond a page; otherwise as for mapping a grant. Nothing was copied then.
+/// [`GrantError::BadCopyArg`]: beyond a page; [`GrantError::General`]: beyond the part that is granted; otherwise as for mapping a grant. Nothing was copied then.
 pub fn grant_copy<T: GrantTables, M: GrantMemory>(
     request: &CopyRequest,
     caller: DomId,
@@ -303,14 +303,30 @@ pub fn grant_copy<T: GrantTables, M: GrantMemory>(
     let source = acquire(request.source, caller, Access::Read, tables, memory)?;
     let result = match acquire(request.dest, caller, Access::Write, tables, memory) {
         Ok(dest) => {
-            memory.copy((source, source_offset), (dest, dest_offset), length);
-            release(request.dest, dest, Access::Write, tables, memory);
-            Ok(())
+            let is_inside = source.window.contains(source_offset, length)
+                && dest.window.contains(dest_offset, length);
+            if is_inside {
+                memory.copy((source.mfn, source_offset), (dest.mfn, dest_offset), length);
+            }
+            release(&dest, caller, Access::Write, tables, memory);
+            if is_inside {
+                Ok(())
+            } else {
+                Err(GrantError::General)
+            }
         }
         Err(error) => Err(error),
     };
-    release(request.source, source, Access::Read, tables, memory);
+    release(&source, caller, Access::Read, tables, memory);
     result
+}
+
+/// A page held for a copy.
+struct Held {
+    mfn: Mfn,
+    window: Window,
+    /// The grants that it came by: the caller's, and the one that this led to.
+    grants: [Option<(DomId, u32)>; 2],
 }
 
 fn acquire<T: GrantTables, M: GrantMemory>(
@@ -319,11 +335,9 @@ fn acquire<T: GrantTables, M: GrantMemory>(
     access: Access,
     tables: &mut T,
     memory: &mut M,
-) -> Result<Mfn, GrantError> {
-    match end {
-        CopyEnd::Grant { granter, reference } => tables.with(granter, |table| {
-            table.pin(reference, caller, access, memory)
-        })?,
+) -> Result<Held, GrantError> {
+    let (granter, reference) = match end {
+        CopyEnd::Grant { granter, reference } => (granter, reference),
         CopyEnd::Own(gfn) => {
             let page = memory
                 .get_page(caller, gfn)
@@ -332,28 +346,76 @@ fn acquire<T: GrantTables, M: GrantMemory>(
                 memory.put_page(page.mfn);
                 return Err(GrantError::General);
             }
-            Ok(page.mfn)
+            return Ok(Held {
+                mfn: page.mfn,
+                window: Window::PAGE,
+                grants: [None; 2],
+            });
         }
-    }
+    };
+    let first = tables.with(caller, granter, |table| {
+        table.pin(reference, caller, access, Purpose::Copy, memory)
+    })??;
+    let (second, reference_2) = match first {
+        Pinned::Page { mfn, window } => {
+            return Ok(Held {
+                mfn,
+                window,
+                grants: [Some((granter, reference)), None],
+            });
+        }
+        Pinned::Grant { granter, reference } => (granter, reference),
+    };
+    // The first entry stays as it is while this use is counted; its table need not stay locked.
+    let result = tables.with(granter, second, |table| {
+        table.pin(reference_2, granter, access, Purpose::CopyThrough, memory)
+    });
+    let error = match result {
+        Ok(Ok(Pinned::Page { mfn, window })) => {
+            return Ok(Held {
+                mfn,
+                window,
+                grants: [Some((granter, reference)), Some((second, reference_2))],
+            });
+        }
+        Ok(Err(error)) => error,
+        // As Xen; the caller did not name that domain.
+        Ok(Ok(Pinned::Grant { .. })) | Err(_) => GrantError::General,
+    };
+    unpin(caller, (granter, reference), access, tables, memory);
+    Err(error)
 }
 
-fn release<T: GrantTables, M: GrantMemory>(
-    end: CopyEnd,
-    mfn: Mfn,
+fn unpin<T: GrantTables, M: GrantMemory>(
+    user: DomId,
+    (granter, reference): (DomId, u32),
     access: Access,
     tables: &mut T,
     memory: &mut M,
 ) {
-    match end {
-        CopyEnd::Grant { granter, reference } => {
-            if tables
-                .with(granter, |table| table.unpin(reference, access, memory))
-                .is_err()
-            {
-                error!("gnttab: {granter} is gone with entry {reference:#x} in use");
+    let done = tables.with(user, granter, |table| {
+        table.unpin(reference, access, memory);
+    });
+    if done.is_err() {
+        error!("gnttab: {granter} is gone with entry {reference:#x} in use");
+    }
+}
+
+fn release<T: GrantTables, M: GrantMemory>(
+    held: &Held,
+    caller: DomId,
+    access: Access,
+    tables: &mut T,
+    memory: &mut M,
+) {
+    match held.grants {
+        [Some(first), second] => {
+            if let Some(second) = second {
+                unpin(first.0, second, access, tables, memory);
             }
+            unpin(caller, first, access, tables, memory);
         }
-        CopyEnd::Own(_) => memory.put_page(mfn),
+        [None, _] => memory.put_page(held.mfn),
     }
 }
 

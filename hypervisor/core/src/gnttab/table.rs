@@ -1,36 +1,35 @@
-//! The granting half of a domain: shared frames and active entries. The only place that knows an entry's layout.
+//! The granting half of a domain: shared frames, status frames and active entries.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use log::error;
 use xen_abi::grant_table as abi;
 
+use super::entry::{Entry, Purpose, READING, Target, Version, WRITING, Window};
 use super::{Access, GrantError, GrantMemory};
 use crate::addr::{DomId, Gfn, Mfn};
 use crate::errno::Errno;
 use crate::machine::SharedPage;
 
-/// Entries of version 1 in a frame; an entry is two words: flags and domain, frame number.
+/// Active entries of a frame: as many as any version has in it.
 const PER_FRAME: usize = abi::GRANTS_PER_PAGE_V1 as usize;
-/// Attempts to change a shared word before its owner is taken to be fighting us. A single-attempt exchange may also fail
-/// without cause, so this is more than Xen's five.
-const ATTEMPTS: u32 = 32;
-
-const TYPE_MASK: u32 = abi::GTF_TYPE_MASK as u32;
-const PERMIT_ACCESS: u32 = abi::GTF_PERMIT_ACCESS as u32;
-const READONLY: u32 = abi::GTF_READONLY as u32;
-const READING: u32 = abi::GTF_READING as u32;
-const WRITING: u32 = abi::GTF_WRITING as u32;
-const SUB_PAGE: u32 = abi::GTF_SUB_PAGE as u32;
+/// Status words of a status frame.
+const STATUS_PER_FRAME: usize = abi::STATUS_PER_PAGE as usize;
+/// Shared frames of version 2 for each status frame.
+const FRAMES_PER_STATUS: u32 = abi::STATUS_PER_PAGE / abi::GRANTS_PER_PAGE_V2;
+/// Entries that a change of version keeps, and that may be in use meanwhile.
+const RESERVED: usize = abi::GNTTAB_NR_RESERVED_ENTRIES as usize;
 
 /// The limits of a domain's grant table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Shared frames at most (Xen's default: 64).
     pub max_frames: u32,
-    /// The highest version of entries; only 1 is built.
+    /// The highest version of entries that it may choose (Xen's default on Arm: 1, XSA-268).
     pub max_version: u32,
+    /// Whether its grants may be transitive (version 2).
+    pub has_transitive: bool,
 }
 
 impl Default for Limits {
@@ -38,6 +37,7 @@ impl Default for Limits {
         Self {
             max_frames: 64,
             max_version: 1,
+            has_transitive: true,
         }
     }
 }
@@ -51,53 +51,96 @@ pub struct Size {
     pub max_frames: u32,
 }
 
-/// Who uses an entry, and what it was when the first use began.
+/// What an entry in use leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A whole page, of which a reference is held.
+    Page,
+    /// A part of one, likewise.
+    Part,
+    /// Another domain's grant: `frame` is its number, `start` the domain's.
+    Grant,
+}
+
+/// Who uses an entry, and what it was when the first use began. 16 bytes.
 #[derive(Clone, Copy)]
 struct Active {
-    mfn: Mfn,
+    frame: u32,
     user: DomId,
     readers: u16,
     writers: u16,
-    writable: bool,
+    start: u16,
+    length: u16,
+    kind: Kind,
+    is_writable: bool,
 }
 
 const IDLE: Active = Active {
-    mfn: Mfn::new(0),
+    frame: 0,
     user: DomId::new(0),
     readers: 0,
     writers: 0,
-    writable: false,
+    start: 0,
+    length: 0,
+    kind: Kind::Page,
+    is_writable: false,
 };
 
 impl Active {
     fn is_pinned(&self) -> bool {
         self.readers != 0 || self.writers != 0
     }
+
+    fn pinned(&self) -> Pinned {
+        match self.kind {
+            Kind::Page | Kind::Part => Pinned::Page {
+                mfn: Mfn::new(self.frame),
+                window: Window {
+                    start: self.start,
+                    length: self.length,
+                },
+            },
+            Kind::Grant => Pinned::Grant {
+                granter: DomId::new(self.start),
+                reference: self.frame,
+            },
+        }
+    }
+}
+
+/// What a use of an entry got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pinned {
+    /// A page, held until the use ends.
+    Page {
+        /// Its frame.
+        mfn: Mfn,
+        /// What may be copied of it.
+        window: Window,
+    },
+    /// Another domain's grant to the granter, for which the caller has to ask next.
+    Grant {
+        /// Whose.
+        granter: DomId,
+        /// Which.
+        reference: u32,
+    },
 }
 
 struct SharedFrame<P> {
     page: P,
-    /// Where the owner has mapped it.
-    gfn: Option<Gfn>,
     /// [`PER_FRAME`] entries.
     active: Vec<Active>,
-}
-
-impl<P: SharedPage> SharedFrame<P> {
-    fn flags_word(&self, index: usize) -> Option<&AtomicU32> {
-        self.page.words().get(index * 2)
-    }
-
-    fn frame_word(&self, index: usize) -> Option<&AtomicU32> {
-        self.page.words().get(index * 2 + 1)
-    }
 }
 
 /// The granting half of a domain. See the module.
 pub struct GrantTable<P> {
     owner: DomId,
     limits: Limits,
+    version: Version,
     frames: Vec<SharedFrame<P>>,
+    /// Version 2: the words of marks, for all entries of `frames`.
+    status: Vec<P>,
     /// Entries with uses counted.
     pinned: u32,
     is_dying: bool,
@@ -119,7 +162,9 @@ impl<P: SharedPage> GrantTable<P> {
         let mut table = Self {
             owner,
             limits,
+            version: Version::One,
             frames: Vec::new(),
+            status: Vec::new(),
             pinned: 0,
             is_dying: false,
         };
@@ -143,11 +188,14 @@ impl<P: SharedPage> GrantTable<P> {
     }
 
     /// Takes the table's pages out, when the domain is dead and no mapping of a grant is left.
-    pub fn take_frames(&mut self) -> impl Drop + use<P> {
+    pub fn take_frames(&mut self) -> (impl Drop + use<P>, impl Drop + use<P>) {
         if self.is_dying && self.pinned == 0 {
-            core::mem::take(&mut self.frames)
+            (
+                core::mem::take(&mut self.frames),
+                core::mem::take(&mut self.status),
+            )
         } else {
-            Vec::new()
+            (Vec::new(), Vec::new())
         }
     }
 
@@ -166,19 +214,61 @@ impl<P: SharedPage> GrantTable<P> {
 
     /// Returns the version of the entries, for `get_version`.
     pub fn version(&self) -> u32 {
-        1
+        self.version.number()
     }
 
-    /// Asks for a version, for `set_version`. The caller gives [`Self::version`] back to the guest in any case.
+    /// Changes to a version, for `set_version`. Only the reserved entries stay; the caller gives [`Self::version`] back to
+    /// the guest in any case. `unmap` removes a status frame from the owner's memory.
     ///
     /// # Errors
-    /// [`Errno::Inval`] for a version there never was, [`Errno::NoSys`] for one that is not to be had.
-    pub fn set_version(&mut self, version: u32) -> Result<(), Errno> {
-        match version {
-            1 => Ok(()),
-            2 => Err(Errno::NoSys),
-            _ => Err(Errno::Inval),
+    /// [`Errno::Inval`] for a version there never was, [`Errno::NoSys`] for one above the limit, [`Errno::Busy`] while
+    /// other than reserved entries are in use, [`Errno::NoMem`], and those of `unmap`.
+    #[inline(never)]
+    pub fn set_version(
+        &mut self,
+        version: u32,
+        allocate: &mut dyn FnMut() -> Option<P>,
+        unmap: &mut dyn FnMut(Mfn) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let wanted = Version::from_number(version).ok_or(Errno::Inval)?;
+        if version > self.limits.max_version {
+            return Err(Errno::NoSys);
         }
+        if wanted == self.version {
+            return Ok(());
+        }
+        let reserved = self.frames.first().map_or(0, |frame| {
+            let reserved = frame.active.iter().take(RESERVED);
+            reserved.filter(|active| active.is_pinned()).count()
+        });
+        if self.pinned as usize != reserved {
+            return Err(Errno::Busy);
+        }
+        match wanted {
+            Version::One => {
+                for page in &self.status {
+                    unmap(page.mfn())?;
+                }
+            }
+            Version::Two => self.grow_status(self.frame_count(), allocate)?,
+        }
+        let kept: [_; RESERVED] =
+            core::array::from_fn(|i| self.entry(i).ok().and_then(|entry| entry.load_common()));
+        for frame in &self.frames {
+            for word in frame.page.words() {
+                word.store(0, Ordering::Relaxed);
+            }
+        }
+        self.version = wanted;
+        for (i, kept) in kept.into_iter().enumerate() {
+            if let (Some(kept), Ok(entry)) = (kept, self.entry(i)) {
+                entry.store_common(kept);
+            }
+        }
+        if wanted == Version::One {
+            self.status = Vec::new();
+        }
+        Ok(())
     }
 
     /// Grows to at least `frames` shared frames, for `setup_table`; afterwards [`Self::frame_gfn`] of each is listed to
@@ -194,23 +284,39 @@ impl<P: SharedPage> GrantTable<P> {
         self.grow(frames, allocate).map_err(|_| GrantError::General)
     }
 
-    /// Checks `get_status_frames`: version 1 has none, so only an empty list can be had (XSA-382).
+    /// Returns the machine frames of `frames` status frames, for `get_status_frames`. Version 1 has none (XSA-382).
     ///
     /// # Errors
-    /// [`GrantError::General`] when any is asked for.
-    pub fn status_frames(&self, frames: u32) -> Result<(), GrantError> {
-        if frames == 0 {
-            Ok(())
-        } else {
-            Err(GrantError::General)
+    /// [`GrantError::General`] when there are fewer.
+    pub fn status_frames(&self, frames: u32) -> Result<impl Iterator<Item = Mfn>, GrantError> {
+        let frames = self.status.get(..frames as usize);
+        Ok(frames.ok_or(GrantError::General)?.iter().map(P::mfn))
+    }
+
+    /// Returns how many status frames there can be: none where version 2 is not to be had.
+    pub fn max_status_frames(&self) -> u32 {
+        match self.limits.max_version {
+            0 | 1 => 0,
+            _ => self.limits.max_frames.div_ceil(FRAMES_PER_STATUS),
         }
     }
 
-    /// Returns where the owner mapped frame `index`, as a frame list shows it: all ones when it is not mapped.
-    pub fn frame_gfn(&self, index: u32) -> u64 {
-        self.frame(index)
-            .and_then(|frame| frame.gfn)
-            .map_or(u64::MAX, |gfn| u64::from(gfn.raw()))
+    /// Returns the machine frame of status frame `index`, growing the table up to it (acquire_resource,
+    /// add_to_physmap).
+    ///
+    /// # Errors
+    /// [`Errno::Inval`] in version 1 and above the limit, [`Errno::NoMem`] without memory.
+    pub fn status_frame(
+        &mut self,
+        index: u32,
+        allocate: &mut dyn FnMut() -> Option<P>,
+    ) -> Result<Mfn, Errno> {
+        if self.version != Version::Two || index >= self.max_status_frames() {
+            return Err(Errno::Inval);
+        }
+        self.grow(index * FRAMES_PER_STATUS + 1, allocate)?;
+        let page = self.status.get(index as usize);
+        page.map(P::mfn).ok_or(Errno::Inval)
     }
 
     /// Returns the machine frame of shared frame `index`, growing up to it (acquire_resource, add_to_physmap).
@@ -226,81 +332,43 @@ impl<P: SharedPage> GrantTable<P> {
             return Err(Errno::Inval);
         }
         self.grow(index + 1, allocate)?;
-        self.frame(index)
-            .map(|frame| frame.page.mfn())
-            .ok_or(Errno::Inval)
+        let frame = self.frames.get(index as usize);
+        frame.map(|frame| frame.page.mfn()).ok_or(Errno::Inval)
     }
 
-    /// Returns where shared frame `index` is mapped. A frame has one place: before mapping it elsewhere the caller
-    /// removes it there, in this order (XSA-384).
-    pub fn mapped_at(&self, index: u32) -> Option<Gfn> {
-        self.frame(index).and_then(|frame| frame.gfn)
-    }
-
-    /// Records where shared frame `index` is mapped now.
-    pub fn set_mapped_at(&mut self, index: u32, gfn: Option<Gfn>) {
-        if let Some(frame) = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.frames.get_mut(index))
-        {
-            frame.gfn = gfn;
-        }
-    }
-
-    /// Notes that the owner unmapped `gfn`. Returns true if a shared frame was there.
-    pub fn forget_gfn(&mut self, gfn: Gfn) -> bool {
-        match self.frames.iter_mut().find(|frame| frame.gfn == Some(gfn)) {
-            Some(frame) => {
-                frame.gfn = None;
-                true
-            }
-            None => false,
-        }
+    /// Returns the machine frame of a shared frame.
+    #[cfg(test)]
+    pub(super) fn shared_mfn(&self, index: usize) -> Mfn {
+        self.frames[index].page.mfn()
     }
 
     /// Exchanges two entries, for `swap_grant_ref`.
     ///
     /// # Errors
     /// [`GrantError::BadRef`] for an entry beyond the table (XSA-18, XSA-134), [`GrantError::Again`] for one in use.
+    #[inline(never)]
     pub fn swap(&mut self, a: u32, b: u32) -> Result<(), GrantError> {
-        let (frame_a, index_a) = self.locate(a)?;
-        let (frame_b, index_b) = self.locate(b)?;
+        let entries = [
+            self.entry(index_of(a).ok_or(GrantError::BadRef)?)?,
+            self.entry(index_of(b).ok_or(GrantError::BadRef)?)?,
+        ];
         if a == b {
             return Ok(());
         }
-        for (frame, index) in [(frame_a, index_a), (frame_b, index_b)] {
-            if frame.active.get(index).is_none_or(Active::is_pinned) {
+        for reference in [a, b] {
+            if self.active(reference)?.is_pinned() {
                 return Err(GrantError::Again);
             }
         }
-        let words = |frame: &'_ SharedFrame<P>, index: usize| {
-            let flags = frame
-                .flags_word(index)
-                .map(|word| word.load(Ordering::Acquire));
-            let gfn = frame
-                .frame_word(index)
-                .map(|word| word.load(Ordering::Relaxed));
-            (flags, gfn)
-        };
-        let old_a = words(frame_a, index_a);
-        let old_b = words(frame_b, index_b);
-        for (frame, index, (flags, gfn)) in [(frame_a, index_a, old_b), (frame_b, index_b, old_a)] {
-            let (Some(flags_word), Some(frame_word)) =
-                (frame.flags_word(index), frame.frame_word(index))
-            else {
-                return Err(GrantError::BadRef);
-            };
-            let (Some(flags), Some(gfn)) = (flags, gfn) else {
-                return Err(GrantError::BadRef);
-            };
-            frame_word.store(gfn, Ordering::Relaxed);
-            flags_word.store(flags, Ordering::Release);
-        }
+        let [a, b] = entries;
+        let (old_a, old_b) = (a.load(), b.load());
+        a.store(old_b);
+        b.store(old_a);
         Ok(())
     }
 
-    /// Counts a use of entry `reference` by `user` and returns its frame. The first use checks the shared entry, marks
-    /// it, looks up the page and takes its reference; later ones need only what has been granted.
+    /// Counts a use of entry `reference` by `user` and returns what it leads to. The first use checks the shared entry,
+    /// marks it, looks up the page and takes its reference; later ones need only what has been granted.
     ///
     /// # Errors
     /// [`GrantError::BadRef`] beyond the table, [`GrantError::General`] when the entry does not grant that (or its
@@ -311,23 +379,26 @@ impl<P: SharedPage> GrantTable<P> {
         reference: u32,
         user: DomId,
         access: Access,
+        mut purpose: Purpose,
         memory: &mut M,
-    ) -> Result<Mfn, GrantError> {
-        let owner = self.owner;
-        let is_dying = self.is_dying;
-        let (frame_number, index) = split(reference).ok_or(GrantError::BadRef)?;
-        let frame = self
-            .frames
-            .get_mut(frame_number)
-            .ok_or(GrantError::BadRef)?;
-        if is_dying {
+    ) -> Result<Pinned, GrantError> {
+        if purpose == Purpose::Copy && !self.limits.has_transitive {
+            purpose = Purpose::CopyThrough;
+        }
+        let mut active = self.active(reference)?;
+        if self.is_dying {
             return Err(GrantError::BadDomain);
         }
-        let mut active = *frame.active.get(index).ok_or(GrantError::BadRef)?;
-        let word = frame.flags_word(index).ok_or(GrantError::BadRef)?;
         let was_pinned = active.is_pinned();
-        if was_pinned && active.user != user {
-            return Err(GrantError::General);
+        if was_pinned {
+            let is_possible = match purpose {
+                Purpose::Map => active.kind == Kind::Page,
+                Purpose::Copy => true,
+                Purpose::CopyThrough => active.kind != Kind::Grant,
+            };
+            if active.user != user || !is_possible {
+                return Err(GrantError::General);
+            }
         }
         // No counter may wrap (XSA-230, XSA-236).
         let counter = match access {
@@ -340,56 +411,82 @@ impl<P: SharedPage> GrantTable<P> {
         };
         *counter = counter.checked_add(1).ok_or(GrantError::General)?;
 
+        let entry = self.entry(index_of(reference).ok_or(GrantError::BadRef)?)?;
         if was_pinned {
             // More access than before needs the entry's word again, and a page that its owner may write.
             if !had_writers {
-                if !active.writable {
+                if !active.is_writable {
                     return Err(GrantError::General);
                 }
-                mark_used(word, user, access)?;
+                entry.mark(user, access, purpose, true)?;
             }
         } else {
-            mark_used(word, user, access)?;
-            // The frame number is read once, after the entry was found valid and marked.
-            let gfn = Gfn::new(
-                frame
-                    .frame_word(index)
-                    .ok_or(GrantError::BadRef)?
-                    .load(Ordering::Acquire),
-            );
-            let page = match memory.get_page(owner, gfn) {
-                Ok(page) if page.writable || access == Access::Read => page,
-                refused => {
-                    clear_bits(word, READING | WRITING);
-                    if let Ok(page) = refused {
-                        memory.put_page(page.mfn);
-                        return Err(GrantError::General);
-                    }
-                    return Err(GrantError::BadPage);
-                }
-            };
+            let flags = entry.mark(user, access, purpose, false)?;
+            if let Err(error) = self.look_up(&mut active, &entry, flags, access, memory) {
+                entry.clear(READING | WRITING);
+                return Err(error);
+            }
             active.user = user;
-            active.mfn = page.mfn;
-            active.writable = page.writable;
         }
-        if let Some(place) = frame.active.get_mut(index) {
+        if let Some(place) = self.active_mut(reference) {
             *place = active;
         }
         if !was_pinned {
             self.pinned = self.pinned.saturating_add(1);
         }
-        Ok(active.mfn)
+        Ok(active.pinned())
+    }
+
+    /// Finds what an entry leads to that was found valid and marked, at its first use.
+    fn look_up<M: GrantMemory>(
+        &self,
+        active: &mut Active,
+        entry: &Entry<'_>,
+        flags: u32,
+        access: Access,
+        memory: &mut M,
+    ) -> Result<(), GrantError> {
+        match entry.target(flags) {
+            Target::Frame { gfn, part } => {
+                let gfn = Gfn::try_from(gfn).map_err(|_| GrantError::BadPage)?;
+                let page = memory
+                    .get_page(self.owner, gfn)
+                    .map_err(|_| GrantError::BadPage)?;
+                if access == Access::Write && !page.writable {
+                    memory.put_page(page.mfn);
+                    return Err(GrantError::General);
+                }
+                let window = part.unwrap_or(Window::PAGE);
+                active.frame = page.mfn.raw();
+                active.start = window.start;
+                active.length = window.length;
+                active.kind = if part.is_some() {
+                    Kind::Part
+                } else {
+                    Kind::Page
+                };
+                active.is_writable = page.writable;
+            }
+            Target::Grant { granter, reference } => {
+                // One's own grants need no detour, and would need this table's lock twice.
+                if granter == self.owner {
+                    return Err(GrantError::General);
+                }
+                active.frame = reference;
+                active.start = granter.raw();
+                active.kind = Kind::Grant;
+                // The other grant decides.
+                active.is_writable = true;
+            }
+        }
+        Ok(())
     }
 
     /// Undoes a use counted by [`Self::pin`] with the same `access`.
+    #[inline(never)]
     pub(super) fn unpin<M: GrantMemory>(&mut self, reference: u32, access: Access, memory: &mut M) {
-        let Some((frame_number, index)) = split(reference) else {
-            return;
-        };
-        let Some(frame) = self.frames.get_mut(frame_number) else {
-            return;
-        };
-        let Some(active) = frame.active.get_mut(index) else {
+        let owner = self.owner;
+        let Some(active) = self.active_mut(reference) else {
             return;
         };
         let counter = match access {
@@ -397,10 +494,7 @@ impl<P: SharedPage> GrantTable<P> {
             Access::Write => &mut active.writers,
         };
         let Some(less) = counter.checked_sub(1) else {
-            error!(
-                "gnttab: {} entry {reference:#x}: a use is undone that was not counted",
-                self.owner
-            );
+            error!("gnttab: {owner} entry {reference:#x}: a use is undone that was not counted");
             return;
         };
         *counter = less;
@@ -413,37 +507,81 @@ impl<P: SharedPage> GrantTable<P> {
             clear |= READING;
         }
         if clear != 0
-            && let Some(word) = frame.flags_word(index)
+            && let Some(index) = index_of(reference)
+            && let Ok(entry) = self.entry(index)
         {
-            clear_bits(word, clear);
+            entry.clear(clear);
         }
         if !active.is_pinned() {
             self.pinned = self.pinned.saturating_sub(1);
-            memory.put_page(active.mfn);
+            if active.kind != Kind::Grant {
+                memory.put_page(Mfn::new(active.frame));
+            }
         }
     }
 
-    /// Returns the frame of an entry in use.
+    /// Returns the frame of an entry that is mapped.
     pub(super) fn pinned_frame(&self, reference: u32) -> Result<Mfn, GrantError> {
-        let (frame, index) = self.locate(reference)?;
-        match frame.active.get(index) {
-            Some(active) if active.is_pinned() => Ok(active.mfn),
-            _ => Err(GrantError::BadRef),
+        let active = self.active(reference)?;
+        if active.is_pinned() && active.kind == Kind::Page {
+            Ok(Mfn::new(active.frame))
+        } else {
+            Err(GrantError::BadRef)
         }
     }
 
-    fn frame(&self, index: u32) -> Option<&SharedFrame<P>> {
-        self.frames.get(usize::try_from(index).ok()?)
+    /// Splits the number of an entry in frame number and index in the frame.
+    fn split(&self, index: usize) -> (usize, usize) {
+        // The divisor is one of two powers of two.
+        match self.version {
+            Version::One => (index / PER_FRAME, index % PER_FRAME),
+            Version::Two => {
+                const PER_FRAME: usize = Version::Two.per_frame();
+                (index / PER_FRAME, index % PER_FRAME)
+            }
+        }
     }
 
-    fn locate(&self, reference: u32) -> Result<(&SharedFrame<P>, usize), GrantError> {
-        let (frame, index) = split(reference).ok_or(GrantError::BadRef)?;
-        Ok((self.frames.get(frame).ok_or(GrantError::BadRef)?, index))
+    fn active(&self, reference: u32) -> Result<Active, GrantError> {
+        let (frame, index) = self.split(index_of(reference).ok_or(GrantError::BadRef)?);
+        let frame = self.frames.get(frame).ok_or(GrantError::BadRef)?;
+        frame.active.get(index).copied().ok_or(GrantError::BadRef)
     }
 
+    fn active_mut(&mut self, reference: u32) -> Option<&mut Active> {
+        let (frame, index) = self.split(index_of(reference)?);
+        self.frames.get_mut(frame)?.active.get_mut(index)
+    }
+
+    #[inline(never)]
+    fn entry(&self, number: usize) -> Result<Entry<'_>, GrantError> {
+        let (frame, index) = self.split(number);
+        let frame = self.frames.get(frame).ok_or(GrantError::BadRef)?;
+        let count = self.version.words();
+        let words = frame.page.words().get(index * count..(index + 1) * count);
+        let words = words.ok_or(GrantError::BadRef)?;
+        let marks = match self.version {
+            Version::One => (words.first().ok_or(GrantError::BadRef)?, 0),
+            Version::Two => {
+                let page = self.status.get(number / STATUS_PER_FRAME);
+                let word = page.and_then(|page| page.words().get(number % STATUS_PER_FRAME / 2));
+                (word.ok_or(GrantError::BadRef)?, (number as u32 & 1) * 16)
+            }
+        };
+        Ok(Entry {
+            version: self.version,
+            words,
+            marks,
+        })
+    }
+
+    #[inline(never)]
     fn grow(&mut self, frames: u32, allocate: &mut dyn FnMut() -> Option<P>) -> Result<(), Errno> {
         if frames > self.limits.max_frames {
             return Err(Errno::Inval);
+        }
+        if self.version == Version::Two {
+            self.grow_status(frames, allocate)?;
         }
         while self.frame_count() < frames {
             let mut active = Vec::new();
@@ -453,55 +591,26 @@ impl<P: SharedPage> GrantTable<P> {
             active.resize(PER_FRAME, IDLE);
             self.frames.try_reserve(1).map_err(|_| Errno::NoMem)?;
             let page = allocate().ok_or(Errno::NoMem)?;
-            self.frames.push(SharedFrame {
-                page,
-                gfn: None,
-                active,
-            });
+            self.frames.push(SharedFrame { page, active });
+        }
+        Ok(())
+    }
+
+    /// Has status words for the entries of `frames` shared frames.
+    #[inline(never)]
+    fn grow_status(
+        &mut self,
+        frames: u32,
+        allocate: &mut dyn FnMut() -> Option<P>,
+    ) -> Result<(), Errno> {
+        while self.status.len() < frames.div_ceil(FRAMES_PER_STATUS) as usize {
+            self.status.try_reserve(1).map_err(|_| Errno::NoMem)?;
+            self.status.push(allocate().ok_or(Errno::NoMem)?);
         }
         Ok(())
     }
 }
 
-/// Splits a reference in frame number and index in the frame.
-fn split(reference: u32) -> Option<(usize, usize)> {
-    let reference = usize::try_from(reference).ok()?;
-    Some((reference / PER_FRAME, reference % PER_FRAME))
-}
-
-/// Checks that the word grants `access` to `user` and marks it as in use, in one exchange.
-fn mark_used(word: &AtomicU32, user: DomId, access: Access) -> Result<(), GrantError> {
-    let mark = match access {
-        Access::Read => READING,
-        Access::Write => READING | WRITING,
-    };
-    let mut seen = word.load(Ordering::Relaxed);
-    for _ in 0..ATTEMPTS {
-        if seen & (TYPE_MASK | SUB_PAGE) != PERMIT_ACCESS || seen >> 16 != u32::from(user.raw()) {
-            return Err(GrantError::General);
-        }
-        if access == Access::Write && seen & READONLY != 0 {
-            return Err(GrantError::General);
-        }
-        // One attempt of the processor each: a guest that hammers the word cannot hold us here (XSA-295).
-        match word.compare_exchange_weak(seen, seen | mark, Ordering::AcqRel, Ordering::Relaxed) {
-            Ok(_) => return Ok(()),
-            Err(now) => seen = now,
-        }
-    }
-    Err(GrantError::General)
-}
-
-/// Clears bits of a shared word in bounded time.
-fn clear_bits(word: &AtomicU32, bits: u32) {
-    let mut seen = word.load(Ordering::Relaxed);
-    for _ in 0..ATTEMPTS {
-        match word.compare_exchange_weak(seen, seen & !bits, Ordering::Release, Ordering::Relaxed) {
-            Ok(_) => return,
-            Err(now) => seen = now,
-        }
-    }
-    // Its owner changes the word all the time. A plain store ends it; what it undoes was written in a race with us, by
-    // the only domain that it can hurt.
-    word.store(seen & !bits, Ordering::Release);
+fn index_of(reference: u32) -> Option<usize> {
+    usize::try_from(reference).ok()
 }

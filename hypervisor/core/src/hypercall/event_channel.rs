@@ -142,7 +142,7 @@ fn alloc_unbound<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> Ca
     let remote = cx.resolve(op.remote_dom);
     // Under SILO not even the waiting port may exist; a remote that is still to come is allowed.
     if let Some(remote) = cx.hv.domains.get(remote)
-        && !may_communicate(&owner, &remote)
+        && !may_communicate(cx.hv, &owner, &remote)
     {
         return Err(Errno::Perm);
     }
@@ -155,7 +155,7 @@ fn bind_interdomain<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) ->
     let op: abi::EvtchnBindInterdomain = cx.read(at)?;
     let remote = cx.find_any(op.remote_dom)?;
     let remote_port = Port::new(op.remote_port);
-    if !may_communicate(cx.domain, &remote) {
+    if !may_communicate(cx.hv, cx.domain, &remote) {
         return Err(Errno::Perm);
     }
     let (port, notify) = if remote.is_own() {

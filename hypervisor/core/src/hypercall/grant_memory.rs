@@ -11,6 +11,7 @@ use crate::gnttab::{
 };
 use crate::hal::Hal;
 use crate::hypervisor::Hypervisor;
+use crate::machine::Fault;
 use crate::p2m;
 use alloc::sync::Arc;
 
@@ -35,11 +36,45 @@ impl<'a, H: Hal> Reach<'a, H> {
     /// Finds the domain whose grants the caller wants.
     pub(super) fn granter(&self, id: DomId) -> Result<Target<'a, H>, GrantError> {
         let granter = self.domain(id).ok_or(GrantError::BadDomain)?;
-        if may_communicate(self.own, &granter) {
+        if may_communicate(self.hv, self.own, &granter) {
             Ok(granter)
         } else {
             Err(GrantError::PermissionDenied)
         }
+    }
+}
+
+/// The address of a byte so far behind one end of a copy.
+fn byte_of((mfn, start): (Mfn, usize), offset: usize) -> HostPhys {
+    HostPhys::new(mfn.address().raw() + (start + offset) as u64)
+}
+
+impl<H: Hal> Reach<'_, H> {
+    /// Copies within a page, where both ends overlap.
+    #[cold]
+    #[inline(never)]
+    fn copy_within(
+        &self,
+        from: (Mfn, usize),
+        to: (Mfn, usize),
+        length: usize,
+    ) -> Result<(), Fault> {
+        let mut buffer = [0; CHUNK];
+        let mut done = 0;
+        while done < length {
+            let n = (length - done).min(CHUNK);
+            // From the end where nothing is lost.
+            let offset = if from.1 < to.1 {
+                length - done - n
+            } else {
+                done
+            };
+            let chunk = buffer.get_mut(..n).ok_or(Fault)?;
+            self.hv.hal.read_phys(byte_of(from, offset), chunk)?;
+            self.hv.hal.write_phys(byte_of(to, offset), chunk)?;
+            done += n;
+        }
+        Ok(())
     }
 }
 
@@ -48,13 +83,12 @@ impl<H: Hal> GrantMemory for Reach<'_, H> {
         let owner = self.domain(owner).ok_or(MemoryError)?;
         let memory = self.hv.hal.p2m_memory(owner.vttbr);
         let p2m = owner.p2m.lock();
-        let mapping = p2m.lookup(&memory, gfn).ok_or(MemoryError)?;
-        let mfn = p2m
-            .get_page(&memory, gfn, p2m::Access::ReadOnly)
+        let (mfn, access) = p2m
+            .get_granted_page(&memory, gfn)
             .map_err(|_| MemoryError)?;
         Ok(Page {
             mfn,
-            writable: mapping.ty.is_writable(),
+            writable: access == p2m::Access::ReadWrite,
         })
     }
 
@@ -104,35 +138,20 @@ impl<H: Hal> GrantMemory for Reach<'_, H> {
     }
 
     fn copy(&mut self, from: (Mfn, usize), to: (Mfn, usize), length: usize) {
-        let at = |end: (Mfn, usize), offset: usize| {
-            HostPhys::new(end.0.address().raw() + (end.1 + offset) as u64)
+        let is_done = if from.0 == to.0 && from.1.abs_diff(to.1) < length {
+            self.copy_within(from, to, length)
+        } else {
+            self.hv
+                .hal
+                .copy_phys(byte_of(from, 0), byte_of(to, 0), length)
         };
-        // Within one page the copy may overlap itself: then from the far end.
-        let is_backwards = from.0 == to.0 && from.1 < to.1;
-        let mut buffer = [0; CHUNK];
-        let mut done = 0;
-        while done < length {
-            let n = (length - done).min(CHUNK);
-            let offset = if is_backwards {
-                length - done - n
-            } else {
-                done
-            };
-            let Some(chunk) = buffer.get_mut(..n) else {
-                return;
-            };
-            // Both frames are referenced RAM, so neither can fail.
-            if self.hv.hal.read_phys(at(from, offset), chunk).is_err()
-                || self.hv.hal.write_phys(at(to, offset), chunk).is_err()
-            {
-                log::error!(
-                    "gnttab: frames {:x} and {:x} cannot be copied",
-                    from.0,
-                    to.0
-                );
-                return;
-            }
-            done += n;
+        // Both frames are referenced RAM, so neither can fail.
+        if is_done.is_err() {
+            log::error!(
+                "gnttab: frames {:x} and {:x} cannot be copied",
+                from.0,
+                to.0
+            );
         }
     }
 
@@ -147,10 +166,20 @@ impl<H: Hal> GrantTables for Reach<'_, H> {
 
     fn with<R>(
         &mut self,
+        user: DomId,
         domain: DomId,
         action: impl FnOnce(&mut GrantTable<H::Page>) -> R,
     ) -> Result<R, GrantError> {
-        let granter = self.granter(domain)?;
+        let granter = if user == self.own.facts.id {
+            self.granter(domain)?
+        } else {
+            let user = self.domain(user).ok_or(GrantError::BadDomain)?;
+            let granter = self.domain(domain).ok_or(GrantError::BadDomain)?;
+            if !may_communicate(self.hv, &user, &granter) {
+                return Err(GrantError::PermissionDenied);
+            }
+            granter
+        };
         let mut table = granter.grants.lock();
         Ok(action(&mut table))
     }

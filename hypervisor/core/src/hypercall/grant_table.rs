@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::grant_memory::Reach;
 use super::guest::element;
 use super::{Args, CallResult, Cx, Target};
-use crate::addr::{DomId, GuestPhys, GuestVirt};
+use crate::addr::{DomId, GuestPhys, GuestVirt, Mfn};
 use crate::errno::Errno;
 use crate::gnttab::{
     self, CacheFlush, CopyRequest, GrantError, MapRequest, UnmapRequest, status_of,
@@ -34,11 +34,8 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
             exactly_one(count)?;
             setup_table(cx, at)
         }
-        abi::GNTTABOP_TRANSFER => each(cx, args, |at, op: abi::GnttabTransfer| {
-            let result = gnttab::transfer(op.mfn, cx.domain.facts.id, &mut reach(cx));
-            let status = status_of(&result);
-            cx.write_field(at, offset_of!(abi::GnttabTransfer, status), &status)
-        }),
+        // Xen has it for guests without stage 2 only.
+        abi::GNTTABOP_TRANSFER => Err(Errno::OpNotSupp),
         abi::GNTTABOP_COPY => each(cx, args, |at, op| copy(cx, at, op)),
         abi::GNTTABOP_QUERY_SIZE => {
             exactly_one(count)?;
@@ -141,6 +138,7 @@ fn unmap<H: Hal, M: GuestMemory>(
     let request = UnmapRequest {
         handle: op.handle,
         host_addr: GuestPhys::new(op.host_addr),
+        dev_bus_addr: op.dev_bus_addr,
     };
     let mut reach = reach(cx);
     let mut maptrack = cx.domain.maptrack.lock();
@@ -194,6 +192,7 @@ fn controlled<'a, H: Hal, M: GuestMemory>(
     })
 }
 
+#[inline(never)]
 fn setup_table<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::GnttabSetupTable = cx.read(at)?;
     let result = controlled(cx, op.dom).and_then(|target| {
@@ -220,16 +219,28 @@ fn list_frames<H: Hal, M: GuestMemory>(
             .lock()
             .shared_frame(index, &mut || None)
             .map_err(|_| GrantError::General)?;
-        // The frame table knows best: the guest may have mapped something else there since.
-        let gfn = cx.hv.frames.xenheap_gfn(mfn);
-        let gfn = gfn.map_or(u64::MAX, |gfn| u64::from(gfn.raw()));
-        element::<u64>(GuestVirt::new(op.frame_list), u64::from(index))
-            .and_then(|at| cx.write(at, &gfn))
-            .map_err(|_| GrantError::BadVirtAddr)?;
+        list_frame(cx, op.frame_list, index, mfn)?;
     }
     Ok(())
 }
 
+/// Writes where a frame is mapped in its owner's memory to element `index` of a list.
+#[inline(never)]
+fn list_frame<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    list: u64,
+    index: u32,
+    mfn: Mfn,
+) -> Result<(), GrantError> {
+    // The frame table knows best: the guest may have mapped something else there since.
+    let gfn = cx.hv.frames.xenheap_gfn(mfn);
+    let gfn = gfn.map_or(u64::MAX, |gfn| u64::from(gfn.raw()));
+    element::<u64>(GuestVirt::new(list), u64::from(index))
+        .and_then(|at| cx.write(at, &gfn))
+        .map_err(|_| GrantError::BadVirtAddr)
+}
+
+#[inline(never)]
 fn query_size<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let mut op: abi::GnttabQuerySize = cx.read(at)?;
     let result = controlled(cx, op.dom).map(|target| target.grants.lock().size());
@@ -242,21 +253,44 @@ fn query_size<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallR
     Ok(0)
 }
 
+#[inline(never)]
 fn set_version<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::GnttabSetVersion = cx.read(at)?;
+    let (hv, domain) = (cx.hv, cx.domain);
     let (result, version) = {
-        let mut table = cx.domain.grants.lock();
-        (table.set_version(op.version), table.version())
+        let mut table = domain.grants.lock();
+        let result = table.set_version(
+            op.version,
+            &mut || hv.alloc_shared_page(domain.facts.id, &domain.account),
+            &mut |mfn| match hv.frames.xenheap_gfn(mfn) {
+                Some(gfn) => {
+                    let mut memory = hv.hal.p2m_memory(domain.vttbr);
+                    domain.p2m.lock().remove(&mut memory, gfn)
+                }
+                None => Ok(()),
+            },
+        );
+        (result, table.version())
     };
     // The guest learns the version that it has in any case.
     cx.write(at, &abi::GnttabSetVersion { version })?;
     result.map(|()| 0)
 }
 
+#[inline(never)]
 fn get_status_frames<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {
     let op: abi::GnttabGetStatusFrames = cx.read(at)?;
-    let result =
-        controlled(cx, op.dom).and_then(|target| target.grants.lock().status_frames(op.nr_frames));
+    let result = controlled(cx, op.dom).and_then(|target| {
+        for index in 0..op.nr_frames {
+            let mfn = target
+                .grants
+                .lock()
+                .status_frames(op.nr_frames)?
+                .nth(index as usize);
+            list_frame(cx, op.frame_list, index, mfn.ok_or(GrantError::General)?)?;
+        }
+        Ok(())
+    });
     let status = status_of(&result);
     cx.write_field(at, offset_of!(abi::GnttabGetStatusFrames, status), &status)?;
     Ok(0)

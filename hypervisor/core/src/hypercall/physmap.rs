@@ -19,13 +19,17 @@ use crate::p2m::{Access, WhenMapped};
 use crate::stage2::PageType;
 
 impl<H: Hal, M: GuestMemory> Cx<'_, H, M> {
-    /// Returns shared frame `index` of a domain's grant table, growing the table.
-    fn grant_frame(&self, domain: &Domain<H>, index: u64) -> Result<Mfn, Errno> {
+    /// Returns shared or status frame `index` of a domain's grant table, growing the table.
+    fn grant_frame(&self, domain: &Domain<H>, index: u64, is_status: bool) -> Result<Mfn, Errno> {
         let index = u32::try_from(index).map_err(|_| Errno::Inval)?;
         let id = domain.facts.id;
-        domain.grants.lock().shared_frame(index, &mut || {
-            self.hv.alloc_shared_page(id, &domain.account)
-        })
+        let mut allocate = || self.hv.alloc_shared_page(id, &domain.account);
+        let mut grants = domain.grants.lock();
+        if is_status {
+            grants.status_frame(index, &mut allocate)
+        } else {
+            grants.shared_frame(index, &mut allocate)
+        }
     }
 
     /// Maps one thing at one frame of `target`.
@@ -50,8 +54,11 @@ impl<H: Hal, M: GuestMemory> Cx<'_, H, M> {
                 p2m.add_xenheap(&mut memory, gfn, mfn, WhenMapped::Busy)
             }
             abi::XENMAPSPACE_GRANT_TABLE => {
-                // Bit 31 asks for the status frames of version 2, which is not built: beyond every limit.
-                let mfn = self.grant_frame(target, index)?;
+                const STATUS: u64 = abi::XENMAPIDX_GRANT_TABLE_STATUS as u64;
+                // In version 1 the bit is a part of the number, and beyond every limit.
+                let is_status = index & STATUS != 0 && target.grants.lock().version() == 2;
+                let index = if is_status { index & !STATUS } else { index };
+                let mfn = self.grant_frame(target, index, is_status)?;
                 let mut p2m = target.p2m.lock();
                 p2m.add_xenheap(&mut memory, gfn, mfn, WhenMapped::Move)
             }
@@ -174,17 +181,26 @@ pub(super) fn acquire_resource<H: Hal, M: GuestMemory>(
     if owner.stage() != Stage::Alive {
         return Err(Errno::Inval);
     }
-    // Nothing else of a domain is a resource here; version 2's status frames do not exist.
-    if u32::from(op.type_) != abi::XENMEM_RESOURCE_GRANT_TABLE
-        || op.id != abi::XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED
-    {
+    // Nothing else of a domain is a resource here.
+    if u32::from(op.type_) != abi::XENMEM_RESOURCE_GRANT_TABLE {
         return Err(Errno::Inval);
     }
+    let is_status = match op.id {
+        abi::XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED => false,
+        abi::XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS => true,
+        _ => return Err(Errno::Inval),
+    };
     if op.frame_list == 0 {
         if start != 0 {
             return Err(Errno::Inval);
         }
-        let size = owner.grants.lock().size().max_frames;
+        let size = match (is_status, owner.grants.lock()) {
+            (false, grants) => grants.size().max_frames,
+            (true, grants) => grants.max_status_frames(),
+        };
+        if size == 0 {
+            return Err(Errno::Inval);
+        }
         cx.write_field(at, offset_of!(abi::MemAcquireResource, nr_frames), &size)?;
         return Ok(0);
     }
@@ -202,7 +218,7 @@ pub(super) fn acquire_resource<H: Hal, M: GuestMemory>(
         let gpfn: u64 = cx.read(element::<u64>(GuestVirt::new(op.frame_list), n)?)?;
         let gfn = Gfn::try_from(gpfn).map_err(|_| Errno::Inval)?;
         let index = op.frame.checked_add(n).ok_or(Errno::Inval)?;
-        let mfn = cx.grant_frame(&owner, index)?;
+        let mfn = cx.grant_frame(&owner, index, is_status)?;
         cx.hv
             .frames
             .get(mfn, Owner::Domain(owner.facts.id))

@@ -684,8 +684,33 @@ impl P2m {
         if !mapping.ty.is_ram() || (access == Access::ReadWrite && !mapping.ty.is_writable()) {
             return Err(Errno::Inval);
         }
-        match memory.frames().get(mapping.mfn, Owner::Domain(self.owner)) {
-            Ok(()) => Ok(mapping.mfn),
+        self.take_own(memory, mapping.mfn)
+    }
+
+    /// As [`Self::get_page`] for reading; also returns how the domain itself may access the page.
+    ///
+    /// # Errors
+    /// As [`Self::get_page`].
+    pub fn get_granted_page<M: P2mMemory>(
+        &self,
+        memory: &M,
+        gfn: Gfn,
+    ) -> Result<(Mfn, Access), Errno> {
+        let mapping = self.lookup(memory, gfn).ok_or(Errno::Inval)?;
+        if !mapping.ty.is_ram() {
+            return Err(Errno::Inval);
+        }
+        let access = if mapping.ty.is_writable() {
+            Access::ReadWrite
+        } else {
+            Access::ReadOnly
+        };
+        Ok((self.take_own(memory, mapping.mfn)?, access))
+    }
+
+    fn take_own<M: P2mMemory>(&self, memory: &M, mfn: Mfn) -> Result<Mfn, Errno> {
+        match memory.frames().get(mfn, Owner::Domain(self.owner)) {
+            Ok(()) => Ok(mfn),
             Err(GetError::NotInUse | GetError::NotOwner | GetError::Overflow) => Err(Errno::Inval),
         }
     }

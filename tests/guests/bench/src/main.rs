@@ -10,6 +10,7 @@ mod cases;
 mod interrupts;
 mod measure;
 mod memory;
+mod pair;
 mod vcpus;
 
 use guest_lib::{Start, cpu, println};
@@ -18,6 +19,10 @@ guest_lib::main!(bench);
 
 fn bench(start: &Start) {
     let tick = measure::instructions_per_tick();
+    if let Some((_, name)) = start.platform.bootargs.split_once("domain=domU") {
+        pair::run(&start.platform, name.starts_with('1'));
+        return;
+    }
     println!("\nbench: guest-bench on {}", start.platform.hypervisor);
     println!(
         "bench: first-instruction: {}",

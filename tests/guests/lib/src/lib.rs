@@ -11,6 +11,7 @@ pub mod events;
 pub mod exceptions;
 pub mod fdt;
 pub mod gic;
+pub mod grants;
 pub mod hypercall;
 pub mod memory;
 pub mod platform;

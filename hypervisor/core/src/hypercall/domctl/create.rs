@@ -56,9 +56,9 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
         return Err(Errno::NoDev);
     }
     let or_default = |wanted: i32, default: u32| u32::try_from(wanted).unwrap_or(default);
-    let max_frames = or_default(wanted.max_grant_frames, defaults.grant_frames);
+    let max_frames = or_default(wanted.max_grant_frames, defaults.grants.max_frames);
     let max_version = wanted.grant_opts & abi::XEN_DOMCTL_GRANT_VERSION_MASK;
-    if max_frames == 0 || max_version == 0 || max_version > Limits::default().max_version {
+    if max_frames == 0 || max_version == 0 || max_version > defaults.grants.max_version {
         return Err(Errno::Inval);
     }
     Ok(Request {
@@ -70,6 +70,7 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
         grants: Limits {
             max_frames,
             max_version,
+            has_transitive: defaults.grants.has_transitive,
         },
         maptrack_frames: or_default(wanted.max_maptrack_frames, defaults.maptrack_frames),
         nr_spis: wanted.nr_spis as u16,

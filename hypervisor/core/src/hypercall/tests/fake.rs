@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use xen_abi::vcpu::VcpuGuestContext;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use crate::addr::{CpuId, DomId, Gfn, GuestPhys, GuestVirt, HostPhys, IntId, Mfn, VcpuId};
+use crate::addr::{
+    CpuId, DomId, Gfn, GuestPhys, GuestVirt, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId,
+};
+use crate::console::GuestLine;
 use crate::domain::{Domain, DomainFacts, DomainTable, Parts, Vmids};
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
@@ -18,7 +21,7 @@ use crate::frames::{Contents, FrameAllocator, FrameTable, Owner};
 use crate::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use crate::hal::Hal;
 use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
-use crate::hypervisor::{GuestDefaults, Hypervisor, Identity};
+use crate::hypervisor::{GuestDefaults, Hypervisor, Identity, Policy};
 use crate::machine::{Fault, GuestMemory, PhysIrq, SharedPage, Trigger};
 use crate::p2m::{P2m, P2mMemory, PageAccount};
 use crate::sched::{Affinity, CpuSet, Kicker, Scheduler, UnitTable};
@@ -254,6 +257,13 @@ impl Hal for FakeHal {
         }
         Ok(())
     }
+    fn copy_phys(&self, from: HostPhys, to: HostPhys, length: usize) -> Result<(), Fault> {
+        assert!(from.page_offset().max(to.page_offset()) + length <= PAGE_SIZE);
+        assert!(from.frame() != to.frame() || from.raw().abs_diff(to.raw()) >= length as u64);
+        let mut bytes = [0; PAGE_SIZE];
+        self.read_phys(from, &mut bytes[..length])?;
+        self.write_phys(to, &bytes[..length])
+    }
     fn zero_frame(&self, mfn: Mfn) {
         for word in self.words(mfn) {
             word.store(0, Ordering::Relaxed);
@@ -283,6 +293,16 @@ impl Hal for FakeHal {
     fn invalidate_instruction_caches(&self) {}
     fn console_write(&self, bytes: &[u8]) {
         fail_alloc::never(|| self.console.lock().unwrap().extend_from_slice(bytes));
+    }
+    fn domain_write(&self, domain: DomId, line: &mut GuestLine, bytes: &[u8]) {
+        fail_alloc::never(|| {
+            let mut console = self.console.lock().unwrap();
+            for &byte in bytes {
+                line.push(byte, &mut |text| {
+                    console.extend_from_slice(format!("{}: {text}\n", domain.raw()).as_bytes());
+                });
+            }
+        });
     }
     fn console_read(&self, buf: &mut [u8]) -> usize {
         let mut typed = self.typed.lock().unwrap();
@@ -614,6 +634,7 @@ impl World {
             domains: DomainTable::default(),
             units: UnitTable::default(),
             scheduler: Arc::new(scheduler),
+            policy: Policy::default(),
             identity: Identity {
                 version: (4, 17),
                 extra_version: text(".5-xenith"),
@@ -628,7 +649,7 @@ impl World {
                 gicv: Mfn::new(0x804),
                 virtual_timer: IntId::new(27),
                 clock_frequency: 0,
-                grant_frames: 64,
+                grants: Limits::default(),
                 maptrack_frames: 1024,
             },
             vmids: Vmids::default(),
@@ -684,6 +705,7 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
     let shared_info = hv.alloc_shared_page(id, &account).unwrap();
     let limits = Limits {
         max_frames: 4,
+        max_version: if is_dom0 { 2 } else { 1 },
         ..Limits::default()
     };
     let grants = GrantTable::new(id, limits, &mut || hv.alloc_shared_page(id, &account)).unwrap();

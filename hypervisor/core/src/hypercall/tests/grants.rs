@@ -143,12 +143,14 @@ fn size_version_and_setup() {
         ((0, GNTST_OKAY), (0, GNTST_GENERAL_ERROR))
     );
     for command in 0..=12u64 {
-        assert_eq!(
-            dom1.result(GRANT, &[command, NOWHERE, 1]),
-            if command == 3 { ENOSYS } else { EFAULT }
-        );
+        let expected = match command {
+            3 => ENOSYS,
+            4 => EOPNOTSUPP,
+            _ => EFAULT,
+        };
+        assert_eq!(dom1.result(GRANT, &[command, NOWHERE, 1]), expected);
         assert_eq!(dom1.result(GRANT, &[command, ARG, 1 << 31]), EINVAL);
-        if ![2, 3, 6, 8, 9, 10].contains(&command) {
+        if ![2, 3, 4, 6, 8, 9, 10].contains(&command) {
             assert_eq!(dom1.result(GRANT, &[command, NOWHERE, 0]), 0, "{command}");
         }
     }
@@ -157,6 +159,103 @@ fn size_version_and_setup() {
     }
     assert_eq!(dom1.result(GRANT, &[13, ARG, 1]), ENOSYS);
     assert_eq!(dom1.result(GRANT, &[1 << 12, ARG, 1]), ENOSYS);
+}
+
+fn add_grant_frame(guest: &Guest, idx: u64, gpfn: u64) -> i64 {
+    let add = xen_abi::memory::AddToPhysmap {
+        domid: SELF,
+        size: 0,
+        space: 1,
+        idx,
+        gpfn,
+    };
+    guest.op(HYPERVISOR_MEMORY_OP, 7, add).0
+}
+
+#[test]
+fn xsa_379_384_387_a_grant_frame_has_one_place() {
+    let world = World::new();
+    let dom1 = &world.dom1;
+    assert_eq!(add_grant_frame(dom1, 0, 0x9_0000), 0);
+    let first = dom1.mapping(0x9_0000).unwrap();
+    assert_eq!(add_grant_frame(dom1, 0, 0x9_0001), 0);
+    assert!(dom1.mapping(0x9_0000).is_none());
+    assert_eq!(dom1.mapping(0x9_0001), Some(first));
+}
+
+#[test]
+fn version_two_has_status_frames_as_long_as_it_lasts() {
+    const STATUS: u64 = 1 << 31;
+    let world = World::new();
+    // Only dom0 may have version 2 here.
+    let (dom0, dom1) = (&world.dom0, &world.dom1);
+    let free = world.hv.allocator.lock().free_frames();
+    let version = |version| dom0.op(GRANT, GNTTABOP_SET_VERSION, GnttabSetVersion { version });
+    let status = |guest: &Guest, nr_frames| {
+        let op = GnttabGetStatusFrames {
+            nr_frames,
+            dom: 0,
+            status: 99,
+            frame_list: LIST,
+        };
+        let (result, op) = guest.op(GRANT, GNTTABOP_GET_STATUS_FRAMES, op);
+        (result, op.status)
+    };
+    assert_eq!(add_grant_frame(dom0, STATUS, 0x9_0001), EINVAL);
+    assert_eq!(version(2), (0, GnttabSetVersion { version: 2 }));
+    assert_eq!(status(dom0, 1), (0, GNTST_OKAY));
+    assert_eq!(dom0.get::<u64>(LIST), u64::MAX);
+    assert_eq!(add_grant_frame(dom0, 0, 0x9_0000), 0);
+    assert_eq!(add_grant_frame(dom0, STATUS, 0x9_0001), 0);
+    assert_eq!(add_grant_frame(dom0, STATUS | 1, 0x9_0002), EINVAL);
+    assert_eq!(status(dom0, 1), (0, GNTST_OKAY));
+    assert_eq!(dom0.get::<u64>(LIST), 0x9_0001);
+    assert_eq!(status(dom0, 2), (0, GNTST_GENERAL_ERROR));
+    assert_eq!(status(dom1, 1), (0, GNTST_PERMISSION_DENIED));
+
+    // dom1 maps entry 300, which is in the second frame: the mark is in the status frame, at word 150.
+    let frame = |index| {
+        let mut grants = dom0.domain.grants.lock();
+        grants
+            .shared_frame(index, &mut || {
+                dom0.hv
+                    .alloc_shared_page(dom0.domain.facts.id, &dom0.domain.account)
+            })
+            .unwrap()
+    };
+    let entry = &dom0.hv.hal.words(frame(1))[(300 - 256) * 4..];
+    entry[2].store(RAM + 3, Ordering::SeqCst);
+    entry[0].store(1 << 16 | 1, Ordering::SeqCst);
+    let (_, _, [op]) = list(
+        dom1,
+        GNTTABOP_MAP_GRANT_REF,
+        [map_op(0, 300, 0x9_0000, GNTMAP_HOST_MAP)],
+    );
+    assert_eq!(op.status, GNTST_OKAY);
+    let mark = &dom0.hv.hal.words(dom0.mapping(0x9_0001).unwrap().mfn)[150];
+    assert_eq!(mark.load(Ordering::SeqCst), 0x18);
+    assert_eq!(version(1), (EBUSY, GnttabSetVersion { version: 2 }));
+    let mut unmap = unmap_op(0x9_0000, op.handle);
+    unmap.dev_bus_addr = op.dev_bus_addr + 4096;
+    let (_, _, [wrong]) = list(dom1, GNTTABOP_UNMAP_GRANT_REF, [unmap]);
+    assert_eq!(wrong.status, GNTST_GENERAL_ERROR);
+    unmap.dev_bus_addr = op.dev_bus_addr;
+    let (_, _, [right]) = list(dom1, GNTTABOP_UNMAP_GRANT_REF, [unmap]);
+    assert_eq!((right.status, mark.load(Ordering::SeqCst)), (GNTST_OKAY, 0));
+
+    // Version 1 takes the status frame away from where it is mapped, and frees it; entries are gone.
+    assert_eq!(version(1), (0, GnttabSetVersion { version: 1 }));
+    assert!(dom0.mapping(0x9_0001).is_none() && dom0.mapping(0x9_0000).is_some());
+    assert_eq!(entry[0].load(Ordering::SeqCst), 0);
+    assert_eq!(status(dom0, 1), (0, GNTST_GENERAL_ERROR));
+    // What is left: the second shared frame, and tables for the mappings of both.
+    let used = free - world.hv.allocator.lock().free_frames();
+    for _ in 0..20 {
+        assert_eq!(version(2).0, 0);
+        assert_eq!(add_grant_frame(dom0, STATUS, 0x9_0001), 0);
+        assert_eq!(version(1).0, 0);
+    }
+    assert_eq!(free - world.hv.allocator.lock().free_frames(), used);
 }
 
 #[test]
@@ -311,20 +410,15 @@ fn the_rest_of_the_operations() {
         world.hv.hal.words(mfn)[16].load(Ordering::SeqCst),
         2 << 16 | 5
     );
-    let transfer = |mfn| GnttabTransfer {
-        mfn,
+    let transfer = GnttabTransfer {
+        mfn: u64::from(RAM),
         domid: 0,
         _pad0: 0,
         ref_: 0,
         status: 99,
         _pad1: [0; 6],
     };
-    let (_, _, ops) = list(
-        dom1,
-        GNTTABOP_TRANSFER,
-        [transfer(u64::from(RAM)), transfer(u64::MAX)],
-    );
-    assert_eq!(ops.map(|op| op.status), [-1, -9]);
+    assert_eq!(dom1.op(GRANT, GNTTABOP_TRANSFER, transfer).0, EOPNOTSUPP);
     let replace = GnttabUnmapAndReplace {
         host_addr: 0,
         new_addr: 0,

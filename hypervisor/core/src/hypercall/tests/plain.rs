@@ -15,6 +15,7 @@ use super::{NO_DOMAIN, SELF};
 use crate::domain::{NOT_POLLING, POLL_FOREVER, RunState, ShutdownReason};
 use crate::evtchn::Port;
 use crate::machine::SharedPage;
+use crate::vuart::Vuart;
 
 const VERSION: u32 = HYPERVISOR_XEN_VERSION;
 
@@ -173,6 +174,25 @@ fn console_writes_everything_however_often_it_is_preempted() {
         world.dom1.result(HYPERVISOR_CONSOLE_IO, &[0, 1, ARG]),
         EPERM
     );
+}
+
+#[test]
+fn a_domain_with_a_uart_writes_lines_by_hypercall() {
+    let world = World::new();
+    let dom1 = &world.dom1;
+    dom1.domain
+        .vuart
+        .call_once(|| Vuart::new(crate::vuart::BASE, crate::vuart::IRQ));
+    let write = |text: &[u8]| {
+        dom1.put(ARG, text);
+        let result = dom1.result(HYPERVISOR_CONSOLE_IO, &[0, text.len() as u64, ARG]);
+        assert_eq!(result, 0);
+        let said = std::mem::take(&mut *world.hv.hal.console.lock().unwrap());
+        String::from_utf8(said).unwrap()
+    };
+    assert_eq!(write(b"one\x1b[2J"), "");
+    assert_eq!(write(b" line\ntwo\n"), "1: one[2J line\n1: two\n");
+    assert_eq!(dom1.result(HYPERVISOR_CONSOLE_IO, &[1, 1, ARG]), EPERM);
 }
 
 #[test]
