@@ -275,14 +275,12 @@ impl Hal for Machine {
     }
 }
 
-/// Zeroes frames through a window, through to memory: a guest may begin with its caches off, and zeroes that come later must
-/// not be written over what it wrote.
+/// Zeroes frames through a window.
 struct Zeroer(PhysMemory);
 
 impl FrameZero for Zeroer {
     fn zero(&mut self, mfn: Mfn) {
         self.0.zero(mfn);
-        self.0.flush(mfn);
     }
 }
 
@@ -311,11 +309,7 @@ impl DomainMemory {
         let got = hv.alloc_frames(order, owner, account)?;
         if got.contents == Contents::Dirty {
             for i in 0..1u32 << order {
-                let mfn = Mfn::new(got.mfn.raw() + i);
-                self.memory.zero(mfn);
-                if matches!(owner, Owner::Domain(_)) {
-                    self.memory.flush(mfn);
-                }
+                self.memory.zero(Mfn::new(got.mfn.raw() + i));
             }
         }
         Some(got.mfn)
@@ -370,6 +364,9 @@ impl P2mMemory for DomainMemory {
     }
     fn free_frame(&mut self, mfn: Mfn) {
         self.free(mfn, 0);
+    }
+    fn free_frames(&mut self, first: Mfn, pages: u32) {
+        self.hv().free_frames(first, pages);
     }
     fn undo_alloc_ram(&mut self, mfn: Mfn, order: u32) {
         let hv = self.hv();

@@ -9,7 +9,9 @@ use crate::addr::{DomId, IntId, Mfn, VcpuId};
 use crate::domain::{Domain, DomainTable, Stage, Vmids};
 use crate::errno::Errno;
 use crate::evtchn::Virq;
-use crate::frames::{AllocRequest, Allocation, Contents, FrameAllocator, FrameTable, Owner, Put};
+use crate::frames::{
+    AllocRequest, Allocation, Contents, FrameAllocator, FrameTable, MAX_ORDER, Owner, Put,
+};
 use crate::gnttab::Limits;
 use crate::hal::Hal;
 use crate::machine::HoldRam;
@@ -127,6 +129,21 @@ impl<H: Hal> Hypervisor<H> {
         }
         if let Owner::Domain(id) = owner {
             self.note_freed(id, is_xenheap);
+        }
+    }
+
+    /// Frees consecutive frames that nobody refers to, in blocks as large as they come.
+    pub fn free_frames(&self, first: Mfn, pages: u32) {
+        let mut allocator = self.allocator.lock();
+        let (mut at, mut left) = (first.raw(), pages);
+        while left != 0 {
+            let order = at.trailing_zeros().min(left.ilog2()).min(MAX_ORDER);
+            let freed = allocator.free(&self.frames, Mfn::new(at), order, Contents::Dirty);
+            if freed.is_err() {
+                log::error!("frames from {at:#x} could not be freed: one is still in use");
+            }
+            at = at.saturating_add(1 << order);
+            left -= 1 << order;
         }
     }
 

@@ -271,7 +271,7 @@ impl PhysMemory {
     pub fn zero(&self, mfn: Mfn) {
         let page = self.window(mfn);
         // SAFETY: A whole page is mapped there, and the frame is no guest's while it is scrubbed.
-        unsafe { page.as_ptr().write_bytes(0, PAGE_SIZE) };
+        unsafe { zero_page(page) };
         // The next owner may use the frame with caches off (XSA-364), and must not find our zeroes again later.
         super::cache::clean_invalidate_range(page.as_ptr() as usize, PAGE_SIZE);
     }
@@ -280,6 +280,30 @@ impl PhysMemory {
     pub fn flush(&self, mfn: Mfn) {
         let page = self.window(mfn);
         super::cache::clean_invalidate_range(page.as_ptr() as usize, PAGE_SIZE);
+    }
+}
+
+/// Writes zeroes to a page, 128 bytes in a turn: the compiler's own loop writes a word in each.
+///
+/// # Safety
+/// `page` is the start of a mapped, writable, aligned page that nothing else refers to.
+unsafe fn zero_page(page: NonNull<u8>) {
+    // SAFETY: 32 turns of 128 bytes are the page, by the contract.
+    unsafe {
+        core::arch::asm!(
+            "2:",
+            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
+            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
+            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
+            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
+            "cmp {at}, {end}",
+            "bne 2b",
+            at = inout(reg) page.as_ptr() => _,
+            end = in(reg) page.as_ptr().wrapping_add(PAGE_SIZE),
+            in("r0") 0u32, in("r1") 0u32, in("r2") 0u32, in("r3") 0u32,
+            in("r4") 0u32, in("r5") 0u32, in("r8") 0u32, in("r12") 0u32,
+            options(nostack)
+        );
     }
 }
 

@@ -38,6 +38,8 @@ pub trait P2mMemory: TableMemory {
     fn alloc_ram(&mut self, order: u32, owner: DomId, account: &PageAccount) -> Option<Mfn>;
     /// Frees RAM or xenheap frames whose last reference is gone.
     fn free_frame(&mut self, mfn: Mfn);
+    /// As [`P2mMemory::free_frame`] for consecutive frames.
+    fn free_frames(&mut self, first: Mfn, pages: u32);
     /// Gives back what [`P2mMemory::alloc_ram`] returned and nobody saw.
     fn undo_alloc_ram(&mut self, mfn: Mfn, order: u32);
     /// Frees a frame as [`P2mMemory::free_frame`] and takes it off the account of another domain.
@@ -285,13 +287,25 @@ impl P2m {
         account: &PageAccount,
         released: Released,
     ) {
+        // Neighbours whose last reference is gone are freed together.
+        let mut run = (released.mfn, 0);
         for offset in 0..released.pages {
             let mfn = Mfn::new(released.mfn.raw() + offset);
             let put = if released.ty.is_ram() {
                 match memory.frames().release(mfn, owner) {
+                    Ok(Put::Last {
+                        owner: Owner::Domain(whose),
+                        is_xenheap: false,
+                    }) if whose == owner => {
+                        if run.1 == 0 {
+                            run.0 = mfn;
+                        }
+                        run.1 += 1;
+                        continue;
+                    }
                     Ok(put) => put,
                     // Mapped, but no longer this domain's to give up.
-                    Err(_) => continue,
+                    Err(_) => Put::Kept,
                 }
             } else {
                 if memory.frames().xenheap_gfn(mfn) == Some(released.gfn) {
@@ -299,7 +313,19 @@ impl P2m {
                 }
                 memory.frames().put(mfn)
             };
+            Self::free_run(memory, account, &mut run);
             Self::finish_put(memory, owner, account, mfn, put);
+        }
+        Self::free_run(memory, account, &mut run);
+    }
+
+    /// Frees consecutive frames of the domain's own, and takes them off its account.
+    fn free_run<M: P2mMemory>(memory: &mut M, account: &PageAccount, run: &mut (Mfn, u32)) {
+        let (first, pages) = *run;
+        if pages != 0 {
+            memory.free_frames(first, pages);
+            account.sub(pages);
+            run.1 = 0;
         }
     }
 

@@ -136,6 +136,11 @@ impl P2mMemory for Machine {
             .free(&self.frames, mfn, 0, Contents::Dirty)
             .unwrap();
     }
+    fn free_frames(&mut self, first: Mfn, pages: u32) {
+        for frame in first.raw()..first.raw() + pages {
+            self.free_frame(Mfn::new(frame));
+        }
+    }
     fn undo_alloc_ram(&mut self, mfn: Mfn, order: u32) {
         self.heap
             .undo(&self.frames, mfn, order, Contents::Clean)

@@ -208,6 +208,9 @@ impl P2mMemory for FakeMemory {
     fn free_frame(&mut self, mfn: Mfn) {
         self.free(mfn, 0);
     }
+    fn free_frames(&mut self, first: Mfn, pages: u32) {
+        self.0.free_frames(first, pages);
+    }
     fn undo_alloc_ram(&mut self, mfn: Mfn, order: u32) {
         let mut allocator = self.0.allocator.lock();
         allocator
