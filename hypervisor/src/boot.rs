@@ -607,16 +607,16 @@ fn xenith_main(boot: Boot) -> ! {
         gich.lr_count()
     );
     crate::vcpu::set_native_wfi(line.options.is_wfi_native == Some(true));
-    let mut policy = choose_policy(&line);
-    if policy.add_cpu(BOOT_CPU, 0).is_err() {
-        stop(&"no memory for the scheduler");
-    }
     let scheduler = Arc::new(Scheduler::new(
-        policy,
+        choose_policy(&line),
         Box::new(smp::Ipi),
         scale,
         boot_ticks,
     ));
+    let added = scheduler.with(|pools, now, _| pools.add_cpu(BOOT_CPU, now));
+    if added.is_err() {
+        stop(&"no memory for the scheduler");
+    }
     smp::start_boot_cpu(distributor.sgi_sender(), distributor.own_target());
     let hv: &'static Hv = crate::machine::install(Hypervisor {
         hal: Machine::new(memory, distributor, tables, features),

@@ -24,7 +24,7 @@ use xenith_core::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use xenith_core::hal::Hal;
 use xenith_core::machine::{PhysIrq, Trigger};
 use xenith_core::p2m::{Access, P2m, PageAccount, Relinquish};
-use xenith_core::sched::Affinity;
+use xenith_core::sched::{Affinity, FIRST_POOL};
 use xenith_core::stage2::{Geometry, PageType};
 use xenith_core::vgic::{Resample, Vgic, VgicConfig};
 use xenith_hw::shared_page::MappedPage;
@@ -644,7 +644,9 @@ impl Draft {
             Domain::new(parts, self.p2m).map_err(|_| format!("no memory for {id} itself"))?;
         hv.start_clock(&domain);
         hv.units
-            .add_domain(&hv.scheduler, &domain, |vcpu| (start.affinity)(vcpu))
+            .add_domain(&hv.scheduler, &domain, FIRST_POOL, |vcpu| {
+                (start.affinity)(vcpu)
+            })
             .map_err(|error| format!("no memory for {id}'s vCPUs: {error:?}"))?;
         for (spi, _) in start.spis {
             hv.hal.set_route(*spi, &domain);

@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use log::{LevelFilter as LogFilter, Log, Metadata, Record};
+use xenith_arch::guest_memory::this_cpu;
 use xenith_core::addr::{DomId, VcpuId};
 use xenith_core::console::{
     Clocks, ConSwitch, ConsoleRing, GuestLine, InputTarget, LevelFilter, LineState, Named,
@@ -74,6 +75,38 @@ struct Logger;
 
 static LOGGER: Logger = Logger;
 
+/// Something was printed that nobody was told of: see [`tell_news`].
+static NEWS: AtomicBool = AtomicBool::new(false);
+
+/// Has dom0 told soon that something was printed: who prints may hold any lock.
+fn note_news() {
+    // Before, nobody is there to be told.
+    if crate::machine::installed().is_some() && !NEWS.swap(true, Ordering::Relaxed) {
+        crate::smp::state(this_cpu()).ask_schedule();
+    }
+}
+
+/// Tells dom0 if something was printed (VIRQ_CON_RING): xenconsoled then reads it. No lock may be held but that of a vCPU's
+/// context.
+#[inline]
+pub fn tell_news(hv: &Hv) {
+    if NEWS.load(Ordering::Relaxed) {
+        tell_dom0(hv);
+    }
+}
+
+#[cold]
+fn tell_dom0(hv: &Hv) {
+    NEWS.store(false, Ordering::Relaxed);
+    if let Some(dom0) = hv.domains.get(DomId::DOM0) {
+        let notify = dom0
+            .events
+            .lock()
+            .raise_virq(VcpuId::new(0), Virq::CON_RING);
+        dom0.deliver(notify);
+    }
+}
+
 /// The bytes' way to the UART: line feeds become carriage return and line feed, once.
 fn to_uart(uart: &mut Option<Box<dyn Uart>>, last: &mut u8, bytes: &[u8]) {
     let Some(uart) = uart else { return };
@@ -117,6 +150,7 @@ impl Console {
 
     /// A domain's bytes, as they are, to UART and ring.
     fn raw(&mut self, bytes: &[u8]) {
+        note_news();
         to_uart(&mut self.uart, &mut self.last_byte, bytes);
         for &byte in bytes.iter().filter(|&&byte| byte != b'\r') {
             match &mut self.ring {
@@ -127,6 +161,7 @@ impl Console {
     }
 
     fn line(&mut self, arguments: core::fmt::Arguments<'_>) {
+        note_news();
         let (scale, boot) = (self.scale, self.boot_ticks);
         let mut sinks = Sinks {
             uart: &mut self.uart,
@@ -463,6 +498,22 @@ pub fn emergency_line(arguments: core::fmt::Arguments<'_>) {
     // printed, or another one that is stuck.
     unsafe { CONSOLE.force_unlock() };
     CONSOLE.lock().line(arguments);
+}
+
+/// Copies what was printed: see [`ConsoleRing::read`].
+pub fn read_log(since: Option<u32>, out: &mut [u8]) -> (usize, u32) {
+    match &CONSOLE.lock().ring {
+        Ring::Early(ring) => ring.read(since, out),
+        Ring::Full(ring) => ring.read(since, out),
+    }
+}
+
+/// Forgets what was printed before byte `to`.
+pub fn forget_log(to: u32) {
+    match &mut CONSOLE.lock().ring {
+        Ring::Early(ring) => ring.clear_to(to),
+        Ring::Full(ring) => ring.clear_to(to),
+    }
 }
 
 /// Prints a line whatever the log level is.

@@ -92,13 +92,13 @@ fn domains(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
             let clock = *vcpu.runstate.lock();
             writeln!(
                 out,
-                "    VCPU{}: state={:?} upcall_pend={} irq_pend={} blocked={} CPU={:?}",
+                "    VCPU{}: CPU{} state={:?} upcall_pend={} irq_pend={} blocked={}",
                 vcpu.id.raw(),
+                vcpu.last_cpu().index(),
                 clock.state,
                 u8::from(domain.events.lock().upcall_pending(vcpu.id)),
                 u8::from(domain.vgic.lock().has_deliverable(vcpu.id, 0xf8)),
                 u8::from(vcpu.is_blocked.load(Ordering::Relaxed)),
-                vcpu.loaded_on().map(CpuId::index),
             )?;
         }
         domain.vgic.lock().dump(out)?;
@@ -171,10 +171,7 @@ fn run_queue(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
     writeln!(out, "'r' pressed -> dumping run queues")?;
     writeln!(out, "sched_smt_power_savings: disabled")?;
     writeln!(out, "NOW={}", now_ns(hv))?;
-    hv.scheduler.with(|policy, _, _| {
-        writeln!(out, "Scheduler: {} ({})", policy.name(), policy.id())?;
-        policy.dump(out)
-    })?;
+    hv.scheduler.with(|pools, _, _| pools.dump(out))?;
     for domain in hv.domains.all() {
         for vcpu in &domain.vcpus {
             let clock = *vcpu.runstate.lock();

@@ -10,7 +10,7 @@ use xenith_arch::gicv2::Distributor;
 use xenith_arch::guest_memory::PhysMemory;
 use xenith_arch::mmu::Access;
 use xenith_arch::{HypTables, setup, sysreg, timer};
-use xenith_core::addr::{DomId, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
+use xenith_core::addr::{CpuId, DomId, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::console::GuestLine;
 use xenith_core::domain::Domain;
 use xenith_core::emulate::coproc::CpuFeatures;
@@ -20,6 +20,7 @@ use xenith_core::hal::Hal;
 use xenith_core::hypervisor::Hypervisor;
 use xenith_core::machine::{Fault, PhysIrq};
 use xenith_core::p2m::{P2mMemory, PageAccount};
+use xenith_core::sched::CpuSet;
 use xenith_core::stage2::{Geometry, Table, TableMemory};
 use xenith_core::sync::{Once, SpinLock};
 use xenith_hw::shared_page::{FreeSlot, MappedPage, Unmap};
@@ -268,6 +269,28 @@ impl Hal for Machine {
 
     fn console_read(&self, buf: &mut [u8]) -> usize {
         crate::console::guest_read(buf)
+    }
+
+    fn console_log(&self, since: Option<u32>, out: &mut [u8]) -> (usize, u32) {
+        crate::console::read_log(since, out)
+    }
+
+    fn console_forget(&self, to: u32) {
+        crate::console::forget_log(to);
+    }
+
+    fn press_key(&self, key: u8) {
+        if let Some(hv) = installed() {
+            crate::keys::handle(hv, key);
+        }
+    }
+
+    fn cpus(&self) -> CpuSet {
+        crate::smp::online()
+    }
+
+    fn idle_ticks(&self, cpu: CpuId) -> u64 {
+        crate::smp::state(cpu).idle_ticks(timer::now())
     }
 
     fn has_pending_interrupt(&self) -> bool {

@@ -175,6 +175,7 @@ impl Pcpu {
     /// Asks the scheduler what to run.
     fn schedule(&mut self) {
         self.state.begin_schedule();
+        crate::console::tell_news(self.hv);
         self.plan = self.hv.scheduler.schedule(self.id);
     }
 
@@ -430,7 +431,9 @@ impl Pcpu {
             if self.resignal_after != 0 {
                 self.gicc.signal_again();
             }
+            self.state.begin_sleep(timer::now());
             sysreg::wfi();
+            self.state.end_sleep(timer::now());
         }
         self.take_interrupts(loaded);
     }

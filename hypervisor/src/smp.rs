@@ -1,6 +1,6 @@
 //! The other physical CPUs: what all may know of each, telling one to look, and starting them.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use log::{error, warn};
 use xenith_arch::gicv2::{CpuInterface, HypInterface, SgiSender};
@@ -66,6 +66,10 @@ pub struct PcpuState {
     target: AtomicU8,
     mpidr: AtomicU32,
     midr: AtomicU32,
+    /// How long it slept, in ticks; without the sleep that lasts.
+    idle: AtomicU64,
+    /// Since when it sleeps; 0: it does not.
+    idle_since: AtomicU64,
 }
 
 impl PcpuState {
@@ -77,6 +81,8 @@ impl PcpuState {
             target: AtomicU8::new(0),
             mpidr: AtomicU32::new(0),
             midr: AtomicU32::new(0),
+            idle: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
         }
     }
 
@@ -96,6 +102,31 @@ impl PcpuState {
     #[inline]
     pub fn ask_schedule(&self) {
         self.must_schedule.store(true, Ordering::Relaxed);
+    }
+
+    /// This pCPU sleeps from now on.
+    #[inline]
+    pub fn begin_sleep(&self, now: u64) {
+        self.idle_since.store(now, Ordering::Relaxed);
+    }
+
+    /// It woke up.
+    #[inline]
+    pub fn end_sleep(&self, now: u64) {
+        let slept = now.saturating_sub(self.idle_since.load(Ordering::Relaxed));
+        let before = self.idle.load(Ordering::Relaxed);
+        self.idle_since.store(0, Ordering::Relaxed);
+        self.idle
+            .store(before.wrapping_add(slept), Ordering::Relaxed);
+    }
+
+    /// Returns how long it slept, in ticks. While it goes to sleep or wakes up, a sleep may be missing.
+    pub fn idle_ticks(&self, now: u64) -> u64 {
+        let current = match self.idle_since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => now.saturating_sub(since),
+        };
+        self.idle.load(Ordering::Relaxed).wrapping_add(current)
     }
 
     /// Takes the other requests.

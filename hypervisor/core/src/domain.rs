@@ -461,7 +461,10 @@ impl<H: Hal> Domain<H> {
             online_vcpus: online,
             vcpus: self.vcpus.len() as u32,
             handle: *self.handle.lock(),
-            pool: 0,
+            pool: self
+                .scheduler
+                .with(|pools, _, _| pools.pool_of(self.facts.id))
+                .unwrap_or(0),
             address_bits: self.p2m.lock().stage2().geometry().ipa_bits(),
         }
     }

@@ -5,12 +5,13 @@ use alloc::sync::Arc;
 
 use xen_abi::vcpu::VcpuGuestContext;
 
-use crate::addr::{DomId, HostPhys, Mfn, VcpuId};
+use crate::addr::{CpuId, DomId, HostPhys, Mfn, VcpuId};
 use crate::console::GuestLine;
 use crate::domain::Domain;
 use crate::errno::Errno;
 use crate::machine::{Fault, PhysIrq, SharedPage};
 use crate::p2m::P2mMemory;
+use crate::sched::CpuSet;
 
 /// A machine: the real one, or a fake of the host's.
 pub trait Hal: Sized + Send + Sync + 'static {
@@ -76,6 +77,17 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn domain_write(&self, domain: DomId, line: &mut GuestLine, bytes: &[u8]);
     /// Takes input that was typed for dom0; returns how many bytes were stored.
     fn console_read(&self, buf: &mut [u8]) -> usize;
+    /// Copies what was printed: from the oldest byte kept, or from byte `since` on. Returns how many bytes, and the number
+    /// of the one after them.
+    fn console_log(&self, since: Option<u32>, out: &mut [u8]) -> (usize, u32);
+    /// Forgets what was printed before byte `to`.
+    fn console_forget(&self, to: u32);
+    /// Presses a debug key.
+    fn press_key(&self, key: u8);
+    /// Returns the pCPUs that are in service.
+    fn cpus(&self) -> CpuSet;
+    /// Returns how long a pCPU slept, in ticks.
+    fn idle_ticks(&self, cpu: CpuId) -> u64;
     /// Returns true when an interrupt waits for this CPU: long work stops at its next step and is executed again.
     fn has_pending_interrupt(&self) -> bool;
 }

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::addr::{CpuId, GuestVirt, VcpuId};
 use crate::hal::Hal;
-use crate::sched::UnitId;
+use crate::sched::{Affinity, UnitId};
 use crate::sync::SpinLock;
 
 /// What a vCPU does when it is not running (beside being paused).
@@ -46,6 +46,10 @@ pub struct Vcpu<H: Hal> {
     pauses: AtomicU32,
     /// The pCPU in whose registers its context is.
     loaded_on: AtomicU16,
+    /// The pCPU that had it last.
+    last_cpu: AtomicU16,
+    /// Where it may run, as the toolstack said.
+    pub affinity: SpinLock<Affinity>,
     /// Another pCPU waits for the context: the one that has it loaded gives it up at once.
     pub is_wanted: AtomicBool,
     /// Its number in the table of units.
@@ -68,6 +72,8 @@ impl<H: Hal> Vcpu<H> {
             is_initialised: AtomicBool::new(false),
             pauses: AtomicU32::new(0),
             loaded_on: AtomicU16::new(NONE),
+            last_cpu: AtomicU16::new(0),
+            affinity: SpinLock::new(Affinity::default()),
             is_wanted: AtomicBool::new(false),
             unit: AtomicU16::new(NONE),
             poll_deadline: AtomicU64::new(NOT_POLLING),
@@ -125,7 +131,15 @@ impl<H: Hal> Vcpu<H> {
     /// Notes which pCPU has its context. The caller holds the context's lock.
     pub fn set_loaded_on(&self, cpu: Option<CpuId>) {
         let raw = cpu.map_or(NONE, |cpu| cpu.index() as u16);
+        if raw != NONE {
+            self.last_cpu.store(raw, Ordering::Relaxed);
+        }
         self.loaded_on.store(raw, Ordering::SeqCst);
+    }
+
+    /// Returns the pCPU that has its context, or had it last.
+    pub fn last_cpu(&self) -> CpuId {
+        CpuId::new(self.last_cpu.load(Ordering::Relaxed))
     }
 
     /// Returns the guest address of the runstate area.

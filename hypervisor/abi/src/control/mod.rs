@@ -1,11 +1,19 @@
 //! Control interfaces of the toolstack: numbers of Xen 4.17 (public/domctl.h, public/sysctl.h). What depends on the
 //! version reported to the tools is only here.
 
+mod common;
+mod devices;
 mod domctl;
+mod placement;
+mod sysctl;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+pub use common::*;
+pub use devices::*;
 pub use domctl::*;
+pub use placement::*;
+pub use sysctl::*;
 
 /// Version of domctl (4.17); another gives `-EACCES`.
 pub const XEN_DOMCTL_INTERFACE_VERSION: u32 = 21;

@@ -439,6 +439,156 @@ fn structures(rows: &mut Vec<Row>) {
         "xen_domctl_paging_mempool" = xen_abi::control::DomctlPagingMempool {
             "size" = size,
         }
+        "xenctl_bitmap" = xen_abi::control::XenctlBitmap {
+            "bitmap" = bitmap,
+            "nr_bits" = nr_bits,
+        }
+        "xen_sysctl_readconsole" = xen_abi::control::SysctlReadconsole {
+            "clear" = clear,
+            "incremental" = incremental,
+            "pad0" = pad0,
+            "pad1" = pad1,
+            "index" = index,
+            "buffer" = buffer,
+            "count" = count,
+        }
+        "xen_sysctl_physinfo" = xen_abi::control::SysctlPhysinfo {
+            "threads_per_core" = threads_per_core,
+            "cores_per_socket" = cores_per_socket,
+            "nr_cpus" = nr_cpus,
+            "max_cpu_id" = max_cpu_id,
+            "nr_nodes" = nr_nodes,
+            "max_node_id" = max_node_id,
+            "cpu_khz" = cpu_khz,
+            "capabilities" = capabilities,
+            "arch_capabilities" = arch_capabilities,
+            "pad" = pad,
+            "total_pages" = total_pages,
+            "free_pages" = free_pages,
+            "scrub_pages" = scrub_pages,
+            "outstanding_pages" = outstanding_pages,
+            "max_mfn" = max_mfn,
+            "hw_cap" = hw_cap,
+        }
+        "xen_sysctl_sched_id" = xen_abi::control::SysctlSchedId {
+            "sched_id" = sched_id,
+        }
+        "xen_sysctl_getdomaininfolist" = xen_abi::control::SysctlGetdomaininfolist {
+            "first_domain" = first_domain,
+            "max_domains" = max_domains,
+            "buffer" = buffer,
+            "num_domains" = num_domains,
+        }
+        "xen_sysctl_debug_keys" = xen_abi::control::SysctlDebugKeys {
+            "keys" = keys,
+            "nr_keys" = nr_keys,
+        }
+        "xen_sysctl_cpuinfo" = xen_abi::control::SysctlCpuinfo {
+            "idletime" = idletime,
+        }
+        "xen_sysctl_getcpuinfo" = xen_abi::control::SysctlGetcpuinfo {
+            "max_cpus" = max_cpus,
+            "info" = info,
+            "nr_cpus" = nr_cpus,
+        }
+        "xen_sysctl_availheap" = xen_abi::control::SysctlAvailheap {
+            "min_bitwidth" = min_bitwidth,
+            "max_bitwidth" = max_bitwidth,
+            "node" = node,
+            "avail_bytes" = avail_bytes,
+        }
+        "xen_sysctl_cputopo" = xen_abi::control::SysctlCputopo {
+            "core" = core,
+            "socket" = socket,
+            "node" = node,
+        }
+        "xen_sysctl_cputopoinfo" = xen_abi::control::SysctlCputopoinfo {
+            "num_cpus" = num_cpus,
+            "cputopo" = cputopo,
+        }
+        "xen_sysctl_meminfo" = xen_abi::control::SysctlMeminfo {
+            "memsize" = memsize,
+            "memfree" = memfree,
+        }
+        "xen_sysctl_numainfo" = xen_abi::control::SysctlNumainfo {
+            "num_nodes" = num_nodes,
+            "meminfo" = meminfo,
+            "distance" = distance,
+        }
+        "xen_sysctl_cpupool_op" = xen_abi::control::SysctlCpupoolOp {
+            "op" = op,
+            "cpupool_id" = cpupool_id,
+            "sched_id" = sched_id,
+            "domid" = domid,
+            "cpu" = cpu,
+            "n_dom" = n_dom,
+            "cpumap" = cpumap,
+        }
+        "xen_sysctl_credit_schedule" = xen_abi::control::SysctlCreditSchedule {
+            "tslice_ms" = tslice_ms,
+            "ratelimit_us" = ratelimit_us,
+            "vcpu_migr_delay_us" = vcpu_migr_delay_us,
+        }
+        "xen_sysctl_scheduler_op" = xen_abi::control::SysctlSchedulerOp {
+            "cpupool_id" = cpupool_id,
+            "sched_id" = sched_id,
+            "cmd" = cmd,
+            "u.sched_credit" = u,
+        }
+        "xen_domctl_vcpuaffinity" = xen_abi::control::DomctlVcpuaffinity {
+            "vcpu" = vcpu,
+            "flags" = flags,
+            "cpumap_hard" = cpumap_hard,
+            "cpumap_soft" = cpumap_soft,
+        }
+        "xen_domctl_nodeaffinity" = xen_abi::control::DomctlNodeaffinity {
+            "nodemap" = nodemap,
+        }
+        "xen_domctl_scheduler_op" = xen_abi::control::DomctlSchedulerOp {
+            "sched_id" = sched_id,
+            "cmd" = cmd,
+            "u.credit.weight" = weight,
+            "u.credit.cap" = cap,
+        }
+        "xen_domctl_irq_permission" = xen_abi::control::DomctlIrqPermission {
+            "pirq" = pirq,
+            "allow_access" = allow_access,
+            "pad" = pad,
+        }
+        "xen_domctl_iomem_permission" = xen_abi::control::DomctlIomemPermission {
+            "first_mfn" = first_mfn,
+            "nr_mfns" = nr_mfns,
+            "allow_access" = allow_access,
+        }
+        "xen_domctl_memory_mapping" = xen_abi::control::DomctlMemoryMapping {
+            "first_gfn" = first_gfn,
+            "first_mfn" = first_mfn,
+            "nr_mfns" = nr_mfns,
+            "add_mapping" = add_mapping,
+            "padding" = padding,
+        }
+        "xen_domctl_bind_pt_irq" = xen_abi::control::DomctlBindPtIrq {
+            "machine_irq" = machine_irq,
+            "irq_type" = irq_type,
+            "u.spi.spi" = spi,
+        }
+        "xen_domctl_settimeoffset" = xen_abi::control::DomctlSettimeoffset {
+            "time_offset_seconds" = time_offset_seconds,
+        }
+        "xen_domctl_set_virq_handler" = xen_abi::control::DomctlSetVirqHandler {
+            "virq" = virq,
+        }
+        "xen_domctl_set_target" = xen_abi::control::DomctlSetTarget {
+            "target" = target,
+        }
+        "xen_domctl_vuart_op" = xen_abi::control::DomctlVuartOp {
+            "cmd" = cmd,
+            "type" = kind,
+            "gfn" = gfn,
+            "console_domid" = console_domid,
+            "pad" = pad,
+            "evtchn" = evtchn,
+        }
         "vcpu_guest_core_regs" = xen_abi::vcpu::VcpuGuestCoreRegs {
             "cpsr" = cpsr,
             "spsr_fiq" = spsr_fiq,
@@ -485,6 +635,37 @@ fn constants(rows: &mut Vec<Row>) {
         "__HYPERVISOR_physdev_op" = xen_abi::hypercall::HYPERVISOR_PHYSDEV_OP,
         "__HYPERVISOR_hvm_op" = xen_abi::hypercall::HYPERVISOR_HVM_OP,
         "__HYPERVISOR_sysctl" = xen_abi::hypercall::HYPERVISOR_SYSCTL,
+        "XEN_SCHEDULER_CREDIT" = xen_abi::control::XEN_SCHEDULER_CREDIT,
+        "XEN_SCHEDULER_CREDIT2" = xen_abi::control::XEN_SCHEDULER_CREDIT2,
+        "XEN_SCHEDULER_NULL" = xen_abi::control::XEN_SCHEDULER_NULL,
+        "XEN_SYSCTL_PHYSCAP_hvm" = xen_abi::control::XEN_SYSCTL_PHYSCAP_HVM,
+        "XEN_SYSCTL_PHYSCAP_directio" = xen_abi::control::XEN_SYSCTL_PHYSCAP_DIRECTIO,
+        "XEN_SYSCTL_PHYSCAP_hap" = xen_abi::control::XEN_SYSCTL_PHYSCAP_HAP,
+        "XEN_SYSCTL_PHYSCAP_vpmu" = xen_abi::control::XEN_SYSCTL_PHYSCAP_VPMU,
+        "XEN_SYSCTL_PHYSCAP_gnttab_v1" = xen_abi::control::XEN_SYSCTL_PHYSCAP_GNTTAB_V1,
+        "XEN_SYSCTL_PHYSCAP_gnttab_v2" = xen_abi::control::XEN_SYSCTL_PHYSCAP_GNTTAB_V2,
+        "XEN_INVALID_CORE_ID" = xen_abi::control::XEN_INVALID_CORE_ID,
+        "XEN_SYSCTL_CPUPOOL_OP_CREATE" = xen_abi::control::XEN_SYSCTL_CPUPOOL_OP_CREATE,
+        "XEN_SYSCTL_CPUPOOL_OP_DESTROY" = xen_abi::control::XEN_SYSCTL_CPUPOOL_OP_DESTROY,
+        "XEN_SYSCTL_CPUPOOL_OP_INFO" = xen_abi::control::XEN_SYSCTL_CPUPOOL_OP_INFO,
+        "XEN_SYSCTL_CPUPOOL_OP_ADDCPU" = xen_abi::control::XEN_SYSCTL_CPUPOOL_OP_ADDCPU,
+        "XEN_SYSCTL_CPUPOOL_OP_RMCPU" = xen_abi::control::XEN_SYSCTL_CPUPOOL_OP_RMCPU,
+        "XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN" = xen_abi::control::XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN,
+        "XEN_SYSCTL_CPUPOOL_OP_FREEINFO" = xen_abi::control::XEN_SYSCTL_CPUPOOL_OP_FREEINFO,
+        "XEN_SYSCTL_CPUPOOL_PAR_ANY" = xen_abi::control::XEN_SYSCTL_CPUPOOL_PAR_ANY,
+        "XEN_SYSCTL_SCHEDOP_putinfo" = xen_abi::control::XEN_SYSCTL_SCHEDOP_PUTINFO,
+        "XEN_SYSCTL_SCHEDOP_getinfo" = xen_abi::control::XEN_SYSCTL_SCHEDOP_GETINFO,
+        "XEN_SYSCTL_TBUFOP_get_info" = xen_abi::control::XEN_SYSCTL_TBUFOP_GET_INFO,
+        "XEN_VCPUAFFINITY_HARD" = xen_abi::control::XEN_VCPUAFFINITY_HARD,
+        "XEN_VCPUAFFINITY_SOFT" = xen_abi::control::XEN_VCPUAFFINITY_SOFT,
+        "XEN_VCPUAFFINITY_FORCE" = xen_abi::control::XEN_VCPUAFFINITY_FORCE,
+        "XEN_DOMCTL_SCHEDOP_putinfo" = xen_abi::control::XEN_DOMCTL_SCHEDOP_PUTINFO,
+        "XEN_DOMCTL_SCHEDOP_getinfo" = xen_abi::control::XEN_DOMCTL_SCHEDOP_GETINFO,
+        "PT_IRQ_TYPE_SPI" = xen_abi::control::PT_IRQ_TYPE_SPI,
+        "DPCI_ADD_MAPPING" = xen_abi::control::DPCI_ADD_MAPPING,
+        "DPCI_REMOVE_MAPPING" = xen_abi::control::DPCI_REMOVE_MAPPING,
+        "XEN_DOMCTL_VUART_OP_INIT" = xen_abi::control::XEN_DOMCTL_VUART_OP_INIT,
+        "XEN_DOMCTL_VUART_TYPE_VPL011" = xen_abi::control::XEN_DOMCTL_VUART_TYPE_VPL011,
         "XEN_DOMCTL_CDF_hvm" = xen_abi::control::XEN_DOMCTL_CDF_HVM,
         "XEN_DOMCTL_CDF_hap" = xen_abi::control::XEN_DOMCTL_CDF_HAP,
         "XEN_DOMCTL_CDF_s3_integrity" = xen_abi::control::XEN_DOMCTL_CDF_S3_INTEGRITY,

@@ -43,13 +43,15 @@ pub struct Request {
     pub maptrack_frames: u32,
     /// Shared interrupts.
     pub nr_spis: u16,
+    /// Its CPU pool.
+    pub pool: u32,
 }
 
 impl<H: Hal> Hypervisor<H> {
     /// Makes a domain: without memory, paused for the toolstack, all vCPUs off.
     ///
     /// # Errors
-    /// `EEXIST`, `ENOMEM`; `EBUSY` when no VMID is left; `EINVAL`. Nothing stays behind.
+    /// `EEXIST`, `ENOMEM`; `EBUSY` when no VMID is left; `EINVAL`; `ENODEV`: no such pool. Nothing stays behind.
     pub fn create_domain(&self, request: &Request) -> Result<Arc<Domain<H>>, Errno> {
         let number = self.domains.reserve(request.id)?;
         let id = number.id();
@@ -65,7 +67,14 @@ impl<H: Hal> Hypervisor<H> {
         domain.pause();
         let added = self
             .units
-            .add_domain(&self.scheduler, &domain, |_| Affinity::default())
+            .add_domain(&self.scheduler, &domain, request.pool, |_| {
+                Affinity::default()
+            })
+            .map_err(|error| match error {
+                // Xen's answer for a pool that there is not.
+                Errno::NoEnt => Errno::NoDev,
+                error => error,
+            })
             .and_then(|()| self.domains.add(domain.clone()));
         if let Err(error) = added {
             self.give_up(domain);

@@ -11,6 +11,7 @@
 //! touches guest memory, delivers events or asks for effects. Two domains' event channels are locked lower number
 //! first. A grant table is locked before the p2m (the grant table calls into it).
 
+mod bitmap;
 mod console_io;
 mod domctl;
 mod event_channel;
@@ -25,6 +26,7 @@ mod physmap;
 mod platform;
 mod reservation;
 mod sched;
+mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;
 mod vcpu;
@@ -251,8 +253,8 @@ fn execute<H: Hal, M: GuestMemory>(
         abi::HYPERVISOR_PHYSDEV_OP => misc::physdev_op(command),
         abi::HYPERVISOR_XSM_OP => misc::xsm_op(),
         abi::HYPERVISOR_DOMCTL => domctl::call(cx, args),
-        // Toolstack interfaces (sysctl, hypfs) are still to come; argo and dm_op are not configured on Debian
-        // either; the others never were on Arm.
+        abi::HYPERVISOR_SYSCTL => sysctl::call(cx, args),
+        // Argo and dm_op are not configured on Debian either; the others never were on Arm.
         _ => Err(Errno::NoSys),
     }
 }

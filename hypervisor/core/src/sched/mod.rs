@@ -18,6 +18,7 @@
 mod credit;
 mod credit2;
 mod null;
+mod pools;
 mod scheduler;
 mod timers;
 
@@ -29,6 +30,7 @@ use crate::errno::Errno;
 pub use credit::Credit;
 pub use credit2::Credit2;
 pub use null::Null;
+pub use pools::{FIRST_POOL, PoolInfo, Pools};
 pub use scheduler::{Kicker, Plan, Scheduler, UnitTable};
 pub use timers::TimerQueue;
 

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Affinity, CpuSet, Decision, Policy, UnitId};
+use super::{Affinity, CpuSet, Decision, Policy, Pools, UnitId};
 use crate::addr::{CpuId, DomId, VcpuId};
 use crate::domain::{Domain, Vcpu};
 use crate::errno::Errno;
@@ -35,16 +35,16 @@ pub struct Plan {
     pub timer: u64,
 }
 
-/// A policy behind its lock (a leaf but for heap and console: see [`crate::sync`]).
+/// The policies behind their lock (a leaf but for heap and console: see [`crate::sync`]).
 pub struct Scheduler {
-    policy: SpinLock<Box<dyn Policy>>,
+    pools: SpinLock<Pools>,
     kicker: Box<dyn Kicker>,
     scale: TickScale,
     boot_ticks: u64,
 }
 
 impl Scheduler {
-    /// Puts a policy to work.
+    /// Puts a policy to work, that of the first pool. It has no pCPUs yet.
     pub fn new(
         policy: Box<dyn Policy>,
         kicker: Box<dyn Kicker>,
@@ -52,7 +52,7 @@ impl Scheduler {
         boot_ticks: u64,
     ) -> Self {
         Self {
-            policy: SpinLock::new(policy),
+            pools: SpinLock::new(Pools::new(policy)),
             kicker,
             scale,
             boot_ticks,
@@ -76,10 +76,10 @@ impl Scheduler {
         self.scale.to_ticks(ns).saturating_add(self.boot_ticks)
     }
 
-    /// Runs `f` on the policy with the time, then tells the pCPUs that have to schedule.
-    pub fn with<R>(&self, f: impl FnOnce(&mut dyn Policy, u64, &mut CpuSet) -> R) -> R {
+    /// Runs `f` on the pools with the time, then tells the pCPUs that have to schedule.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Pools, u64, &mut CpuSet) -> R) -> R {
         let mut kick = CpuSet::EMPTY;
-        let result = f(&mut **self.policy.lock(), self.now(), &mut kick);
+        let result = f(&mut self.pools.lock(), self.now(), &mut kick);
         if !kick.is_empty() {
             self.kicker.reschedule(&kick);
         }
@@ -176,7 +176,8 @@ impl<H: Hal> UnitTable<H> {
         Err(Errno::NoSpc)
     }
 
-    /// Gives every vCPU of a domain a number and tells the policy of them, asleep. `affinity` says where each may run.
+    /// Gives every vCPU of a domain a number and tells the policy of a pool of them, asleep. `affinity` says where each may
+    /// run.
     ///
     /// # Errors
     /// Those of the policy; `ENOMEM`. Nothing stays behind.
@@ -184,11 +185,13 @@ impl<H: Hal> UnitTable<H> {
         &self,
         scheduler: &Scheduler,
         domain: &Arc<Domain<H>>,
+        pool: u32,
         affinity: impl Fn(VcpuId) -> Affinity,
     ) -> Result<(), Errno> {
         let id = domain.facts.id;
-        scheduler.with(|policy, _, _| policy.add_domain(id))?;
+        scheduler.with(|policy, _, _| policy.add_domain(id, pool))?;
         for vcpu in &domain.vcpus {
+            *vcpu.affinity.lock() = affinity(vcpu.id);
             let added = self.insert(domain, vcpu.id).and_then(|unit| {
                 vcpu.set_unit(Some(unit));
                 scheduler

@@ -51,10 +51,6 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
     if !is_valid {
         return Err(Errno::Inval);
     }
-    // There is one CPU pool.
-    if wanted.pool != 0 {
-        return Err(Errno::NoDev);
-    }
     let or_default = |wanted: i32, default: u32| u32::try_from(wanted).unwrap_or(default);
     let max_frames = or_default(wanted.max_grant_frames, defaults.grants.max_frames);
     let max_version = wanted.grant_opts & abi::XEN_DOMCTL_GRANT_VERSION_MASK;
@@ -74,6 +70,7 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
         },
         maptrack_frames: or_default(wanted.max_maptrack_frames, defaults.maptrack_frames),
         nr_spis: wanted.nr_spis as u16,
+        pool: wanted.pool,
     })
 }
 

@@ -1,5 +1,7 @@
 //! Pausing, limits and names of a domain.
 
+use core::sync::atomic::Ordering;
+
 use alloc::sync::Arc;
 
 use xen_abi::control as abi;
@@ -9,7 +11,7 @@ use crate::addr::PAGE_SIZE;
 use crate::domain::Domain;
 use crate::errno::Errno;
 use crate::hal::Hal;
-use crate::hypercall::Cx;
+use crate::hypercall::{Cx, publish_wallclock};
 use crate::machine::GuestMemory;
 
 pub(super) fn pause<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, target: &Arc<Domain<H>>) -> Done {
@@ -39,6 +41,21 @@ pub(super) fn max_mem<H: Hal>(op: &abi::Domctl, target: &Domain<H>) -> Done {
 pub(super) fn set_handle<H: Hal>(op: &abi::Domctl, target: &Domain<H>) -> Done {
     let wanted: abi::DomctlSetdomainhandle = part(op)?;
     *target.handle.lock() = wanted.handle;
+    Ok(Reply::None)
+}
+
+/// Sets a domain's wall clock apart from the machine's.
+pub(super) fn set_time_offset<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    op: &abi::Domctl,
+    target: &Domain<H>,
+) -> Done {
+    let wanted: abi::DomctlSettimeoffset = part(op)?;
+    let wallclock = cx.hv.wallclock.lock();
+    // Added modulo 2^64.
+    let offset = wanted.time_offset_seconds as u64;
+    target.time_offset.store(offset, Ordering::Relaxed);
+    publish_wallclock(target, *wallclock);
     Ok(Reply::None)
 }
 

@@ -10,6 +10,7 @@ mod info;
 pub(super) mod layout;
 mod life;
 mod memory;
+mod placement;
 mod vcpu;
 
 use alloc::sync::Arc;
@@ -118,6 +119,7 @@ fn of_none<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, op: &mut abi::Domctl) 
     match op.cmd {
         abi::XEN_DOMCTL_CREATEDOMAIN => create::create(cx, op),
         abi::XEN_DOMCTL_GETDOMAININFO => info::get_next(cx, op),
+        abi::XEN_DOMCTL_TEST_ASSIGN_DEVICE => Err(Errno::OpNotSupp),
         _ => Err(Errno::NoSys),
     }
 }
@@ -143,6 +145,18 @@ fn of_domain<H: Hal, M: GuestMemory>(
         abi::XEN_DOMCTL_CACHEFLUSH => memory::cache_flush(cx, op, target),
         abi::XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE => memory::pool_size(op, target),
         abi::XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE => memory::set_pool_size(cx, op, target),
+        abi::XEN_DOMCTL_SETVCPUAFFINITY => placement::set_affinity(cx, op, target),
+        abi::XEN_DOMCTL_GETVCPUAFFINITY => placement::affinity(cx, op, target),
+        abi::XEN_DOMCTL_SETNODEAFFINITY => placement::set_nodes(cx, op),
+        abi::XEN_DOMCTL_GETNODEAFFINITY => placement::nodes(cx, op),
+        abi::XEN_DOMCTL_GETVCPUINFO => placement::vcpu_info(cx, op, target),
+        abi::XEN_DOMCTL_SCHEDULER_OP => placement::share(cx, op, target),
+        abi::XEN_DOMCTL_SETTIMEOFFSET => life::set_time_offset(cx, op, target),
+        // There is no IOMMU.
+        abi::XEN_DOMCTL_ASSIGN_DEVICE
+        | abi::XEN_DOMCTL_TEST_ASSIGN_DEVICE
+        | abi::XEN_DOMCTL_DEASSIGN_DEVICE
+        | abi::XEN_DOMCTL_GET_DEVICE_GROUP => Err(Errno::OpNotSupp),
         _ => Err(Errno::NoSys),
     }
 }

@@ -53,6 +53,7 @@ pub(crate) struct FakeHal {
     ram: Mutex<HashMap<u32, &'static Words>>,
     pub(crate) console: Mutex<Vec<u8>>,
     pub(crate) typed: Mutex<VecDeque<u8>>,
+    pub(crate) keys: Mutex<Vec<u8>>,
     pub(crate) ticks: AtomicU64,
     /// An interrupt is pending at every such look.
     pub(crate) interrupt_every: AtomicU32,
@@ -70,6 +71,7 @@ impl FakeHal {
             ram: Mutex::default(),
             console: Mutex::default(),
             typed: Mutex::default(),
+            keys: Mutex::default(),
             ticks: AtomicU64::new(1000),
             interrupt_every: AtomicU32::new(NEVER),
             looks: AtomicU32::new(0),
@@ -314,6 +316,27 @@ impl Hal for FakeHal {
             *to = from;
         }
         count
+    }
+    fn console_log(&self, since: Option<u32>, out: &mut [u8]) -> (usize, u32) {
+        let log = self.console.lock().unwrap();
+        let from = since.map_or(0, |from| (from as usize).min(log.len()));
+        let count = out.len().min(log.len() - from);
+        out[..count].copy_from_slice(&log[from..from + count]);
+        (count, (from + count) as u32)
+    }
+    fn console_forget(&self, to: u32) {
+        self.console.lock().unwrap().drain(..to as usize);
+    }
+    fn press_key(&self, key: u8) {
+        fail_alloc::never(|| self.keys.lock().unwrap().push(key));
+    }
+    fn cpus(&self) -> CpuSet {
+        let mut cpus = CpuSet::single(CpuId::new(0));
+        cpus.insert(CpuId::new(1));
+        cpus
+    }
+    fn idle_ticks(&self, cpu: CpuId) -> u64 {
+        cpu.index() as u64 + 1
     }
     fn has_pending_interrupt(&self) -> bool {
         let every = self.interrupt_every.load(Ordering::SeqCst);
@@ -625,11 +648,12 @@ impl World {
         let text = |text: &str| text.to_string();
         let cpus: Arc<FakeCpus> = Arc::default();
         let scale = TickScale::new(62_500_000);
-        let mut policy = crate::sched::default_policy();
-        for cpu in 0..2 {
-            policy.add_cpu(CpuId::new(cpu), 0).unwrap();
-        }
+        let policy = crate::sched::default_policy();
         let scheduler = Scheduler::new(policy, Box::new(cpus.clone()), scale, 1000);
+        for cpu in 0..2 {
+            let added = scheduler.with(|pools, now, _| pools.add_cpu(CpuId::new(cpu), now));
+            added.unwrap();
+        }
         let hv: &'static Hv = Box::leak(Box::new(Hypervisor {
             hal: FakeHal::new(),
             frames,
@@ -762,7 +786,7 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
     };
     let domain = Domain::new(parts, p2m).ok().unwrap();
     hv.units
-        .add_domain(&hv.scheduler, &domain, |_| Affinity::default())
+        .add_domain(&hv.scheduler, &domain, 0, |_| Affinity::default())
         .unwrap();
     domain.set_offline(&domain.vcpus[0], false);
     hv.domains.add(domain.clone()).unwrap();

@@ -43,7 +43,6 @@ fn numbers_that_are_no_calls() {
         30,
         31,
         33,
-        35,
         37,
         38,
         39,
