@@ -375,6 +375,7 @@ fn xenith_main(boot: Boot) -> ! {
         image_end,
         mut tables,
         windows,
+        monitor,
     } = boot;
     let early_uart = uart::early();
     if let Some(early) = early_uart {
@@ -446,6 +447,9 @@ fn xenith_main(boot: Boot) -> ! {
     if let Err(error) = &dtuart {
         warn!("console: {error}");
     }
+    if monitor.is_some() {
+        say!("Entered in Secure state: switched to Hyp mode");
+    }
     let platform = power::find_platform(&tree, &mut tables);
     let psci = host::psci(&tree);
     power::init(
@@ -469,6 +473,12 @@ fn xenith_main(boot: Boot) -> ! {
         stop(
             &"the timer's frequency is unknown: firmware must set CNTFRQ, or the timer node clock-frequency",
         );
+    }
+    if frequency == 0
+        && let Some(monitor) = monitor
+    {
+        // Guests read it themselves.
+        monitor.set_frequency(scale.frequency());
     }
     console::configure(
         &console::Settings {
@@ -591,6 +601,10 @@ fn xenith_main(boot: Boot) -> ! {
     );
     // SAFETY: Mapped just above from the device tree's GIC node, for nobody else.
     let (distributor, gicc, gich) = unsafe {
+        if let Some(monitor) = monitor {
+            monitor.release_cpu(gic.gicd.base(), gic.gicc.base());
+            monitor.release_spis(gic.gicd.base(), 32);
+        }
         let mut distributor = Distributor::new(gicd);
         distributor.init_cpu();
         (
@@ -690,6 +704,10 @@ fn xenith_main(boot: Boot) -> ! {
         maintenance_ppi,
         virtual_timer_ppi: host.timer.virt.intid,
         allow_different: line.options.hmp_unsafe == Some(true),
+        gicd_phys: gic.gicd.base(),
+        gicc_phys: gic.gicc.base(),
+        monitor,
+        prefers_platform: line.options.cpu_method == Some("platform"),
     };
     smp::bring_up(template, &host, line.options.maxcpus, image_start);
 

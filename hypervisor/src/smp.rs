@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use log::{error, warn};
 use xenith_arch::gicv2::{CpuInterface, HypInterface, SgiSender};
 use xenith_arch::guest_memory::{CpuLocal, this_cpu};
-use xenith_arch::{Firmware, setup, sysreg, timer};
+use xenith_arch::{Firmware, Monitor, setup, sysreg, timer};
 use xenith_boot::fdt::host::{HostCpu, HostInfo, Psci, PsciMethod, PsciVersion};
 use xenith_core::addr::{CpuId, DomId, HostPhys, IntId, VcpuId};
 use xenith_core::domain::{Domain, Vcpu};
@@ -182,6 +182,14 @@ pub struct Template {
     pub virtual_timer_ppi: IntId,
     /// Whether CPUs that differ from the boot CPU are used (`hmp-unsafe`).
     pub allow_different: bool,
+    /// Where the distributor is in physical memory.
+    pub gicd_phys: HostPhys,
+    /// Where the CPU interface is in physical memory.
+    pub gicc_phys: HostPhys,
+    /// What answers SMCs in place of firmware, if the boot CPU was entered in Secure state.
+    pub monitor: Option<Monitor>,
+    /// Whether the board's own way to start CPUs is preferred to PSCI (`cpu-method=platform`).
+    pub prefers_platform: bool,
 }
 
 /// Returns what others may know of a pCPU.
@@ -282,8 +290,17 @@ pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, ima
         .map_or(MAX_CPUS, |limit| limit as usize)
         .clamp(1, MAX_CPUS);
     let allowed = (1 + others.clone().count()).min(limit);
-    if let Some(psci) = &host.psci {
+    let has_own_way = crate::power::platform().is_some_and(Platform::starts_cpus);
+    if template.prefers_platform && !has_own_way {
+        warn!("cpu-method=platform: this machine has no way of its own; PSCI is used");
+    }
+    // The monitor that answers SMCs is ours, and has no PSCI.
+    let without_psci = template.monitor.is_some() || template.prefers_platform && has_own_way;
+    let psci = host.psci.as_ref().filter(|_| !without_psci);
+    if let Some(psci) = psci {
         report_psci(psci);
+    } else if has_own_way {
+        say!("CPUs are started by the platform's method");
     }
     say!("SMP: Allowing {allowed} CPUs");
     if allowed == 1 {
@@ -293,7 +310,7 @@ pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, ima
     let mut failed = false;
     for (number, cpu) in (1u16..).zip(others).take(allowed - 1) {
         say!("Bringing up CPU{number}");
-        match start(template, host.psci.as_ref(), CpuId::new(number), cpu, image) {
+        match start(template, psci, CpuId::new(number), cpu, image) {
             Ok(()) => say!("CPU {number} booted."),
             Err(reason) => {
                 failed = true;
@@ -328,18 +345,23 @@ const PSCI_CPU_ON: u32 = 0x8400_0003;
 
 /// Starts a CPU as the board does it, where there is no PSCI.
 fn board_cpu_on(
+    template: &Template,
     board: &dyn Platform,
     number: CpuId,
     cpu: &HostCpu<'_>,
     entry: HostPhys,
 ) -> Result<(), &'static str> {
     let wake = board.cpu_on(&crate::power::Io, number.index(), cpu.mpidr, entry.raw());
-    if wake.map_err(CpuOnError::text)? == Wake::Interrupt
-        && let Some(sender) = SENDER.get()
-    {
+    if wake.map_err(CpuOnError::text)? == Wake::Interrupt {
         // Its place among the CPU interfaces is not known yet; the others just look.
-        let me = state(this_cpu()).target.load(Ordering::Relaxed);
-        sender.send(SGI_LOOK, !me);
+        let others = !state(this_cpu()).target.load(Ordering::Relaxed);
+        if let Some(monitor) = template.monitor {
+            // It waits in Secure state, and Non-secure SGIs do not reach it there.
+            monitor.send_secure_sgi(template.gicd_phys, SGI_LOOK, others);
+        } else if let Some(sender) = SENDER.get() {
+            sender.send(SGI_LOOK, others);
+        }
+        sysreg::sev();
     }
     Ok(())
 }
@@ -400,7 +422,7 @@ fn start(
     xenith_arch::set_secondary_stack(stack);
     let entry = xenith_arch::secondary_entry(image);
     let begun = match crate::power::platform() {
-        Some(board) if psci.is_none() => board_cpu_on(board, number, cpu, entry),
+        Some(board) if psci.is_none() => board_cpu_on(template, board, number, cpu, entry),
         _ => firmware_cpu_on(psci, cpu, entry),
     };
     let result = begun.and_then(|()| {
@@ -441,7 +463,7 @@ fn park(cpu: CpuId, why: Progress) -> ! {
 }
 
 #[unsafe(no_mangle)]
-fn xenith_secondary_main() -> ! {
+fn xenith_secondary_main(monitor: Option<Monitor>) -> ! {
     let cpu = CpuId::new(u16::from(STARTING.load(Ordering::Acquire)));
     let Some(template) = TEMPLATE.get() else {
         loop {
@@ -465,6 +487,10 @@ fn xenith_secondary_main() -> ! {
     // SAFETY: Each CPU's number, and so its windows, are its own; this runs once on each.
     CpuLocal::install(cpu, unsafe { xenith_arch::secondary_windows(cpu.index()) });
     setup::init_cpu();
+    if let Some(monitor) = monitor {
+        monitor.release_cpu(template.gicd_phys, template.gicc_phys);
+        monitor.set_frequency(template.hv.scale.frequency());
+    }
     let hv = template.hv;
     let target = {
         let mut distributor = hv.hal.distributor.lock();

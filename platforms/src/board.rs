@@ -72,6 +72,11 @@ pub trait Platform: Send + Sync {
     /// Returns its name, for messages.
     fn name(&self) -> &'static str;
 
+    /// Returns whether it can start CPUs without PSCI.
+    fn starts_cpus(&self) -> bool {
+        true
+    }
+
     /// Does what must be done once, before the timer is used.
     fn init(&self) {}
 
@@ -86,10 +91,7 @@ pub trait Platform: Send + Sync {
         index: usize,
         mpidr: u64,
         entry: u64,
-    ) -> Result<Wake, CpuOnError> {
-        let _ = (io, index, mpidr, entry);
-        Err(CpuOnError::NeedsPsci)
-    }
+    ) -> Result<Wake, CpuOnError>;
 
     /// Returns the `compatible` strings of what dom0 must not have.
     fn hidden_from_dom0(&self) -> &'static [&'static str] {

@@ -125,6 +125,10 @@ impl Platform for Exynos5 {
         "Exynos 5"
     }
 
+    fn starts_cpus(&self) -> bool {
+        self.pmu.is_some()
+    }
+
     fn init(&self) {
         if let Some(mct) = self.mct {
             update(mct, G_TCON, 0, G_TCON_START);

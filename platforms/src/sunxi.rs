@@ -122,6 +122,10 @@ impl Platform for Sunxi {
         "Allwinner"
     }
 
+    fn starts_cpus(&self) -> bool {
+        self.cpus.is_some()
+    }
+
     fn cpu_on(
         &self,
         io: &dyn BoardIo,

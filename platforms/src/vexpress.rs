@@ -50,6 +50,10 @@ impl Platform for Vexpress {
         "Versatile Express"
     }
 
+    fn starts_cpus(&self) -> bool {
+        self.sysreg.is_some()
+    }
+
     fn cpu_on(
         &self,
         _io: &dyn BoardIo,

@@ -1,5 +1,7 @@
 """Machines of QEMU other than virt, with the device trees of Debian's kernel, and what U-Boot boots."""
 
+import json
+import re
 import shutil
 import subprocess
 from types import SimpleNamespace
@@ -95,6 +97,26 @@ def vexpress(t):
     # The motherboard restarts through the configuration bus, and switches off the same way.
     m.send("reboot -f\n")
     m.expect(messages.BANNER, 60)
+    m.login()
+    m.poweroff()
+
+
+@test("boards/vexpress-a15-secure", "boards ours debian", cost=50)
+def vexpress_secure(t):
+    """Entered in Secure state, both CPUs: we go to Hyp mode ourselves (real Xen stays silent)."""
+    board = SimpleNamespace(**{**vars(VEXPRESS), "machine": "vexpress-a15,secure=on"})
+    dtb = board_tree(t, "vexpress-v2p-ca15-tc1.dtb", board, "console=dtuart dom0_mem=256M loglvl=all")
+    m = direct(t, board, dtb)
+    m.expect(r"\(XEN\) Entered in Secure state: switched to Hyp mode", 30)
+    m.expect(r"\(XEN\) Brought up 2 CPUs", 30)
+    m.login()
+    if m.shell("nproc").strip() != "2":
+        raise Failure("dom0 has not got a vCPU on each CPU")
+    # VFP registers are Non-secure state's (NSACR), and the timer counts at its frequency (CNTFRQ).
+    m.shell("for i in 1 2; do taskset $i sh -c 'sleep 0.2; awk \"BEGIN {exit !(1.5 * 2 == 3)}\"'; done")
+    m.send("reboot -f\n")
+    m.expect(messages.BANNER, 60)
+    m.expect(r"\(XEN\) Entered in Secure state: switched to Hyp mode", 30)
     m.login()
     m.poweroff()
 
@@ -236,3 +258,78 @@ def uart_exynos(t):
     m.expect(r"\[x\]cleared", 10)
     m.send("q")
     m.expect(r"\[q\]cleared", 10)
+
+
+# The A31's DRAM, UART, GIC and CPUCFG are where QEMU's orangepi-pc has the H3's.
+A31 = SimpleNamespace(machine="orangepi-pc", smp=4, mem="1G")
+A31_BOARDS = ["sun6i-a31-m9", "sun6i-a31-mele-a1000g-quad", "sun6i-a31s-sinovoip-bpi-m2"]
+DEMO_AT = 0x60000000
+
+
+def demo_tree(t, name, guests, xen):
+    """Debian's device tree of a board with so many domains of our own, each the demonstration guest."""
+    folders = sorted(t.guest_file("bookworm", "kernel").parents[1].glob(DTBS))
+    demo = TARGET / "images/guest-demo.zImage"
+    if not demo.exists():
+        raise Skip("no guest-demo.zImage: scripts/build")
+    nodes = "".join(f"""
+        domU{i} {{ compatible = "xen,domain"; #address-cells = <1>; #size-cells = <1>; cpus = <1>; memory = <0 0x8000>;
+            xen,enhanced = "no-xenstore"; vpl011;
+            module@{DEMO_AT:x} {{ compatible = "multiboot,kernel", "multiboot,module"; reg = <{DEMO_AT:#x} {demo.stat().st_size}>; }}; }};"""
+                    for i in range(1, guests + 1))
+    source = tool("dtc", "-q", "-I", "dtb", "-O", "dts", folders[0] / f"{name}.dtb")
+    source += f'/ {{ chosen {{ #address-cells = <1>; #size-cells = <1>; xen,xen-bootargs = "{xen}"; {nodes} }}; }};\n'
+    text, path = t.file(f"{name}.dts", source.encode()), t.dir / f"{name}.dtb"
+    tool("dtc", "-q", "-I", "dts", "-O", "dtb", "-o", path, text)
+    return path, demo
+
+
+def pinned_rows(m):
+    """From a trace: which domains ran on which pCPU."""
+    m.log.flush()
+    run = subprocess.run([TOP / "scripts/trace2json", m.log_path], capture_output=True, text=True)
+    if run.returncode:
+        raise Failure(f"scripts/trace2json failed: {run.stderr.strip()[-300:]}")
+    events = json.loads(run.stdout)
+    events = events["traceEvents"] if isinstance(events, dict) else events
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("ph") == "M" and e["name"] == "thread_name"}
+    ran = {}
+    for event in events:
+        where = names.get((event.get("pid"), event.get("tid")), "")
+        what = re.match(r"d\d+v\d+", event.get("name", ""))
+        if event.get("ph") == "X" and where.startswith("pCPU") and what:
+            ran.setdefault(where, set()).add(what[0])
+    return ran
+
+
+def a31(t, name, method):
+    """All four CPUs, and a guest of our own on each (sched=null gives each vCPU a CPU of its own)."""
+    option = "cpu-method=platform " if method == "platform" else ""
+    dtb, demo = demo_tree(t, name, 4, f"console=dtuart loglvl=all guest_loglvl=all sched=null trace=switch {option}")
+    m = t.start(["qemu-system-arm", "-M", A31.machine, "-smp", A31.smp, "-m", A31.mem, "-display", "none", "-nic", "user",
+                 "-monitor", "none", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+                 "-kernel", t.image, "-dtb", dtb, "-device", f"loader,file={demo},addr={DEMO_AT:#x},force-raw=on"])
+    if method == "platform":
+        m.expect(r"\(XEN\) CPUs are started by the platform's method\n", 30)
+    else:
+        m.expect(r"\(XEN\) Using PSCI v[\d.]+\n", 30)
+    m.expect(r"\(XEN\) Brought up 4 CPUs\n", 60)
+    done = set()
+    while len(done) < 4:
+        found = m.expect(r"DOM(\d+): demo: \d+ ok, (\d+) failed\s", 120)
+        done.add(found[1])
+    # A domU has 1023 event channels, and the guest looks for more.
+    failed = set(re.findall(r"demo: (\S+): FAIL", m.text)) - {"event-table"}
+    if failed:
+        raise Failure(f"checks of the guests failed: {failed}")
+    # No domain takes input here: the keyboard is the hypervisor's.
+    m.send("T")
+    m.expect(r"\(XEN\) trace: end", 60)
+    ran = pinned_rows(m)
+    if sorted(ran) != [f"pCPU{n}" for n in range(4)] or len(set().union(*ran.values())) != 4:
+        raise Failure(f"not a guest on each CPU: {ran}")
+
+
+for _name in A31_BOARDS:
+    for _method in ("platform", "psci"):
+        test(f"boards/{_name}-{_method}", "boards ours", cost=15, limit=200)(lambda t, n=_name, m=_method: a31(t, n, m))

@@ -56,6 +56,8 @@ pub struct Options<'a> {
     pub bootscrub: Option<&'a str>,
     /// `maxcpus=`.
     pub maxcpus: Option<u32>,
+    /// `cpu-method=`: `platform` or `psci`. Ours: Xen has only PSCI where there is PSCI.
+    pub cpu_method: Option<&'a str>,
     /// `hmp-unsafe`.
     pub hmp_unsafe: Option<bool>,
     /// `gnttab=`.
@@ -224,6 +226,12 @@ impl<'a> Options<'a> {
                 })
             }
             "maxcpus" => self.maxcpus = number("maxcpus")?,
+            "cpu-method" => {
+                self.cpu_method = plain()
+                    .filter(|method| matches!(*method, "platform" | "psci"))
+                    .map(Some)
+                    .ok_or(bad("cpu-method", "platform or psci"))?
+            }
             "hmp-unsafe" => self.hmp_unsafe = boolean("hmp-unsafe")?,
             "gnttab" => {
                 let found = plain()

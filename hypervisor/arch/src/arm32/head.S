@@ -1,6 +1,7 @@
 @ Entry from the boot loader: zImage header, checks, first page tables, MMU on, Rust.
 @
-@ In:  Hyp mode (or not: then we say so), MMU and data cache off, r2 = physical address of the device tree.
+@ In:  Hyp mode, or Secure state (then we go to Hyp mode ourselves: enter_hyp); in another mode we say so. MMU and data
+@      cache off, r2 = physical address of the device tree.
 @      Any 4 KiB-aligned load address. Position independent until the MMU is on.
 @ Boot tables (4 KiB each, at __boot_tables): +0 L1 final, +1 L2 final, +2 L3 image, +3 L3 fixmap, +4 L1 temporary,
 @ +5 L2 temporary. The not-Hyp path has short-descriptor tables there instead.
@@ -36,8 +37,14 @@ boot:
     mrs     r0, cpsr
     and     r0, r0, #0x1f
     cmp     r0, #0x1a
-    bne     not_hyp
-    mrc     p15, 0, r0, c0, c1, 1   @ ID_PFR1
+    bne     1f
+    mov     r0, #0
+    mcr     p15, 4, r0, c13, c0, 2  @ HTPIDR: entered in Hyp mode
+    b       2f
+1:  ldr     r1, =not_hyp
+    add     r1, r1, r10
+    bl      enter_hyp
+2:  mrc     p15, 0, r0, c0, c1, 1   @ ID_PFR1
     and     r0, r0, #0xf000
     cmp     r0, #0x1000
     bne     not_hyp
@@ -168,18 +175,22 @@ at_third_address:
     isb
     bx      r7
 
-@ Entry of a secondary CPU: Hyp mode, MMU and caches off, at the physical address of this label. The tables are ready, and
-@ the boot CPU has put T back into the final L1 (HypTables::open_secondary_path). A CPU that is not in Hyp mode stays here:
-@ the boot CPU reports that it did not come.
+@ Entry of a secondary CPU: Hyp mode or Secure state, MMU and caches off, at the physical address of this label. The tables
+@ are ready, and the boot CPU has put T back into the final L1 (HypTables::open_secondary_path). A CPU in another mode stays
+@ here: the boot CPU reports that it did not come.
     .globl secondary_start
 secondary_start:
     cpsid   aif
     mrs     r0, cpsr
     and     r0, r0, #0x1f
     cmp     r0, #0x1a
-1:  wfene
-    bne     1b
-    adr     r9, _start
+    bne     1f
+    mov     r0, #0
+    mcr     p15, 4, r0, c13, c0, 2  @ HTPIDR: entered in Hyp mode
+    b       2f
+1:  adr     r1, stay
+    bl      enter_hyp
+2:  adr     r9, _start
     ldr     r10, =_start
     sub     r10, r9, r10
     ldr     r4, =__boot_tables
@@ -206,12 +217,16 @@ secondary_at_linked_address:
     mov     sp, r1
     ldr     r0, =hyp_vectors
     mcr     p15, 4, r0, c12, c0, 0  @ HVBAR
-    mov     r0, #0
-    mcr     p15, 4, r0, c13, c0, 2  @ HTPIDR: no CpuLocal yet
+    mrc     p15, 4, r0, c13, c0, 2  @ HTPIDR: how it was entered
+    mov     r1, #0
+    mcr     p15, 4, r1, c13, c0, 2  @ HTPIDR: no CpuLocal yet
     isb
     bl      arch_secondary_start
 8:  wfi
     b       8b
+stay:
+    wfe
+    b       stay
 
 at_linked_address:
     sub     r3, r3, r10
@@ -227,6 +242,7 @@ at_linked_address:
     ldr     sp, =__stack_top
     ldr     r0, =hyp_vectors
     mcr     p15, 4, r0, c12, c0, 0  @ HVBAR
+    mrc     p15, 4, r2, c13, c0, 2  @ HTPIDR: how it was entered
     mov     r0, #0
     mcr     p15, 4, r0, c13, c0, 2  @ HTPIDR: no CpuLocal yet
     isb
@@ -235,6 +251,101 @@ at_linked_address:
     bl      arch_start
 8:  wfi
     b       8b
+
+@ Goes from a privileged mode of Secure state to Hyp mode. This CPU's firmware left that to us, so there is none, and the
+@ monitor below stays as what little of it we need. Returns to lr in Hyp mode with 1 in HTPIDR; branches to r1 if the CPU
+@ is in Non-secure state (from Undefined mode perhaps) or lacks an extension. Changes r0-r3.
+enter_hyp:
+    mrc     p15, 0, r0, c0, c1, 1   @ ID_PFR1: Security and Virtualization Extensions
+    tst     r0, #0xf0
+    bxeq    r1
+    tst     r0, #0xf000
+    bxeq    r1
+    mov     r2, lr
+    @ Which state we are in can only be tried: in Non-secure state reading SCR is undefined (B4.1.129).
+    mrc     p15, 0, r0, c1, c0, 0   @ SCTLR: vectors at VBAR, exceptions in Arm code
+    bic     r0, r0, #(1 << 13)
+    bic     r0, r0, #(1 << 30)
+    mcr     p15, 0, r0, c1, c0, 0
+    adr     r3, probe_vectors
+    mcr     p15, 0, r3, c12, c0, 0  @ VBAR
+    isb
+    mrc     p15, 0, r0, c1, c1, 0   @ SCR
+    cps     #0x16                   @ Monitor mode: Secure whatever SCR.NS says
+    mov     lr, r2
+    mrc     p15, 0, r0, c0, c0, 0   @ MIDR
+    ubfx    r2, r0, #4, #12
+    lsr     r0, r0, #24
+    cmp     r0, #0x41
+    bne     1f
+    ldr     r0, =0xc07              @ Cortex-A7, A12, A15, A17: in coherency before its caches are used; only Secure may
+    cmp     r2, r0
+    ldrne   r0, =0xc0d
+    cmpne   r2, r0
+    ldrne   r0, =0xc0e
+    cmpne   r2, r0
+    ldrne   r0, =0xc0f
+    cmpne   r2, r0
+    bne     1f
+    mrc     p15, 0, r0, c1, c0, 1   @ ACTLR
+    orr     r0, r0, #0x40           @ SMP
+    mcr     p15, 0, r0, c1, c0, 1
+1:  adr     r0, monitor_vectors
+    mcr     p15, 0, r0, c12, c0, 1  @ MVBAR
+    ldr     r0, =0x3fff
+    mcr     p15, 0, r0, c1, c1, 2   @ NSACR: all coprocessors, VFP and NEON among them
+    ldr     r0, =0x131              @ SCR: NS, HCE; A and F are Non-secure state's to mask; none comes to Monitor mode
+    mcr     p15, 0, r0, c1, c1, 0
+    isb
+    @ Hyp mode's registers, which a reset leaves unknown.
+    mov     r0, #0
+    mcr     p15, 4, r0, c1, c1, 0   @ HCR
+    mcrr    p15, 4, r0, r0, c14     @ CNTVOFF
+    ldr     r2, =0x30c50830         @ HSCTLR: MMU and caches off
+    mcr     p15, 4, r2, c1, c0, 0
+    mov     r0, #1
+    mcr     p15, 4, r0, c13, c0, 2  @ HTPIDR
+    mov     r0, #0xda
+    orr     r0, r0, #0x100          @ Hyp mode; A, I and F masked
+    msr     spsr_cxsf, r0
+    isb
+    movs    pc, lr
+
+    .balign 32
+probe_vectors:
+    b       .
+    bx      r1                      @ undefined instruction
+    b       .
+    b       .
+    b       .
+    b       .
+    b       .
+    b       .
+monitor_vectors:
+    b       .
+    b       .
+    b       monitor_call            @ SMC
+    b       .
+    b       .
+    b       .
+    b       .
+    b       .
+@ What Hyp mode cannot do itself; guests do not get here, as their SMC traps. The MMU is off in Secure state.
+@ r0 = 0x8300ff00: writes r2 to the device register at the physical address r1. 0x8300ff01: sets CNTFRQ to r1. r0 is then 0;
+@ -1 for another function.
+monitor_call:
+    mov     r3, r0
+    mvn     r0, #0
+    sub     r3, r3, #0x83000000
+    sub     r3, r3, #0xff00
+    cmp     r3, #1
+    mcreq   p15, 0, r1, c14, c0, 0  @ CNTFRQ
+    moveq   r0, #0
+    cmp     r3, #0
+    streq   r2, [r1]
+    dsb
+    moveq   r0, #0
+    movs    pc, lr
 
 zero_bss:
     ldr     r0, =__bss_start

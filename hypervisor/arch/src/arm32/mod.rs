@@ -5,6 +5,7 @@ pub mod context;
 pub mod gicv2;
 pub mod guest_memory;
 pub mod mmu;
+pub mod monitor;
 pub mod setup;
 pub mod sysreg;
 pub mod timer;
@@ -16,6 +17,7 @@ use xenith_core::addr::HostPhys;
 
 pub use context::{GuestFrame, SavedContext};
 pub use mmu::{HypTables, PageWindows};
+pub use monitor::Monitor;
 
 global_asm!(include_str!("head.S"), options(raw));
 global_asm!(include_str!("vectors.S"), options(raw));
@@ -58,7 +60,7 @@ unsafe extern "Rust" {
     /// The binary's main function.
     fn xenith_main(boot: Boot) -> !;
     /// The binary's main function of a secondary CPU.
-    fn xenith_secondary_main() -> !;
+    fn xenith_secondary_main(monitor: Option<Monitor>) -> !;
     /// The binary's report for an entry in the wrong mode.
     fn xenith_not_hyp(dtb: &'static [u8], cpsr: u32) -> !;
     /// The binary's report of a fault of our own.
@@ -108,10 +110,12 @@ pub struct Boot {
     pub tables: HypTables,
     /// The boot CPU's windows.
     pub windows: PageWindows,
+    /// What answers our SMCs, where the boot loader left Secure state to us.
+    pub monitor: Option<Monitor>,
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn arch_start(dtb: u32, image: u32) -> ! {
+extern "C" fn arch_start(dtb: u32, image: u32, was_secure: u32) -> ! {
     let size = (&raw const _end as usize) - (&raw const _start as usize);
     let tables = &raw const __boot_tables as usize;
     // SAFETY: head.S mapped the boot tables read-write and calls this function once.
@@ -122,6 +126,8 @@ extern "C" fn arch_start(dtb: u32, image: u32) -> ! {
         image_end: HostPhys::new(u64::from(image) + size as u64),
         tables,
         windows,
+        // SAFETY: head.S's word for it.
+        monitor: (was_secure == 1).then(|| unsafe { Monitor::new() }),
     };
     // SAFETY: Called once, with the MMU on and the stack set.
     unsafe { xenith_main(boot) }
@@ -137,7 +143,7 @@ pub fn set_secondary_stack(top: usize) {
     sysreg::dsb();
 }
 
-/// Returns where a secondary CPU of the image at `image` starts: Hyp mode, MMU off.
+/// Returns where a secondary CPU of the image at `image` starts: Hyp mode or Secure state, MMU off.
 pub fn secondary_entry(image: HostPhys) -> HostPhys {
     HostPhys::new(image.raw() + (&raw const secondary_start as usize - image_start()) as u64)
 }
@@ -157,9 +163,9 @@ pub unsafe fn secondary_windows(cpu: usize) -> PageWindows {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn arch_secondary_start() -> ! {
-    // SAFETY: head.S calls this once on each secondary CPU, with the MMU on and its own stack.
-    unsafe { xenith_secondary_main() }
+extern "C" fn arch_secondary_start(was_secure: u32) -> ! {
+    // SAFETY: head.S calls this once on each secondary CPU, with the MMU on and its own stack; its word for the rest.
+    unsafe { xenith_secondary_main((was_secure == 1).then(|| Monitor::new())) }
 }
 
 #[unsafe(no_mangle)]

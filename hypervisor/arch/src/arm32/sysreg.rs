@@ -272,3 +272,10 @@ pub fn wfe() {
     // SAFETY: A hint.
     unsafe { core::arch::asm!("wfe", options(nostack, preserves_flags)) }
 }
+
+/// Sends an event to all CPUs, after everything that this CPU wrote before.
+#[inline(always)]
+pub fn sev() {
+    // SAFETY: A hint.
+    unsafe { core::arch::asm!("dsb", "sev", options(nostack, preserves_flags)) }
+}
