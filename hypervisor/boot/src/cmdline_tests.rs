@@ -20,7 +20,7 @@ fn a_usual_line() {
          sync_console noreboot conring_size=64K console_timestamps=boot bootscrub=0 conswitch=ax maxcpus=0x4 \
          gnttab=max-ver:1,no-transitive gnttab_max_frames=64 gnttab_max_maptrack_frames=1024 xsm=silo sched=credit vwfi=native \
          sched_credit_tslice_ms=5 sched_ratelimit_us=0 vcpu_migration_delay=1500 \
-         dom0_vcpus_pin hmp-unsafe=on console_to_ring trace=switch,irq",
+         dom0_vcpus_pin hmp-unsafe=on console_to_ring trace=switch,irq cpu-method=platform",
     );
     let expected = Options {
         console: Some("dtuart"),
@@ -52,6 +52,7 @@ fn a_usual_line() {
         sched_ratelimit_us: Some(0),
         vcpu_migration_delay: Some(1500),
         is_wfi_native: Some(true),
+        cpu_method: Some("platform"),
         trace: Some(Classes::SWITCH | Classes::IRQ),
     };
     assert_eq!(found, expected);
