@@ -1,4 +1,5 @@
-//! The hypervisor's own address space (LPAE stage 1, Hyp mode).
+//! The hypervisor's own address space: stage 1 of Hyp mode (LPAE) or of EL2. Both have the same descriptors, and a first
+//! level of one GiB for each entry.
 //!
 //! head.S makes the tables for the image; here they are extended. Everything lies in the first GiB of virtual addresses:
 //!
@@ -12,7 +13,7 @@
 //! | 0x1000_0000 | 0x2000_0000 | the heap |
 //! | 0x2000_0000 | 0x4000_0000 | pages shared with guests, mapped for as long as they are shared |
 //!
-//! RAM is not mapped as a whole: a page of a guest is reached through a window for the moment of use. HSCTLR.WXN makes
+//! RAM is not mapped as a whole: a page of a guest is reached through a window for the moment of use. SCTLR.WXN makes
 //! every writable page execute-never, whatever its descriptor says.
 
 use core::ptr::NonNull;
@@ -21,7 +22,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
 use xenith_hw::shared_page::{FreeSlot, MappedPage, SlotPool, Unmap};
 
-use super::sysreg;
+use crate::imp::{sysreg, tlb};
 
 /// Start of the device-tree window.
 const FDT_BASE: usize = 0x0060_0000;
@@ -106,7 +107,7 @@ pub struct HypTables {
 
 fn publish(entry: &AtomicU64, value: u64) {
     entry.store(value, Ordering::Relaxed);
-    // The walker of a Cortex-A7/A15 reads through the cache (HTCR says write-back, inner shareable): a barrier is enough.
+    // The walkers read through the cache (HTCR and TCR_EL2 say write-back, inner shareable): a barrier is enough.
     sysreg::dsb_ish();
     sysreg::isb();
 }
@@ -114,7 +115,7 @@ fn publish(entry: &AtomicU64, value: u64) {
 /// Forgets the translation of one of the hypervisor's pages on all CPUs.
 fn flush_page(va: usize) {
     // SAFETY: TLB maintenance of the hypervisor's own address space.
-    unsafe { sysreg::tlbimvahis::write(va as u32) };
+    unsafe { tlb::hyp_page(va) };
     sysreg::dsb_ish();
     sysreg::isb();
 }
@@ -281,7 +282,7 @@ impl HypTables {
     pub fn open_secondary_path(&mut self, image: HostPhys, open: bool) {
         // As head.S chooses it.
         let gib = if image.raw() >> 30 == 1 { 2 } else { 1 };
-        let tables = core::ptr::from_ref(self.level1) as usize - super::image_start();
+        let tables = core::ptr::from_ref(self.level1) as usize - super::boot::image_start();
         let temporary_level2 = image.raw() + tables as u64 + 0x5000;
         publish(
             &self.level1[gib],
@@ -289,7 +290,7 @@ impl HypTables {
         );
         if !open {
             // SAFETY: TLB maintenance of the hypervisor's own address space.
-            unsafe { sysreg::tlbiallhis::write(0) };
+            unsafe { tlb::hyp_all() };
             sysreg::dsb_ish();
             sysreg::isb();
         }
@@ -379,7 +380,7 @@ impl PageWindows {
             self.entries[slot].store(0, Ordering::Relaxed);
             sysreg::dsb_ish();
             // SAFETY: TLB maintenance of a window of this CPU.
-            unsafe { sysreg::tlbimvah::write(va as u32) };
+            unsafe { tlb::hyp_page_here(va) };
             sysreg::dsb();
             let pte = mfn.address().raw() | VALID_PAGE | Access::ReadWrite.bits();
             publish(&self.entries[slot], pte);
