@@ -397,9 +397,10 @@ impl Draft {
             kernel.base()
         );
         let module = Bytes::Module(self.hv, kernel);
+        let accepted = &[EXECUTION];
         let (source, image): (Bytes<'_>, KernelImage) =
             match kernel::probe(&module).map_err(text)? {
-                Probe::Kernel(image) => (module, image),
+                Probe::Kernel(image) => (module, image.only(accepted).map_err(text)?),
                 Probe::Gzip(gzip) => {
                     // Unpacked at the start of the first bank, then moved to where it belongs, far above.
                     let bank = self.banks.first().ok_or("the domain has no memory")?;
@@ -412,7 +413,9 @@ impl Draft {
                     };
                     let size = kernel::inflate(&module, &gzip, limit, &mut sink).map_err(text)?;
                     let unpacked = Bytes::Ram(self, PhysRange::from_size(start, size));
-                    let image = kernel::probe_unpacked(&unpacked, &gzip).map_err(text)?;
+                    let image = kernel::probe_unpacked(&unpacked, &gzip)
+                        .and_then(|image| image.only(accepted))
+                        .map_err(text)?;
                     (unpacked, image)
                 }
             };
@@ -426,13 +429,19 @@ impl Draft {
             placement.kernel.base(),
             placement.kernel.end()
         );
-        if matches!(source, Bytes::Ram(..)) && from.overlaps(&placement.kernel) {
-            return Err(format!(
-                "{}'s memory is too small to move the unpacked kernel: give it more",
-                self.id
-            ));
+        // An Image is unpacked where it belongs.
+        let is_in_place =
+            matches!(source, Bytes::Ram(..)) && from.base() == placement.kernel.base();
+        if !is_in_place {
+            if matches!(source, Bytes::Ram(..)) && from.overlaps(&placement.kernel) {
+                return Err(format!(
+                    "{}'s memory is too small to move the unpacked kernel: give it more",
+                    self.id
+                ));
+            }
+            let to = PhysRange::from_size(placement.kernel.base().raw(), image.size);
+            self.copy(&source, image.offset, to)?;
         }
-        self.copy(&source, image.offset, placement.kernel)?;
         if let (Some(from), Some(to)) = (initrd, placement.initrd) {
             say!(
                 "Loading {} initrd from {:016x} to {:#018x}-{:#018x}",

@@ -19,7 +19,7 @@ global_asm!(include_str!("head.S"), options(raw));
 global_asm!(include_str!("vectors.S"), options(raw));
 
 /// Bytes of the stack of a CPU.
-pub(crate) const STACK_BYTES: usize = 0x8000;
+pub(crate) const STACK_BYTES: usize = 0x1_0000;
 /// Bits of a physical address in PAR_EL1 and HPFAR_EL2.
 const PAR_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 

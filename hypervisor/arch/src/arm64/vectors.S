@@ -118,7 +118,7 @@ guest_exit:
     .macro hyp_fault kind
     msr     tpidr_el1, x0
     mov     x0, sp
-    tbz     x0, #15, stack_overflow
+    tbz     x0, #16, stack_overflow
     mrs     x0, tpidr_el1
     sub     sp, sp, #272
     stp     x0, x1, [sp]
