@@ -53,7 +53,7 @@ pub fn execute<R: GuestRegs64, E>(
             Width::Word => u32::MAX,
         };
         let value = access(MmioAccess {
-            address: GuestPhys::new(phys.raw() | u64::from(word) * 4),
+            address: GuestPhys::new(phys.raw() + u64::from(word * 4)),
             width,
             write: abort.is_write().then_some((stored >> shift) as u32 & mask),
         })
