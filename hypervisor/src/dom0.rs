@@ -18,7 +18,7 @@ use xenith_core::sched::{Affinity, CpuSet};
 use xenith_core::stage2::PageType;
 use xenith_core::vgic::MAX_SPIS;
 
-use crate::arch::{Features, RELEASE};
+use crate::arch::{EXECUTION, Features, RELEASE};
 use crate::builder::{Draft, MAPTRACK_FRAMES, Start, grant_limits, text};
 use crate::machine::{Hv, Machine};
 use crate::say;
@@ -128,6 +128,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         forbidden: &[plan.image],
         phys_bits: 40,
         vcpus,
+        execution: EXECUTION,
         boot_mpidr: xenith_arch::affinity(),
         gic_dist: plan.host.gic.gicd.base(),
         gic_lines: u32::from(lines),

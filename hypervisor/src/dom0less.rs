@@ -26,7 +26,7 @@ use xenith_core::sched::{Affinity, CpuSet};
 use xenith_core::stage2::PageType;
 use xenith_core::vuart::Vuart;
 
-use crate::arch::{Features, RELEASE};
+use crate::arch::{EXECUTION, Features, RELEASE};
 use crate::builder::{Draft, GRANT_FRAMES, MAPTRACK_FRAMES, Start, grant_limits, text};
 use crate::machine::{Hv, Machine};
 use crate::say;
@@ -166,6 +166,7 @@ fn prepare(
         layout: &layout,
         banks: &draft.banks,
         vcpus: config.vcpus,
+        execution: EXECUTION,
         cpu_compatible: cpu_compatible.as_bytes(),
         clock_frequency: plan.host.timer.clock_frequency,
         xen_version: RELEASE.number,

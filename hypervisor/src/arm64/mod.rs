@@ -1,5 +1,6 @@
 //! What is AArch64's in the binary: its traps, its registers by name, its identification.
 
+mod registers;
 mod traps;
 
 use alloc::string::String;

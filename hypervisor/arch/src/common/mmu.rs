@@ -145,13 +145,13 @@ impl HypTables {
 
     /// Returns the level-3 table for index `index` of level 2, if this code added one.
     fn level3(&self, index: usize) -> Option<&'static Table> {
-        match self.level3[index] {
-            0 => None,
-            // SAFETY: `map_page` mapped a table there, for good.
-            slot => {
-                Some(unsafe { &*((FIXMAP_BASE + usize::from(slot) * PAGE_SIZE) as *const Table) })
-            }
+        let slot = usize::from(self.level3[index]);
+        if slot == 0 {
+            return None;
         }
+        let at = FIXMAP_BASE + slot * PAGE_SIZE;
+        // SAFETY: `map_page` mapped a table there, for good.
+        Some(unsafe { &*(at as *const Table) })
     }
 
     fn take_fixmap(&mut self, pages: usize) -> Result<usize, MapError> {

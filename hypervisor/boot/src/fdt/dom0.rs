@@ -22,6 +22,7 @@ use crate::fdt::writer::WriteError;
 use crate::insert_sorted;
 use crate::memory::{PhysRange, normalise, subtract};
 use xenith_core::addr::{HostPhys, IntId};
+use xenith_core::emulate::Execution;
 use xenith_core::machine::Trigger;
 
 /// Compatible strings of the interrupt controllers that Xenith drives, and so replaces in dom0's tree.
@@ -61,6 +62,8 @@ pub struct Dom0Input<'a> {
     pub phys_bits: u32,
     /// Dom0's vCPUs.
     pub vcpus: u32,
+    /// What they are.
+    pub execution: Execution,
     /// MPIDR of the boot CPU: dom0's CPU nodes are like this one's.
     pub boot_mpidr: u32,
     /// The distributor in use; tells the GIC's node from others.

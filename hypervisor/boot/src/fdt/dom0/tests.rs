@@ -34,6 +34,7 @@ fn virt<'a>(host: &'a Tree<'a>) -> Dom0Input<'a> {
         reserved: &[],
         forbidden: &[],
         phys_bits: 40,
+        execution: Execution::AArch32,
         vcpus: 2,
         boot_mpidr: 0x8000_0000,
         gic_dist: HostPhys::new(0x0800_0000),
@@ -44,6 +45,23 @@ fn virt<'a>(host: &'a Tree<'a>) -> Dom0Input<'a> {
         has_initrd: true,
         bootargs: Some("console=hvc0"),
         msi_typer: &|frame| (frame.raw() == 0x0802_0000).then_some(80 << 16 | 64),
+    }
+}
+
+/// A 64-bit kernel starts its CPUs as their nodes say.
+#[test]
+fn cpus_of_64_bits_are_started_by_psci() {
+    let host = tree(VIRT_HIGH);
+    for (execution, expected) in [(Execution::AArch32, ""), (Execution::AArch64, "psci")] {
+        let dom0 = build(&Dom0Input {
+            execution,
+            ..virt(&host)
+        });
+        let dom0 = dom0.unwrap();
+        let dom0 = tree(&dom0.blob);
+        for cpu in ["/cpus/cpu@0", "/cpus/cpu@1"] {
+            assert_eq!(dom0.find(cpu).unwrap().text("enable-method"), expected);
+        }
     }
 }
 
@@ -192,6 +210,7 @@ fn highmem_is_mapped_where_it_is() {
     // With a narrower physical address space the windows beyond it are left out, and it says so.
     let narrow = build(&Dom0Input {
         phys_bits: 36,
+        execution: Execution::AArch32,
         ..virt(&tree(VIRT_HIGH))
     })
     .unwrap();
