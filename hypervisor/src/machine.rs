@@ -19,7 +19,7 @@ use xenith_core::hal::Hal;
 use xenith_core::hypervisor::Hypervisor;
 use xenith_core::machine::{Fault, PhysIrq};
 use xenith_core::p2m::{P2mMemory, PageAccount};
-use xenith_core::stage2::{Geometry, Table, TableMemory};
+use xenith_core::stage2::{Table, TableMemory};
 use xenith_core::sync::{Once, SpinLock};
 use xenith_hw::shared_page::{FreeSlot, MappedPage, Unmap};
 
@@ -94,7 +94,7 @@ impl Machine {
         };
         if let Some(root) = memory.alloc_of(
             hv,
-            u32::from(Geometry::ARMV7.root_order()),
+            u32::from(hv.guests.geometry.root_order()),
             Owner::Xen,
             None,
         ) {

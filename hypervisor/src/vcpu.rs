@@ -31,6 +31,8 @@ pub struct VcpuContext {
     pub vfp_home: Option<CpuId>,
     /// Where flushing the domain's RAM for this vCPU's set/way operation goes on.
     pub flush_next: Gfn,
+    /// The affinity fields of its MPIDR.
+    affinity: u32,
     /// What traps, out of reset.
     traps: Traps,
 }
@@ -45,18 +47,19 @@ impl VcpuContext {
         }
         Self {
             frame: GuestFrame::default(),
-            saved: SavedContext::reset((0x8000_0000 | affinity).into(), traps),
+            saved: SavedContext::reset(affinity, traps),
             virtual_timer: VirtualTimer::default(),
             physical_timer: PhysicalTimer::new(),
             vfp_home: None,
             flush_next: Gfn::new(0),
+            affinity,
             traps,
         }
     }
 
     /// Puts the vCPU back to its reset state, and starts it with these registers.
     pub fn reset(&mut self, frame: GuestFrame) {
-        self.saved = SavedContext::reset(self.saved.vmpidr, self.traps);
+        self.saved = SavedContext::reset(self.affinity, self.traps);
         self.virtual_timer = VirtualTimer::default();
         self.physical_timer = PhysicalTimer::new();
         self.vfp_home = None;

@@ -170,9 +170,9 @@ macro_rules! saved_context {
 
         impl SavedContext {
             /// A vCPU as it comes out of reset, with the hypervisor's part given.
-            pub fn reset(vmpidr: u32, hcr: u32) -> Self {
+            pub fn reset(affinity: u32, hcr: u32) -> Self {
                 Self {
-                    $($word: 0,)* $($long: 0,)* vmpidr, hcr,
+                    $($word: 0,)* $($long: 0,)* vmpidr: 0x8000_0000 | affinity, hcr,
                     thumbee: ThumbEeState::default(), vfp: VfpState::default()
                 }.with_sctlr(SCTLR_RESET)
             }

@@ -109,8 +109,8 @@ macro_rules! saved_context {
 
         impl SavedContext {
             /// A vCPU as it comes out of reset, with the hypervisor's part given.
-            pub fn reset(vmpidr: u64, hcr: u64) -> Self {
-                Self { $($register: 0,)* vmpidr, hcr, vfp: VfpState::default() }.with_sctlr(SCTLR_RESET)
+            pub fn reset(affinity: u32, hcr: u64) -> Self {
+                Self { $($register: 0,)* vmpidr: 0x8000_0000 | u64::from(affinity), hcr, vfp: VfpState::default() }.with_sctlr(SCTLR_RESET)
             }
 
             fn with_sctlr(mut self, sctlr: u64) -> Self {

@@ -152,6 +152,13 @@ pub unsafe fn set_stage2(vttbr: u64) {
     sysreg::isb();
 }
 
+/// Leaves a domain's stage 2 for tables without entries: what is fetched ahead finds nothing. Takes effect with the next
+/// barrier.
+pub fn leave_stage2(empty: u64) {
+    // SAFETY: No guest runs with it: `set_stage2` comes first.
+    unsafe { sysreg::vttbr::write(empty) };
+}
+
 /// Drops every stage-1 and stage-2 entry of the VMID in VTTBR, on all CPUs.
 pub fn flush_guest_tlb() {
     sysreg::dsb_ish();

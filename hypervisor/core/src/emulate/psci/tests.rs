@@ -103,7 +103,7 @@ fn calls_of_64_bits() {
         panic!("CPU_ON");
     };
     assert_eq!(
-        PowerStates::new(1).cpu_on(on.target),
+        PowerStates::try_new(1).unwrap().cpu_on(on.target),
         Err(PsciError::InvalidParameters),
         "affinity 3"
     );
