@@ -125,3 +125,26 @@ def wrong_kernel(t):
     m = debian64(t, "--kernel", t.guest_file("bookworm", "kernel"), "--initrd", "none",
                  "--xen-cmdline", f"{XEN} noreboot", allow=[r"[Pp]anic"])
     m.expect(r"\(XEN\) the kernel module is a 32-bit kernel[^\n]*\n", 60)
+
+
+@test("arm64/dom0less", "arm64 debian64 ours", cost=60, limit=600)
+def dom0less(t):
+    """Two 64-bit domains of the device tree with two vCPUs each, beside dom0."""
+    m = debian64(t, "--dom0less", 2, "--domu-cpus", 2, "--smp", 2,
+                 "--xen-cmdline", "console=dtuart dom0_mem=384M loglvl=all guest_loglvl=all")
+    missing = {"dom0", "domU1", "domU2"}
+    while missing:
+        found = m.expect(r"XENITH-(?:DOM0-UP|UP domain=(\S+) cpus=2) hypervisor=(?:\S+) uptime=[^\n]*aarch64[^\n]*\n", 300)
+        missing.discard(found.group(1) or "dom0")
+
+
+@test("arm64/64G", "arm64 debian64 ours", cost=60, limit=600)
+def much_ram(t):
+    """RAM up to 64 GiB: the frame table covers it, dom0 works in its part."""
+    # Sparse: the host has not as much, and nobody touches it.
+    m = debian64(t, "--mem", "64G", "--smp", 2, "--xen-cmdline", f"{XEN} bootscrub=off", "--",
+                 "-object", "memory-backend-ram,id=ram,size=64G,reserve=off", "-machine", "memory-backend=ram")
+    found = m.expect(r"\(XEN\) System RAM: (\d+)MB, (\d+)MB free\n", 60)
+    require(int(found.group(1)) == 65536 and int(found.group(2)) > 65000, f"RAM: {found.group(0)}")
+    m.login(300)
+    m.poweroff()
