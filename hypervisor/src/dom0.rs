@@ -13,6 +13,7 @@ use xenith_boot::memory::{PhysRange, dom0_banks, dom0_mem_size};
 use xenith_boot::modules::BootModules;
 use xenith_core::addr::{DomId, HostPhys, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
+use xenith_core::emulate::Execution;
 use xenith_core::frames::Contents;
 use xenith_core::sched::{Affinity, CpuSet};
 use xenith_core::stage2::PageType;
@@ -110,7 +111,9 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         "Allocating PPI {} for event channel interrupt",
         upcall_ppi.raw()
     );
-    say!("d0: extended regions not supported for 32-bit guests");
+    if EXECUTION == Execution::AArch32 {
+        say!("d0: extended regions not supported for 32-bit guests");
+    }
 
     let reserved = plan.host.reserved_ranges();
     // What the virtual GIC has; a physical one may have up to 28 more.
@@ -126,7 +129,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         ram: &plan.host.memory,
         reserved: &reserved,
         forbidden: &[plan.image],
-        phys_bits: 40,
+        phys_bits: u32::from(hv.guests.geometry.ipa_bits()),
         vcpus,
         execution: EXECUTION,
         boot_mpidr: xenith_arch::affinity(),

@@ -385,6 +385,30 @@ impl<'b> Builder<'b> {
         builder
     }
 
+    /// Returns where a 64-bit dom0 may map what is others': addresses at which the machine has neither RAM nor devices, in
+    /// pieces of whole 2 MiB and at least 64 MiB, as Xen's. All nodes were looked at.
+    fn extended_regions(&self) -> Vec<PhysRange> {
+        const SECTION: u64 = 2 << 20;
+        const LEAST: u64 = 64 << 20;
+        const MOST: usize = 32;
+        if self.input.execution == Execution::AArch32 {
+            return Vec::new();
+        }
+        let mut used = self.closed.clone();
+        used.extend(whole_pages(self.input.ram));
+        used.extend(whole_pages(self.input.banks));
+        used.extend(whole_pages(&self.console_mmio));
+        used.extend(&self.mmio);
+        used.push(self.input.grant_table);
+        let end = 1_u64.checked_shl(self.input.phys_bits).unwrap_or(u64::MAX);
+        subtract(&[PhysRange::from_start_end(0, end)], &used)
+            .into_iter()
+            .map(|hole| hole.shrink_to(SECTION))
+            .filter(|hole| hole.size() >= LEAST)
+            .take(MOST)
+            .collect()
+    }
+
     fn finish(self, blob: Vec<u8>, initrd_at: Option<(usize, usize)>) -> Dom0Tree {
         Dom0Tree {
             blob,

@@ -282,7 +282,9 @@ impl Emitter {
         self.writer.begin_node(b"hypervisor")?;
         self.writer
             .property_strings("compatible", builder.input.xen_compatible)?;
-        self.regions(&[builder.input.grant_table])?;
+        let mut regions = alloc::vec![builder.input.grant_table];
+        regions.extend(builder.extended_regions());
+        self.regions(&regions)?;
         self.ppis(&[builder.input.evtchn_ppi])?;
         self.writer.end_node()?;
         Ok(())

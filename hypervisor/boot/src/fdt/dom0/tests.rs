@@ -74,6 +74,39 @@ fn cells_of(tree: &Tree<'_>, path: &str, name: &str) -> Vec<u32> {
     cells.iter().map(|cell| u32::from_be_bytes(*cell)).collect()
 }
 
+/// Where nothing is, and nothing else: in the tree of a 64-bit dom0.
+#[test]
+fn extended_regions_are_holes() {
+    let host = tree(VIRT_HIGH);
+    let regions = |execution| {
+        let dom0 = build(&Dom0Input {
+            execution,
+            ..virt(&host)
+        });
+        let dom0 = dom0.unwrap();
+        let reg = cells_of(&tree(&dom0.blob), "/hypervisor", "reg");
+        let pairs = reg.chunks_exact(4).map(|cells| {
+            let number = |at: usize| u64::from(cells[at]) << 32 | u64::from(cells[at + 1]);
+            range(number(0), number(2))
+        });
+        (pairs.collect::<Vec<_>>(), dom0.mmio)
+    };
+    let (only, _) = regions(Execution::AArch32);
+    assert_eq!(only.len(), 1, "a 32-bit dom0 has its grant table's only");
+    let (found, mmio) = regions(Execution::AArch64);
+    assert_eq!(found[0], only[0]);
+    assert!(found.len() > 1);
+    for (i, region) in found.iter().enumerate().skip(1) {
+        assert!(region.size() >= 64 * MIB && region.base().raw() % (2 * MIB) == 0);
+        assert!(region.end().raw() <= 1 << 40);
+        let gic_and_console = [range(0x0800_0000, 0x5_0000), range(0x0900_0000, 0x1000)];
+        let others = mmio.iter().chain(&gic_and_console).chain(&found[..i]);
+        for other in others.chain(virt(&host).ram) {
+            assert!(!region.overlaps(other), "{region} is {other}'s");
+        }
+    }
+}
+
 fn strings_of(tree: &Tree<'_>, path: &str, name: &str) -> Vec<String> {
     let strings = tree.find(path).unwrap().strings(name).unwrap();
     strings.iter().map(String::from).collect()
