@@ -13,9 +13,13 @@ fn main() {
     let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     let bare = std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none");
     let dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    if bare && arch == "arm" {
-        println!("cargo:rustc-link-arg-bins=-T{dir}/src/linker-arm32.ld");
-        println!("cargo:rerun-if-changed=src/linker-arm32.ld");
+    let script = match arch.as_str() {
+        "arm" => "linker-arm32.ld",
+        _ => "linker-arm64.ld",
+    };
+    if bare {
+        println!("cargo:rustc-link-arg-bins=-T{dir}/src/{script}");
+        println!("cargo:rerun-if-changed=src/{script}");
     }
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
     let version = output(&rustc, &["--version"]).unwrap_or_else(|| "rustc".into());

@@ -61,15 +61,20 @@ llvm_tool() {
 	done
 	die "$1 is missing: the rustup component 'llvm-tools' is not installed" "scripts/setup"
 }
-# zimage ELF OUT: writes the raw image of an ELF file. The zImage header is the
-# first bytes of the code, so nothing is added; it is only checked.
+# zimage ELF OUT: writes the raw image of an ELF file. The header of a zImage or
+# of an arm64 Image is the first bytes of the code, so nothing is added; it is
+# only checked.
 zimage() {
-	local magic
+	local at magic found
+	case "$2" in
+	*.Image) at=56 magic=644d5241 ;;
+	*) at=36 magic=016f2818 ;;
+	esac
 	"$(llvm_tool llvm-objcopy)" -O binary "$1" "$2.tmp" || die "llvm-objcopy failed on $1"
-	magic=$(od -An -tx4 -j36 -N4 "$2.tmp" | tr -d ' ')
-	if [ "$magic" != 016f2818 ]; then
+	found=$(od -An -tx4 -j$at -N4 "$2.tmp" | tr -d ' ')
+	if [ "$found" != $magic ]; then
 		rm -f "$2.tmp"
-		die "$1 does not begin with an arm32 zImage header (found ${magic:-nothing} at offset 0x24, not 016f2818)" \
+		die "$1 does not begin with the header of ${2##*.} (found ${found:-nothing} at offset $at, not $magic)" \
 			"check that the linker script places the header first"
 	fi
 	mv "$2.tmp" "$2"

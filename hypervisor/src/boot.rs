@@ -11,7 +11,7 @@ use log::warn;
 use xenith_arch::gicv2::{CpuInterface, Distributor, HypInterface};
 use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
 use xenith_arch::mmu::{Access, FRAME_TABLE_BASE, HEAP_BASE};
-use xenith_arch::{Boot, HypTables, setup, sysreg, timer};
+use xenith_arch::{Boot, HypTables, setup, timer};
 use xenith_boot::cmdline::{CommandLine, Options};
 use xenith_boot::dom0less::Dom0less;
 use xenith_boot::fdt::host::{self, HostInfo};
@@ -21,7 +21,6 @@ use xenith_boot::memory::{PhysRange, usable_ram};
 use xenith_boot::modules::{BootModules, ModuleError};
 use xenith_core::addr::{CpuId, HostPhys, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
-use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::errno::Errno;
 use xenith_core::fallible;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
@@ -56,7 +55,7 @@ fn stop(reason: &dyn core::fmt::Display) -> ! {
 }
 
 /// Entered in another mode than Hyp: nothing can run, but somebody should be told.
-pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
+pub fn not_hyp(dtb: &'static [u8], mode: u32) -> ! {
     init_heap();
     console::init();
     // Memory is mapped flat here.
@@ -69,103 +68,9 @@ pub fn not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
     if let Some(found) = uart::early().or_else(in_tree) {
         found.open(&mut flat);
     }
-    let mode = match cpsr & 0x1f {
-        0x13 => "Supervisor",
-        0x16 => "Monitor",
-        0x1f => "System",
-        _ => "unexpected",
-    };
-    let has_extensions = (sysreg::id_pfr1::read() >> 12) & 0xf == 1;
-    let midr = sysreg::midr::read();
-    // Cortex-A7, A12, A15 and A17 are made with the extensions.
-    let could_have =
-        midr >> 24 == 0x41 && matches!((midr >> 4) & 0xfff, 0xc07 | 0xc0d | 0xc0e | 0xc0f);
-    if has_extensions || could_have {
-        console::emergency_line(format_args!(
-            "Xenith must be entered in Hyp mode; this CPU is in {mode} mode (CPSR {cpsr:#010x})."
-        ));
-        if !has_extensions {
-            console::emergency("Its Virtualization Extensions are switched off.");
-        }
-        console::emergency("Use a boot loader or firmware that switches to non-secure Hyp mode");
-        console::emergency(
-            "(U-Boot: CONFIG_ARMV7_NONSEC and CONFIG_ARMV7_VIRT; QEMU virt: -M virt,virtualization=on).",
-        );
-    } else {
-        console::emergency_line(format_args!(
-            "This CPU (MIDR {midr:#010x}) has no Virtualization Extensions: Xenith cannot run on it."
-        ));
-        console::emergency("Cortex-A7, A12, A15 and A17 have them; Cortex-A5, A8 and A9 do not.");
-    }
+    crate::arch::report_wrong_mode(mode);
     console::emergency("Halted.");
     power::halt()
-}
-
-/// Returns what the CPU says of itself; `None` when it has no floating-point unit that we may use.
-fn cpu_features() -> Option<CpuFeatures> {
-    if !xenith_arch::context::has_vfp() {
-        return None;
-    }
-    let features = CpuFeatures {
-        midr: sysreg::midr::read(),
-        pfr: [sysreg::id_pfr0::read(), sysreg::id_pfr1::read(), 0],
-        dfr: [sysreg::id_dfr0::read(), 0],
-        afr0: sysreg::id_afr0::read(),
-        mmfr: [
-            sysreg::id_mmfr0::read(),
-            sysreg::id_mmfr1::read(),
-            sysreg::id_mmfr2::read(),
-            sysreg::id_mmfr3::read(),
-            0,
-            0,
-        ],
-        isar: [
-            sysreg::id_isar0::read(),
-            sysreg::id_isar1::read(),
-            sysreg::id_isar2::read(),
-            sysreg::id_isar3::read(),
-            sysreg::id_isar4::read(),
-            sysreg::id_isar5::read(),
-            0,
-        ],
-        mvfr: [
-            xenith_arch::context::mvfr0(),
-            xenith_arch::context::mvfr1(),
-            0,
-        ],
-    };
-    Some(features.sanitised())
-}
-
-fn report_cpu(features: &CpuFeatures) {
-    let midr = features.midr;
-    say!(
-        "Processor: {midr:08x}: \"{}\", variant: {:#x}, part {:#05x},rev {:#x}",
-        if midr >> 24 == 0x41 {
-            "ARM Limited"
-        } else {
-            "unknown"
-        },
-        (midr >> 20) & 0xf,
-        (midr >> 4) & 0xfff,
-        midr & 0xf
-    );
-    say!("32-bit Execution:");
-    say!(
-        "  Processor Features: {:08x}:{:08x}",
-        features.pfr[0],
-        features.pfr[1]
-    );
-    say!(
-        "  Memory Model Features: {:08x} {:08x}",
-        features.mmfr[0],
-        features.mmfr[1]
-    );
-    say!(
-        "                         {:08x} {:08x}",
-        features.mmfr[2],
-        features.mmfr[3]
-    );
 }
 
 /// What the boot code takes from RAM before there is an allocator: from the start of one range upwards.
@@ -285,9 +190,10 @@ fn report_unused(line: &CommandLine<'_>) {
 
 fn identity(line: &CommandLine<'_>) -> Identity {
     Identity {
-        version: (4, 17),
-        extra_version: String::from(".5-xenith"),
-        capabilities: String::from("xen-3.0-armv7l "),
+        version: crate::arch::RELEASE.version,
+        extra_version: String::from(crate::arch::RELEASE.extra),
+        virt_start: crate::arch::VIRT_START,
+        capabilities: String::from(crate::arch::CAPABILITIES),
         command_line: line.line.to_string(),
         compile_info: [
             String::from(env!("XENITH_RUSTC")),
@@ -387,11 +293,12 @@ fn xenith_main(boot: Boot) -> ! {
     setup::init_cpu();
 
     let unusable = |error| -> ! {
+        let register = crate::arch::DTB_REGISTER;
         stop(&alloc::format!(
-            "no usable device tree at {dtb:#x} (r2): {error}. Pass the address of the board's DTB in r2."
+            "no usable device tree at {dtb:#x} ({register}): {error}. Pass the address of the board's DTB in {register}."
         ))
     };
-    // SAFETY: Only this CPU runs, and nothing was written yet. Reading device registers is the worst a wrong r2 can do.
+    // SAFETY: Only this CPU runs, and nothing was written yet. Reading device registers is the worst a wrong address can do.
     let (size, compact) = unsafe {
         tables.with_bytes(dtb, MAX_DTB, |blob| {
             let loaded = Tree::new(blob).unwrap_or_else(|error| unusable(error));
@@ -437,7 +344,8 @@ fn xenith_main(boot: Boot) -> ! {
     let frequency = timer::frequency();
     let boot_ticks = timer::now();
     say!(
-        "Xen version 4.17.5-xenith (Xenith {} {}) ({}) debug=n {}",
+        "Xen version {} (Xenith {} {}) ({}) debug=n {}",
+        crate::arch::RELEASE,
         env!("CARGO_PKG_VERSION"),
         env!("XENITH_CHANGESET"),
         env!("XENITH_RUSTC"),
@@ -505,19 +413,11 @@ fn xenith_main(boot: Boot) -> ! {
         // There is no transmit buffer: output is always synchronous.
         log::info!("sync_console: console output is always synchronous here");
     }
-    let Some(features) = cpu_features() else {
-        stop(
-            &"this CPU has no floating-point unit that guests may use: Xenith needs a CPU with VFP and NEON, enabled for the non-secure side",
-        );
+    let features = match crate::arch::features() {
+        Ok(features) => features,
+        Err(error) => stop(&error),
     };
-    report_cpu(&features);
-    // The register file that a context switch saves, and that dom0's kernel counts on.
-    if features.mvfr[0] & 0xf != 2 {
-        stop(&alloc::format!(
-            "this CPU's floating-point unit has not the 32 doubleword registers that Xenith needs (MVFR0 {:#010x}): use a CPU with NEON",
-            features.mvfr[0]
-        ));
-    }
+    crate::arch::report_cpu(&features);
     say!("Machine: {}", host.model);
     say!("Platform: {}", platform.unwrap_or("Generic System"));
     say!(
@@ -632,6 +532,7 @@ fn xenith_main(boot: Boot) -> ! {
         stop(&"no memory for the scheduler");
     }
     smp::start_boot_cpu(distributor.sgi_sender(), distributor.own_target());
+    let geometry = crate::arch::init_stage2(&features);
     let hv: &'static Hv = crate::machine::install(Hypervisor {
         hal: Machine::new(memory, distributor, tables, features),
         frames,
@@ -642,6 +543,8 @@ fn xenith_main(boot: Boot) -> ! {
         policy: security_policy(&line),
         identity: identity(&line),
         guests: GuestDefaults {
+            geometry,
+            execution: crate::arch::EXECUTION,
             lr_count: usize::from(gich.lr_count()),
             gicv: Mfn::new((gic.gicv.base().raw() / PAGE_SIZE as u64) as u32),
             virtual_timer: host.timer.virt.intid,
@@ -688,12 +591,6 @@ fn xenith_main(boot: Boot) -> ! {
             distributor.enable(interrupt.intid);
         }
     }
-    say!("P2M: 40-bit IPA");
-    say!(
-        "P2M: 3 levels with order-1 root, VTCR 0x{:08x}",
-        sysreg::vtcr::read()
-    );
-
     let (timer_ppi, maintenance_ppi) = (host.timer.hyp.intid, gic.maintenance.intid);
     let template = smp::Template {
         hv,

@@ -10,14 +10,14 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use log::info;
+use xenith_arch::GuestFrame;
 use xenith_boot::cmdline::Options;
 use xenith_boot::kernel::{self, ImageSink, ImageSource, KernelImage, Probe, ReadError, SinkFull};
 use xenith_boot::memory::{PhysRange, normalise};
 use xenith_boot::placement::{Placement, place};
 use xenith_core::addr::{DomId, GuestPhys, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::{self, Domain, DomainFacts};
-use xenith_core::emulate::coproc::CpuFeatures;
-use xenith_core::emulate::psci::{PowerStates, VcpuStart};
+use xenith_core::emulate::psci::PowerStates;
 use xenith_core::evtchn::{EventChannels, NO_PORT_LIMIT};
 use xenith_core::frames::Owner;
 use xenith_core::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
@@ -25,10 +25,11 @@ use xenith_core::hal::Hal;
 use xenith_core::machine::{PhysIrq, Trigger};
 use xenith_core::p2m::{Access, P2m, PageAccount, Relinquish};
 use xenith_core::sched::{Affinity, FIRST_POOL};
-use xenith_core::stage2::{Geometry, PageType};
+use xenith_core::stage2::PageType;
 use xenith_core::vgic::{Resample, Vgic, VgicConfig};
 use xenith_hw::shared_page::MappedPage;
 
+use crate::arch::{EXECUTION, Features};
 use crate::machine::{Hv, Machine};
 use crate::say;
 use crate::vcpu::VcpuContext;
@@ -78,7 +79,7 @@ pub struct Start<'a> {
     /// How many vCPUs it has.
     pub vcpus: u32,
     /// The CPU as it sees it.
-    pub features: &'a CpuFeatures,
+    pub features: &'a Features,
     /// Its virtual distributor.
     pub gicd: HostPhys,
     /// How many SPIs that has.
@@ -178,8 +179,14 @@ impl Draft {
     ) -> Result<Self, String> {
         let account = Arc::new(PageAccount::new((bytes / PAGE_SIZE as u64) as u32));
         let mut memory = hv.hal.p2m_memory(0);
-        let p2m = P2m::new(&mut memory, Geometry::ARMV7, id, is_direct_mapped, account)
-            .map_err(|error| format!("no memory for {id}'s stage-2 tables: {error:?}"))?;
+        let p2m = P2m::new(
+            &mut memory,
+            hv.guests.geometry,
+            id,
+            is_direct_mapped,
+            account,
+        )
+        .map_err(|error| format!("no memory for {id}'s stage-2 tables: {error:?}"))?;
         let vmid = hv.vmids.take().ok_or("there are no more VMIDs")?;
         let vttbr = p2m.stage2().root().address().raw() | (u64::from(vmid) << 48);
         Ok(Self {
@@ -390,9 +397,10 @@ impl Draft {
             kernel.base()
         );
         let module = Bytes::Module(self.hv, kernel);
+        let accepted = &[EXECUTION];
         let (source, image): (Bytes<'_>, KernelImage) =
             match kernel::probe(&module).map_err(text)? {
-                Probe::Kernel(image) => (module, image),
+                Probe::Kernel(image) => (module, image.only(accepted).map_err(text)?),
                 Probe::Gzip(gzip) => {
                     // Unpacked at the start of the first bank, then moved to where it belongs, far above.
                     let bank = self.banks.first().ok_or("the domain has no memory")?;
@@ -405,7 +413,9 @@ impl Draft {
                     };
                     let size = kernel::inflate(&module, &gzip, limit, &mut sink).map_err(text)?;
                     let unpacked = Bytes::Ram(self, PhysRange::from_size(start, size));
-                    let image = kernel::probe_unpacked(&unpacked, &gzip).map_err(text)?;
+                    let image = kernel::probe_unpacked(&unpacked, &gzip)
+                        .and_then(|image| image.only(accepted))
+                        .map_err(text)?;
                     (unpacked, image)
                 }
             };
@@ -419,13 +429,19 @@ impl Draft {
             placement.kernel.base(),
             placement.kernel.end()
         );
-        if matches!(source, Bytes::Ram(..)) && from.overlaps(&placement.kernel) {
-            return Err(format!(
-                "{}'s memory is too small to move the unpacked kernel: give it more",
-                self.id
-            ));
+        // An Image is unpacked where it belongs.
+        let is_in_place =
+            matches!(source, Bytes::Ram(..)) && from.base() == placement.kernel.base();
+        if !is_in_place {
+            if matches!(source, Bytes::Ram(..)) && from.overlaps(&placement.kernel) {
+                return Err(format!(
+                    "{}'s memory is too small to move the unpacked kernel: give it more",
+                    self.id
+                ));
+            }
+            let to = PhysRange::from_size(placement.kernel.base().raw(), image.size);
+            self.copy(&source, image.offset, to)?;
         }
-        self.copy(&source, image.offset, placement.kernel)?;
         if let (Some(from), Some(to)) = (initrd, placement.initrd) {
             say!(
                 "Loading {} initrd from {:016x} to {:#018x}-{:#018x}",
@@ -605,13 +621,8 @@ impl Draft {
             .map(|index| VcpuContext::new(index, start.features))
             .collect();
         if let Some(boot) = contexts.first_mut() {
-            boot.reset(VcpuStart {
-                pc: start.placement.entry as u32,
-                cpsr: xenith_arch::setup::CPSR_START,
-                r0: 0,
-            });
-            boot.frame.r[1] = u32::MAX;
-            boot.frame.r[2] = start.placement.tree.base().raw() as u32;
+            let tree = start.placement.tree.base().raw();
+            boot.reset(GuestFrame::boot(start.placement.entry, tree));
         }
         let [_, physical, virt] = start.timer_ppis;
         let facts = DomainFacts {
@@ -619,6 +630,7 @@ impl Draft {
             is_privileged: id == DomId::DOM0,
             is_xenstore: false,
             is_direct_mapped: self.is_direct_mapped,
+            execution: EXECUTION,
             upcall_ppi: start.upcall_ppi,
             virtual_timer_ppi: virt,
             physical_timer_ppi: physical,

@@ -5,6 +5,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use xenith_arch::{FaultRegisters, backtrace, frame_pointer};
+use xenith_core::console::Lines;
 
 use crate::console::{emergency, emergency_line};
 
@@ -20,7 +21,7 @@ fn begin() {
     emergency("****************************************");
 }
 
-fn end(fp: u32) -> ! {
+fn end(fp: usize) -> ! {
     emergency("Xen call trace:");
     backtrace(fp, |address| {
         emergency_line(format_args!("   [<{address:08x}>]"))
@@ -56,36 +57,13 @@ fn xenith_hyp_fault(what: &str, registers: &FaultRegisters) -> ! {
         "Panic on CPU {}:",
         xenith_arch::guest_memory::this_cpu().index()
     ));
-    emergency_line(format_args!(
-        "{what} in the hypervisor, HSR {:08x}",
-        xenith_arch::sysreg::hsr::read()
-    ));
-    emergency_line(format_args!(
-        "PC:     {:08x}   CPSR:   {:08x}",
-        registers.pc, registers.cpsr
-    ));
-    for (i, group) in registers.r.chunks(4).enumerate() {
-        match *group {
-            [a, b, c, d] => emergency_line(format_args!(
-                "R{:<2} {a:08x} {b:08x} {c:08x} {d:08x}",
-                i * 4
-            )),
-            _ => emergency_line(format_args!(
-                "R12 {:08x} SP {:08x} LR {:08x}",
-                group[0], registers.sp, registers.lr
-            )),
-        }
-    }
-    emergency_line(format_args!(
-        "HDFAR:  {:08x}   HIFAR:  {:08x}",
-        xenith_arch::sysreg::hdfar::read(),
-        xenith_arch::sysreg::hifar::read()
-    ));
-    emergency_line(format_args!("   [<{:08x}>]", registers.pc));
+    // Printing does not fail.
+    let _ = registers.describe(what, &mut Lines::new(emergency));
+    emergency_line(format_args!("   [<{:08x}>]", registers.pc()));
     end(registers.frame_pointer())
 }
 
 #[unsafe(no_mangle)]
-fn xenith_not_hyp(dtb: &'static [u8], cpsr: u32) -> ! {
-    crate::boot::not_hyp(dtb, cpsr)
+fn xenith_not_hyp(dtb: &'static [u8], mode: u32) -> ! {
+    crate::boot::not_hyp(dtb, mode)
 }

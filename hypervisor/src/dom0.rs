@@ -13,12 +13,13 @@ use xenith_boot::memory::{PhysRange, dom0_banks, dom0_mem_size};
 use xenith_boot::modules::BootModules;
 use xenith_core::addr::{DomId, HostPhys, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
-use xenith_core::emulate::coproc::CpuFeatures;
+use xenith_core::emulate::Execution;
 use xenith_core::frames::Contents;
 use xenith_core::sched::{Affinity, CpuSet};
 use xenith_core::stage2::PageType;
 use xenith_core::vgic::MAX_SPIS;
 
+use crate::arch::{EXECUTION, Features, RELEASE};
 use crate::builder::{Draft, MAPTRACK_FRAMES, Start, grant_limits, text};
 use crate::machine::{Hv, Machine};
 use crate::say;
@@ -44,7 +45,7 @@ pub struct Plan<'a> {
     /// List registers of the GIC.
     pub lr_count: usize,
     /// The CPU.
-    pub features: &'a CpuFeatures,
+    pub features: &'a Features,
 }
 
 /// vCPUs of a 32-bit domain, at most: what a GICv2 can tell apart.
@@ -110,7 +111,9 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         "Allocating PPI {} for event channel interrupt",
         upcall_ppi.raw()
     );
-    say!("d0: extended regions not supported for 32-bit guests");
+    if EXECUTION == Execution::AArch32 {
+        say!("d0: extended regions not supported for 32-bit guests");
+    }
 
     let reserved = plan.host.reserved_ranges();
     // What the virtual GIC has; a physical one may have up to 28 more.
@@ -121,14 +124,15 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         host: plan.tree,
         console: console_path,
         hidden_compatibles: crate::power::platform().map_or(&[], |board| board.hidden_from_dom0()),
-        xen_compatible: &["xen,xen-4.17", "xen,xen"],
+        xen_compatible: &[RELEASE.compatible, "xen,xen"],
         banks: &banks,
         ram: &plan.host.memory,
         reserved: &reserved,
         forbidden: &[plan.image],
-        phys_bits: 40,
+        phys_bits: u32::from(hv.guests.geometry.ipa_bits()),
         vcpus,
-        boot_mpidr: xenith_arch::sysreg::mpidr::read() & 0xff_ffff,
+        execution: EXECUTION,
+        boot_mpidr: xenith_arch::affinity(),
         gic_dist: plan.host.gic.gicd.base(),
         gic_lines: u32::from(lines),
         timer_ppis,

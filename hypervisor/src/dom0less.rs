@@ -18,7 +18,6 @@ use xenith_boot::fdt::tree::{MAX_SIZE, Tree};
 use xenith_boot::memory::PhysRange;
 use xenith_core::addr::{DomId, GuestPhys, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
-use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::evtchn::{EventChannels, Port};
 use xenith_core::frames::{AllocRequest, Contents, Owner};
 use xenith_core::hal::Hal;
@@ -27,6 +26,7 @@ use xenith_core::sched::{Affinity, CpuSet};
 use xenith_core::stage2::PageType;
 use xenith_core::vuart::Vuart;
 
+use crate::arch::{EXECUTION, Features, RELEASE};
 use crate::builder::{Draft, GRANT_FRAMES, MAPTRACK_FRAMES, Start, grant_limits, text};
 use crate::machine::{Hv, Machine};
 use crate::say;
@@ -50,7 +50,7 @@ pub struct Plan<'a> {
     /// List registers of the GIC.
     pub lr_count: usize,
     /// The CPU.
-    pub features: &'a CpuFeatures,
+    pub features: &'a Features,
     /// Whether there is a dom0.
     pub has_dom0: bool,
 }
@@ -166,9 +166,10 @@ fn prepare(
         layout: &layout,
         banks: &draft.banks,
         vcpus: config.vcpus,
+        execution: EXECUTION,
         cpu_compatible: cpu_compatible.as_bytes(),
         clock_frequency: plan.host.timer.clock_frequency,
-        xen_version: "4.17",
+        xen_version: RELEASE.number,
         is_enhanced: config.enhanced != Enhanced::No,
         has_uart: config.has_uart,
         has_initrd: config.ramdisk.is_some(),

@@ -114,15 +114,7 @@ fn registers(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
             // Locked: the pCPU that has it loaded prints what it can.
             if let Some(context) = vcpu.context.try_lock() {
                 writeln!(out, "*** Dumping d{domain}v{id} state: ***")?;
-                let f = &context.frame;
-                writeln!(out, "PC:     {:08x}  CPSR:   {:08x}", f.pc, f.cpsr)?;
-                for (i, group) in f.r.chunks(4).enumerate() {
-                    write!(out, "R{:<2}", i * 4)?;
-                    for r in group {
-                        write!(out, " {r:08x}")?;
-                    }
-                    writeln!(out)?;
-                }
+                context.frame.dump(out)?;
             }
         }
     }
@@ -140,31 +132,13 @@ fn host_state(
     loaded: Option<(&Domain<Machine>, &Vcpu<Machine>)>,
     out: &mut dyn Write,
 ) -> core::fmt::Result {
-    use xenith_arch::sysreg;
     let cpu = this_cpu().index();
     writeln!(out, "*** Dumping CPU{cpu} host state: ***")?;
     if let Some((domain, vcpu)) = loaded {
         let (domain, id) = (domain.facts.id.raw(), vcpu.id.raw());
         writeln!(out, "CPU{cpu}: d{domain}v{id} is loaded")?;
     }
-    writeln!(
-        out,
-        "CPU{cpu}: HCR {:08x} VTTBR {:016x} HSR {:08x} HPFAR {:08x} HDFAR {:08x}",
-        sysreg::hcr::read(),
-        sysreg::vttbr::read(),
-        sysreg::hsr::read(),
-        sysreg::hpfar::read(),
-        sysreg::hdfar::read()
-    )?;
-    writeln!(
-        out,
-        "CPU{cpu}: guest: SCTLR {:08x} TTBR0 {:016x} TTBCR {:08x} SP_svc {:08x} LR_svc {:08x}",
-        sysreg::sctlr::read(),
-        sysreg::ttbr0::read(),
-        sysreg::ttbcr::read(),
-        sysreg::sp_svc::read(),
-        sysreg::lr_svc::read()
-    )
+    xenith_arch::dump_registers(&format_args!("CPU{cpu}"), out)
 }
 
 fn run_queue(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {

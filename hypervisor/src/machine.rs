@@ -13,7 +13,6 @@ use xenith_arch::{HypTables, setup, sysreg, timer};
 use xenith_core::addr::{CpuId, DomId, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::console::GuestLine;
 use xenith_core::domain::Domain;
-use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::errno::Errno;
 use xenith_core::frames::{Contents, FrameTable, FrameZero, Owner};
 use xenith_core::hal::Hal;
@@ -21,10 +20,11 @@ use xenith_core::hypervisor::Hypervisor;
 use xenith_core::machine::{Fault, PhysIrq};
 use xenith_core::p2m::{P2mMemory, PageAccount};
 use xenith_core::sched::CpuSet;
-use xenith_core::stage2::{Geometry, Table, TableMemory};
+use xenith_core::stage2::{Table, TableMemory};
 use xenith_core::sync::{Once, SpinLock};
 use xenith_hw::shared_page::{FreeSlot, MappedPage, Unmap};
 
+use crate::arch::Features;
 use crate::vcpu::VcpuContext;
 
 /// The hypervisor on this machine.
@@ -58,7 +58,7 @@ pub struct Machine {
     /// VTTBR of stage-2 tables without entries; 0 until they are there.
     no_stage2: AtomicU64,
     /// The CPU as guests see it.
-    features: CpuFeatures,
+    features: Features,
     console_irq: AtomicU16,
     /// Free frames may be scrubbed: the boot CPU has claimed what it needs.
     may_scrub: AtomicBool,
@@ -70,7 +70,7 @@ impl Machine {
         memory: PhysMemory,
         distributor: Distributor,
         tables: HypTables,
-        features: CpuFeatures,
+        features: Features,
     ) -> Self {
         let lines = usize::from(distributor.lines());
         let mut routes = Vec::new();
@@ -95,7 +95,7 @@ impl Machine {
         };
         if let Some(root) = memory.alloc_of(
             hv,
-            u32::from(Geometry::ARMV7.root_order()),
+            u32::from(hv.guests.geometry.root_order()),
             Owner::Xen,
             None,
         ) {

@@ -7,6 +7,13 @@
 #[cfg(target_os = "none")]
 extern crate alloc;
 
+// Handling a trap needs the binary's types and the architecture's registers: what differs is below one name.
+#[cfg(all(target_os = "none", target_arch = "arm"))]
+#[path = "arm32/mod.rs"]
+mod arch;
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+#[path = "arm64/mod.rs"]
+mod arch;
 #[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 
 use smccc::{Call, psci};
-use xenith_arch::{DeviceRegisters, Firmware, HypTables, sysreg, timer};
+use xenith_arch::{DeviceRegisters, Firmware, HypTables, timer};
 use xenith_boot::fdt::host::{self, Psci, PsciMethod, PsciVersion};
 use xenith_boot::fdt::tree::Tree;
 use xenith_core::addr::PAGE_SIZE;
@@ -70,7 +70,7 @@ impl BoardIo for Io {
 
     fn boot_mpidr(&self) -> u64 {
         // Only the CPU that the machine was booted on starts others.
-        u64::from(sysreg::mpidr::read() & 0xff_ffff)
+        u64::from(xenith_arch::affinity())
     }
 }
 

@@ -10,14 +10,14 @@ use alloc::sync::Arc;
 
 use xenith_arch::gicv2::{CpuInterface, HypInterface};
 use xenith_arch::timer::{self, VirtualTimer};
-use xenith_arch::{ExitKind, enter_guest, setup, sysreg};
+use xenith_arch::{ExitKind, enter_guest, exception_class, setup, sysreg};
 use xenith_core::addr::{CpuId, IntId};
 use xenith_core::domain::{Domain, RunState, ShutdownReason, Vcpu};
-use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::sched::{Plan, TimerQueue, UnitId};
 use xenith_core::sync::SpinLockGuard;
 use xenith_core::trace::{Classes, Event, Subject};
 
+use crate::arch::Features;
 use crate::machine::{Hv, Machine};
 use crate::smp::{self, PcpuState};
 use crate::trace;
@@ -31,7 +31,7 @@ pub struct Pcpu {
     /// Which one it is.
     pub id: CpuId,
     /// Identification registers as guests see them.
-    pub features: CpuFeatures,
+    pub features: Features,
     pub(crate) gicc: CpuInterface,
     pub(crate) gich: HypInterface,
     /// What others may ask of this pCPU.
@@ -78,8 +78,8 @@ const RETRY_US: u64 = 50;
 const TRACED_IRQ: u32 = 0x100;
 const TRACED_ABORT: u32 = 0x101;
 const NOT_TRACED: u32 = u32::MAX;
-/// HSR.EC of HVC.
-const EC_HVC: u32 = 0x12;
+/// The exception class of HVC.
+const EC_HVC: u32 = xenith_arch::EC_HVC;
 
 /// Units for whose deadlines a pCPU makes room at a time.
 const TIMER_ROOM: u16 = 64;
@@ -110,7 +110,7 @@ impl Pcpu {
     pub fn new(
         hv: &'static Hv,
         id: CpuId,
-        features: CpuFeatures,
+        features: Features,
         gicc: CpuInterface,
         gich: HypInterface,
         timer_ppi: IntId,
@@ -321,7 +321,7 @@ impl Pcpu {
                 traced = trace_exit(loaded, exit, context);
             }
             let next = match exit {
-                ExitKind::Trap => traps::handle(self, domain, vcpu, context),
+                ExitKind::Trap => crate::arch::handle(self, domain, vcpu, context),
                 ExitKind::Irq | ExitKind::Fiq => {
                     self.take_interrupts(Some((&**domain, vcpu)));
                     Next::Resume
@@ -515,13 +515,13 @@ fn trace_exit(loaded: Loaded<'_>, exit: ExitKind, context: &VcpuContext) -> u32 
     let subject = trace::subject(loaded.domain, loaded.vcpu);
     let frame = &context.frame;
     let class = match exit {
-        ExitKind::Trap => sysreg::hsr::read() >> 26,
+        ExitKind::Trap => exception_class(),
         ExitKind::Irq | ExitKind::Fiq => TRACED_IRQ,
         ExitKind::AsyncAbort => TRACED_ABORT,
     };
-    trace::record(Event::Trap, subject, [class, frame.pc]);
+    trace::record(Event::Trap, subject, [class, frame.traced_pc()]);
     if class == EC_HVC {
-        trace::record(Event::Hypercall, subject, [frame.r[12], frame.r[0]]);
+        trace::record(Event::Hypercall, subject, frame.traced_call());
     }
     class
 }
@@ -532,7 +532,7 @@ fn trace_handled(loaded: Loaded<'_>, class: u32, context: &VcpuContext) {
     let subject = trace::subject(loaded.domain, loaded.vcpu);
     let frame = &context.frame;
     if class == EC_HVC {
-        trace::record(Event::HypercallEnd, subject, [frame.r[12], frame.r[0]]);
+        trace::record(Event::HypercallEnd, subject, frame.traced_call());
     }
     trace::record(Event::Enter, subject, [0, 0]);
 }

@@ -5,17 +5,17 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use log::{error, warn};
 use xenith_arch::gicv2::{CpuInterface, HypInterface, SgiSender};
 use xenith_arch::guest_memory::{CpuLocal, this_cpu};
-use xenith_arch::{Firmware, Monitor, setup, sysreg, timer};
+use xenith_arch::{Firmware, Monitor, affinity, psci_cpu_on, setup, sysreg, timer};
 use xenith_boot::fdt::host::{HostCpu, HostInfo, Psci, PsciMethod, PsciVersion};
 use xenith_core::addr::{CpuId, DomId, HostPhys, IntId, VcpuId};
 use xenith_core::domain::{Domain, Vcpu};
-use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::machine::PhysIrq;
 use xenith_core::sched::{CpuSet, Kicker};
 use xenith_core::sync::Once;
 use xenith_core::trace::{Event, Subject};
 use xenith_platforms::{CpuOnError, Platform, Wake};
 
+use crate::arch::Features;
 use crate::machine::{Hv, Machine, alloc_frame, installed};
 use crate::run::Pcpu;
 use crate::say;
@@ -169,7 +169,7 @@ pub struct Template {
     /// The hypervisor.
     pub hv: &'static Hv,
     /// Identification registers as guests see them.
-    pub features: CpuFeatures,
+    pub features: Features,
     /// Where the CPU interface is mapped; each CPU has its own there.
     pub gicc: usize,
     /// Where the virtual interface control block is mapped; each CPU has its own there.
@@ -238,9 +238,7 @@ pub fn ask_others(request: Request) {
 fn go_online(cpu: CpuId, target: u8) -> bool {
     let state = state(cpu);
     state.target.store(target, Ordering::Relaxed);
-    state
-        .mpidr
-        .store(sysreg::mpidr::read() & 0xff_ffff, Ordering::Relaxed);
+    state.mpidr.store(affinity(), Ordering::Relaxed);
     state.midr.store(sysreg::midr::read(), Ordering::Relaxed);
     state.leave_off(Progress::Online)
 }
@@ -280,7 +278,7 @@ impl Kicker for Ipi {
 pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, image: HostPhys) {
     let hv = template.hv;
     let template = TEMPLATE.call_once(|| template);
-    let boot = sysreg::mpidr::read() & 0xff_ffff;
+    let boot = affinity();
     let others = host
         .cpus
         .cpus
@@ -340,9 +338,6 @@ fn report_psci(psci: &Psci) {
     say!("Using PSCI v{}.{}", version.0, version.1);
 }
 
-/// PSCI 0.2's CPU_ON.
-const PSCI_CPU_ON: u32 = 0x8400_0003;
-
 /// Starts a CPU as the board does it, where there is no PSCI.
 fn board_cpu_on(
     template: &Template,
@@ -379,15 +374,15 @@ fn firmware_cpu_on(
         return Err("PSCI by HVC cannot be used from Hyp mode: the psci node's method must be smc");
     }
     let number = match psci.version {
-        PsciVersion::V0_1 => psci
-            .cpu_on
-            .ok_or("the PSCI 0.1 node gives no number for cpu_on")?,
-        _ => PSCI_CPU_ON,
+        PsciVersion::V0_1 => Some(
+            psci.cpu_on
+                .ok_or("the PSCI 0.1 node gives no number for cpu_on")?,
+        ),
+        _ => None,
     };
-    let (Ok(mpidr), Ok(entry)) = (u32::try_from(cpu.mpidr), u32::try_from(entry.raw())) else {
-        return Err("its MPIDR or the entry address does not fit PSCI's 32-bit call");
-    };
-    match <Firmware as smccc::Call>::call32(number, [mpidr, entry, 0, 0, 0, 0, 0])[0] as i32 {
+    let result = psci_cpu_on(number, cpu.mpidr, entry)
+        .ok_or("its MPIDR or the entry address does not fit PSCI's 32-bit call")?;
+    match result {
         0 => Ok(()),
         -2 => Err("firmware says: invalid parameters (PSCI -2)"),
         -4 => Err("firmware says: it is on already (PSCI -4)"),
@@ -470,7 +465,7 @@ fn xenith_secondary_main(monitor: Option<Monitor>) -> ! {
             sysreg::wfi();
         }
     };
-    if sysreg::mpidr::read() & 0xff_ffff != state(cpu).mpidr.load(Ordering::Relaxed) {
+    if affinity() != state(cpu).mpidr.load(Ordering::Relaxed) {
         park(cpu, Progress::Stranger);
     }
     let boot_midr = CPUS[0].midr.load(Ordering::Relaxed);

@@ -1,9 +1,10 @@
-//! Recognises the kernel of a domain in a boot module: zImage, uImage, and either inside gzip.
+//! Recognises the kernel of a domain in a boot module: zImage, Image, uImage, and each inside gzip.
 //!
 //! A module is not mapped as a whole, so the image is read through [`ImageSource`]. A kernel inside gzip is unpacked
 //! into memory of the caller's with [`inflate`] and then probed again.
 //!
-//! Formats: the arm32 boot protocol of Linux (zImage: magic at 0x24, start and end at 0x28 and 0x2c), the legacy
+//! Formats: the arm32 boot protocol of Linux (zImage: magic at 0x24, start and end at 0x28 and 0x2c), that of arm64
+//! (Image: text offset at 0x08, size in memory at 0x10, flags at 0x18, magic at 0x38), the legacy
 //! image header of U-Boot (64 bytes, big-endian), RFC 1952 (gzip).
 //!
 //! Invariants: what [`probe`] returns lies inside the source; all numbers from the image are checked. Takes no locks.
@@ -13,6 +14,7 @@ use alloc::vec::Vec;
 
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
+use xenith_core::emulate::Execution;
 
 #[cfg(test)]
 mod tests;
@@ -90,6 +92,13 @@ pub enum Load {
         /// Offset of the entry point in bytes.
         entry_offset: u64,
     },
+    /// That many bytes behind a multiple of 2 MiB.
+    Aligned {
+        /// The bytes.
+        text_offset: u64,
+        /// Bytes it takes in memory, what it does not bring with it included.
+        memory: u64,
+    },
     /// At a guest-physical address.
     Fixed {
         /// Of the first byte.
@@ -151,8 +160,7 @@ pub enum KernelError {
 
 impl core::fmt::Display for KernelError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        const ACCEPTED: &str =
-            "accepted are a zImage, a uImage of a 32-bit Arm kernel, and either inside gzip";
+        const ACCEPTED: &str = "accepted are a zImage or an Image, as the hypervisor runs it, a uImage of a 32-bit Arm kernel, and each inside gzip";
         match self {
             Self::Read => f.write_str("the kernel module's memory cannot be read"),
             Self::TooSmall(size) => {
@@ -367,12 +375,9 @@ impl Head {
             (b"\x1f\x8b", "compressed with gzip twice"),
             (b"\x27\x05\x19\x56", "a uImage inside a uImage"),
         ];
-        if self.le32(0x38) == IMAGE64_MAGIC {
-            return Some("a 64-bit kernel (Image), and this is a 32-bit hypervisor");
-        }
         // The first word of an Image before its magic was introduced: b to offset 0x20.
         if self.le32(0) == 0x1400_0008 {
-            return Some("a 64-bit kernel (old Image), and this is a 32-bit hypervisor");
+            return Some("a 64-bit kernel of before Linux 3.17 (old Image)");
         }
         if self.be32(0x24) == ZIMAGE_MAGIC {
             return Some("a big-endian zImage");
@@ -384,13 +389,66 @@ impl Head {
     }
 }
 
-/// A zImage, or an error that says what else it is.
+impl KernelImage {
+    /// Returns what the kernel is.
+    pub const fn execution(&self) -> Execution {
+        match self.load {
+            Load::Aligned { .. } => Execution::AArch64,
+            Load::Anywhere { .. } | Load::Fixed { .. } => Execution::AArch32,
+        }
+    }
+
+    /// Accepts the kernel if the hypervisor runs such.
+    ///
+    /// # Errors
+    /// [`KernelError::Unsupported`].
+    pub fn only(self, accepted: &[Execution]) -> Result<Self, KernelError> {
+        if accepted.contains(&self.execution()) {
+            return Ok(self);
+        }
+        Err(KernelError::Unsupported(match self.execution() {
+            Execution::AArch64 => "a 64-bit kernel (Image), and this is a 32-bit hypervisor",
+            Execution::AArch32 => "a 32-bit kernel, and this hypervisor runs 64-bit kernels only",
+        }))
+    }
+}
+
+/// An Image, whose header is at the start of the source.
+fn probe_image(head: &Head, offset: u64, size: u64) -> Result<KernelImage, KernelError> {
+    /// The kernel is big-endian.
+    const BIG_ENDIAN: u64 = 1;
+    let le64 = |at| u64::from(head.le32(at)) | u64::from(head.le32(at + 4)) << 32;
+    let (text_offset, memory, flags) = (le64(0x08), le64(0x10), le64(0x18));
+    if flags & BIG_ENDIAN != 0 {
+        return Err(KernelError::Unsupported("a big-endian 64-bit kernel"));
+    }
+    // Kernels of before Linux 3.17 do not say how much they need, nor their true offset.
+    if memory == 0 {
+        return Err(KernelError::Unsupported(
+            "a 64-bit kernel of before Linux 3.17 (old Image)",
+        ));
+    }
+    Ok(KernelImage {
+        offset,
+        size,
+        load: Load::Aligned {
+            text_offset,
+            memory: memory.max(size),
+        },
+        format: "Image",
+    })
+}
+
+/// A zImage or Image, or an error that says what else it is.
 fn probe_plain(
     source: &dyn ImageSource,
     offset: u64,
     size: u64,
 ) -> Result<KernelImage, KernelError> {
     let head = Head::read(source, offset, size)?;
+    if head.le32(0x38) == IMAGE64_MAGIC && size >= 64 {
+        return probe_image(&head, offset, size);
+    }
     if head.le32(0x24) != ZIMAGE_MAGIC {
         return Err(match head.name_unsupported() {
             Some(name) => KernelError::Unsupported(name),
@@ -465,7 +523,7 @@ fn probe_uimage(source: &dyn ImageSource, head: &Head) -> Result<Probe, KernelEr
         (5, 2, 2) => {}
         (5, 22, 2) => {
             return Err(KernelError::Unsupported(
-                "a uImage of a 64-bit kernel, and this is a 32-bit hypervisor",
+                "a uImage of a 64-bit kernel (use its Image)",
             ));
         }
         (_, _, 3) => {
@@ -526,8 +584,14 @@ fn uimage_payload(
     } else if let Some(name) = head.name_unsupported() {
         return Err(KernelError::Unsupported(name));
     }
+    if head.le32(0x38) == IMAGE64_MAGIC {
+        return Err(KernelError::Unsupported(
+            "a 64-bit kernel in the uImage of a 32-bit one (use its Image)",
+        ));
+    }
     let (from, entry) = match load {
         Load::Anywhere { entry_offset } => (0, entry_offset),
+        Load::Aligned { text_offset, .. } => (0, text_offset),
         Load::Fixed { address, entry } => (address, entry),
     };
     if entry.checked_sub(from).is_none_or(|offset| offset >= size) {

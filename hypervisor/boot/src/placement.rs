@@ -1,6 +1,6 @@
 //! Where a domain's kernel, initrd and device tree go in its RAM.
 //!
-//! The rules are Xen's for a 32-bit domain. A position-independent zImage goes as high as possible below 128 MiB from
+//! The rules are Xen's. The Image of a 64-bit kernel goes to the start of bank 0. A position-independent zImage goes as high as possible below 128 MiB from
 //! the start of bank 0, so that Linux unpacks itself below and finds its first bank by rounding its own address down
 //! to 128 MiB. Device tree and initrd follow in whole 2 MiB sections, above the kernel if there is room.
 //!
@@ -144,6 +144,25 @@ fn place_kernel(
                 address.saturating_add(entry_offset),
             ))
         }
+        Load::Aligned {
+            text_offset,
+            memory,
+        } => {
+            let error = PlacementError::KernelTooLarge {
+                size: memory,
+                room: bank.size(),
+            };
+            let region = start
+                .checked_next_multiple_of(SECTION)
+                .and_then(|base| base.checked_add(text_offset))
+                .filter(|base| {
+                    base.checked_add(memory)
+                        .is_some_and(|end| end <= bank.end().raw())
+                })
+                .map(|base| PhysRange::from_size(base, memory))
+                .ok_or(error)?;
+            Ok((region, region.base().raw()))
+        }
         Load::Fixed { address, entry } => {
             let region = PhysRange::from_size(address, image.size);
             let fits = |bank: &PhysRange| {
@@ -248,6 +267,48 @@ mod tests {
         assert_eq!(placed.entry, 0x57a0_0000);
         assert_eq!(placed.tree, range(0x5800_0000, 0x1d47));
         assert_eq!(placed.initrd, Some(range(0x5820_0000, 0xf5_25c9)));
+    }
+
+    /// As the real Xen 4.20 does: the kernel with what it clears itself first, the others behind 128 MiB.
+    #[test]
+    fn places_an_image() {
+        let image = KernelImage {
+            offset: 0,
+            size: 30 * MIB,
+            load: Load::Aligned {
+                text_offset: 0x8_0000,
+                memory: 40 * MIB,
+            },
+            format: "Image",
+        };
+        let banks = [range(0x5010_0000, 300 * MIB)];
+        let placed = place(&banks, &image, 0x2000, Some(3 * MIB)).unwrap();
+        assert_eq!(placed.kernel, range(0x5028_0000, 40 * MIB));
+        assert_eq!(placed.entry, 0x5028_0000);
+        assert_eq!(placed.tree.base().raw(), 0x5010_0000 + 128 * MIB);
+        // Where there is no room for that, at the top of the bank.
+        let banks = [range(0x5000_0000, 64 * MIB)];
+        let placed = place(&banks, &image, 0x2000, None).unwrap();
+        assert_eq!(placed.tree.base().raw(), 0x5000_0000 + 62 * MIB);
+        for size in [40 * MIB, 0x20_0000] {
+            let error = place(&[range(0x5000_0000, size)], &image, 1, None);
+            let memory = 40 * MIB;
+            assert_eq!(
+                error,
+                Err(PlacementError::KernelTooLarge {
+                    size: memory,
+                    room: size
+                })
+            );
+        }
+        let huge = KernelImage {
+            load: Load::Aligned {
+                text_offset: u64::MAX,
+                memory: u64::MAX,
+            },
+            ..image
+        };
+        assert!(place(&banks, &huge, 1, None).is_err());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use xenith_boot::kernel::{KernelImage, Load};
 use xenith_boot::memory::{PhysRange, dom0_banks, dom0_mem_size, subtract, total_size, usable_ram};
 use xenith_boot::modules::BootModules;
 use xenith_boot::placement::place;
+use xenith_core::emulate::Execution;
 use xenith_platforms::uart;
 
 #[path = "boards/heap.rs"]
@@ -169,6 +170,7 @@ fn boot(name: &str, blob: &[u8]) -> Result<(Row, Dom0Tree), String> {
         reserved: &reserved,
         forbidden: &[image],
         phys_bits: 40,
+        execution: Execution::AArch32,
         vcpus: host.cpus.cpus.len().min(8) as u32,
         boot_mpidr: host.cpus.cpus[0].mpidr as u32,
         gic_dist: host.gic.gicd.base(),

@@ -14,6 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::addr::{CpuId, DomId, Gfn, IntId, VcpuId};
+use crate::emulate::Execution;
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
 use crate::evtchn::{EventChannels, Notify};
@@ -78,6 +79,8 @@ pub struct DomainFacts {
     pub is_xenstore: bool,
     /// Whether its RAM has guest frame = machine frame.
     pub is_direct_mapped: bool,
+    /// Whether its registers and pointers have 32 or 64 bits.
+    pub execution: Execution,
     /// The PPI of the event-channel upcall.
     pub upcall_ppi: IntId,
     /// The PPI of the virtual timer.

@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 
 use crate::addr::{DomId, IntId, Mfn, VcpuId};
 use crate::domain::{Domain, DomainTable, Stage, Vmids};
+use crate::emulate::Execution;
 use crate::errno::Errno;
 use crate::evtchn::Virq;
 use crate::frames::{
@@ -17,8 +18,44 @@ use crate::hal::Hal;
 use crate::machine::HoldRam;
 use crate::p2m::PageAccount;
 use crate::sched::{Scheduler, UnitTable};
+use crate::stage2::Geometry;
 use crate::sync::SpinLock;
 use crate::time::TickScale;
+
+/// A release of Xen, as far as guests can tell it from another: an architecture chooses one, and nothing else asks which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// Major and minor number.
+    pub version: (u16, u16),
+    /// The same as a text.
+    pub number: &'static str,
+    /// What follows it, at most 15 bytes.
+    pub extra: &'static str,
+    /// The first `compatible` of /hypervisor.
+    pub compatible: &'static str,
+}
+
+impl core::fmt::Display for Release {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}{}", self.number, self.extra)
+    }
+}
+
+/// Debian 12's, which its armhf tools want.
+pub const XEN_4_17: Release = Release {
+    version: (4, 17),
+    number: "4.17",
+    extra: ".5-xenith",
+    compatible: "xen,xen-4.17",
+};
+
+/// Debian 13's, which its arm64 tools want.
+pub const XEN_4_20: Release = Release {
+    version: (4, 20),
+    number: "4.20",
+    extra: ".4-xenith",
+    compatible: "xen,xen-4.20",
+};
 
 /// What the hypervisor says about itself to guests and tools.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +64,8 @@ pub struct Identity {
     pub version: (u16, u16),
     /// The text after the version, at most 15 bytes.
     pub extra_version: String,
+    /// Where the hypervisor's address space begins, as XENVER_platform_parameters says.
+    pub virt_start: u64,
     /// Guest types that can run here, as XENVER_capabilities gives them.
     pub capabilities: String,
     /// The command line.
@@ -53,6 +92,10 @@ pub struct FreeMemory {
 /// What every domain that is made at run time gets of the machine, and how much it gets when nobody says.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestDefaults {
+    /// The shape of stage 2.
+    pub geometry: Geometry,
+    /// What a domain is until a toolstack says otherwise.
+    pub execution: Execution,
     /// List registers of the GIC.
     pub lr_count: usize,
     /// The first frame of the GIC's virtual CPU interface.

@@ -1,5 +1,10 @@
 //! A vCPU's registers: what every trap saves (`GuestFrame`) and what only a context switch does (`SavedContext`).
 
+use core::fmt;
+
+use xenith_core::emulate::psci::VcpuStart;
+
+use super::setup::{CPSR_START, SCTLR_RESET};
 use super::sysreg;
 
 /// The registers that `enter_guest` loads and a trap saves; vectors.S knows the layout. One cache line.
@@ -14,6 +19,57 @@ pub struct GuestFrame {
     pub pc: u32,
     /// The guest's CPSR.
     pub cpsr: u32,
+}
+
+impl GuestFrame {
+    /// Returns the registers with which a domain's first vCPU starts.
+    pub fn boot(entry: u64, tree: u64) -> Self {
+        let mut frame = Self {
+            pc: entry as u32,
+            cpsr: CPSR_START,
+            ..Self::default()
+        };
+        frame.r[1] = u32::MAX;
+        frame.r[2] = tree as u32;
+        frame
+    }
+
+    /// Returns the registers with which another vCPU starts.
+    pub fn start(start: VcpuStart) -> Self {
+        let mut frame = Self {
+            pc: start.pc as u32,
+            cpsr: start.psr,
+            ..Self::default()
+        };
+        frame.r[0] = start.r0 as u32;
+        frame
+    }
+
+    /// Returns the program counter for the trace.
+    pub fn traced_pc(&self) -> u32 {
+        self.pc
+    }
+
+    /// Returns a hypercall's number, and its first argument or result, for the trace.
+    pub fn traced_call(&self) -> [u32; 2] {
+        [self.r[12], self.r[0]]
+    }
+
+    /// Writes the registers.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        writeln!(out, "PC:     {:08x}  CPSR:   {:08x}", self.pc, self.cpsr)?;
+        for (i, group) in self.r.chunks(4).enumerate() {
+            write!(out, "R{:<2}", i * 4)?;
+            for r in group {
+                write!(out, " {r:08x}")?;
+            }
+            writeln!(out)?;
+        }
+        Ok(())
+    }
 }
 
 /// Processor modes (CPSR.M).
@@ -114,8 +170,16 @@ macro_rules! saved_context {
 
         impl SavedContext {
             /// A vCPU as it comes out of reset, with the hypervisor's part given.
-            pub fn reset(vmpidr: u32, hcr: u32) -> Self {
-                Self { $($word: 0,)* $($long: 0,)* vmpidr, hcr, thumbee: ThumbEeState::default(), vfp: VfpState::default() }
+            pub fn reset(affinity: u32, hcr: u32) -> Self {
+                Self {
+                    $($word: 0,)* $($long: 0,)* vmpidr: 0x8000_0000 | affinity, hcr,
+                    thumbee: ThumbEeState::default(), vfp: VfpState::default()
+                }.with_sctlr(SCTLR_RESET)
+            }
+
+            fn with_sctlr(mut self, sctlr: u32) -> Self {
+                self.sctlr = sctlr;
+                self
             }
 
             /// Saves the live state of the vCPU that ran until now, but for `vfp`.

@@ -1,85 +1,60 @@
 //! ARMv7-A with the Virtualization Extensions.
 
-pub mod cache;
 pub mod context;
-pub mod gicv2;
-pub mod guest_memory;
-pub mod mmu;
 pub mod monitor;
 pub mod setup;
 pub mod sysreg;
-pub mod timer;
+pub(crate) mod tlb;
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::fmt;
+use core::ptr::NonNull;
 
-use xenith_core::addr::HostPhys;
+use xenith_core::addr::{Gfn, HostPhys, PAGE_SIZE};
+use xenith_core::machine::Fault;
 
 pub use context::{GuestFrame, SavedContext};
-pub use mmu::{HypTables, PageWindows};
 pub use monitor::Monitor;
 
 global_asm!(include_str!("head.S"), options(raw));
 global_asm!(include_str!("vectors.S"), options(raw));
 
-/// Returns start and length of the memory that the image brings for the first heap; for its user alone.
-pub fn early_heap() -> (usize, usize) {
-    let start = &raw const __early_heap as usize;
-    (start, &raw const __early_heap_end as usize - start)
-}
-
-/// Why `enter_guest` returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitKind {
-    /// A trap to Hyp mode: HSR says which.
-    Trap,
-    /// A physical IRQ.
-    Irq,
-    /// A physical FIQ.
-    Fiq,
-    /// An asynchronous abort that the guest caused (XSA-201).
-    AsyncAbort,
-}
+/// Bytes of the stack of a CPU.
+pub(crate) const STACK_BYTES: usize = 0x8000;
 
 unsafe extern "C" {
-    #[link_name = "enter_guest"]
-    fn enter_guest_asm(frame: *mut GuestFrame) -> u32;
     #[link_name = "smc32"]
     fn smc32_asm(function: u32, a: u32, b: u32, c: u32) -> u32;
-    static _start: u8;
-    static _end: u8;
-    static __text_end: u8;
-    static __boot_tables: u8;
-    static __stack_top: u8;
-    static secondary_start: u8;
-    static __early_heap: u8;
-    static __early_heap_end: u8;
 }
 
 unsafe extern "Rust" {
-    /// The binary's main function.
-    fn xenith_main(boot: Boot) -> !;
-    /// The binary's main function of a secondary CPU.
-    fn xenith_secondary_main(monitor: Option<Monitor>) -> !;
-    /// The binary's report for an entry in the wrong mode.
-    fn xenith_not_hyp(dtb: &'static [u8], cpsr: u32) -> !;
     /// The binary's report of a fault of our own.
     fn xenith_hyp_fault(what: &str, registers: &FaultRegisters) -> !;
 }
 
-/// Runs the guest whose registers `frame` holds until it traps.
+/// Writes the registers of the hypervisor, and of the guest that is loaded, after `head` on each line.
 ///
-/// # Safety
-/// The vCPU's saved context and its domain's stage 2 are live on this CPU, so that the guest reaches only what is its own.
-#[inline(always)]
-pub unsafe fn enter_guest(frame: &mut GuestFrame) -> ExitKind {
-    // SAFETY: `frame` is valid for the call; the assembly writes only within it.
-    match unsafe { enter_guest_asm(frame) } {
-        0 => ExitKind::Trap,
-        1 => ExitKind::Irq,
-        2 => ExitKind::Fiq,
-        _ => ExitKind::AsyncAbort,
-    }
+/// # Errors
+/// Those of `out`.
+pub fn dump_registers(head: &dyn fmt::Display, out: &mut dyn fmt::Write) -> fmt::Result {
+    writeln!(
+        out,
+        "{head}: HCR {:08x} VTTBR {:016x} HSR {:08x} HPFAR {:08x} HDFAR {:08x}",
+        sysreg::hcr::read(),
+        sysreg::vttbr::read(),
+        sysreg::hsr::read(),
+        sysreg::hpfar::read(),
+        sysreg::hdfar::read()
+    )?;
+    writeln!(
+        out,
+        "{head}: guest: SCTLR {:08x} TTBR0 {:016x} TTBCR {:08x} SP_svc {:08x} LR_svc {:08x}",
+        sysreg::sctlr::read(),
+        sysreg::ttbr0::read(),
+        sysreg::ttbcr::read(),
+        sysreg::sp_svc::read(),
+        sysreg::lr_svc::read()
+    )
 }
 
 /// Calls into the firmware, following the SMC Calling Convention, by way of the `smccc` crate's functions. Ours because
@@ -98,91 +73,133 @@ impl smccc::Call for Firmware {
     }
 }
 
-/// What the boot loader left us.
-pub struct Boot {
-    /// The device tree's physical address.
-    pub dtb: HostPhys,
-    /// The image's first byte in physical memory.
-    pub image_start: HostPhys,
-    /// The byte after the image and its zero-initialised data.
-    pub image_end: HostPhys,
-    /// The hypervisor's translation tables.
-    pub tables: HypTables,
-    /// The boot CPU's windows.
-    pub windows: PageWindows,
-    /// What answers our SMCs, where the boot loader left Secure state to us.
-    pub monitor: Option<Monitor>,
+/// Has firmware start a CPU by function `number`, PSCI 0.2's CPU_ON without one. `None`: the arguments do not fit the call.
+pub fn psci_cpu_on(number: Option<u32>, mpidr: u64, entry: HostPhys) -> Option<i32> {
+    const CPU_ON: u32 = 0x8400_0003;
+    let (mpidr, entry) = (u32::try_from(mpidr).ok()?, u32::try_from(entry.raw()).ok()?);
+    let arguments = [mpidr, entry, 0, 0, 0, 0, 0];
+    let results = <Firmware as smccc::Call>::call32(number.unwrap_or(CPU_ON), arguments);
+    Some(results[0] as i32)
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn arch_start(dtb: u32, image: u32, was_secure: u32) -> ! {
-    let size = (&raw const _end as usize) - (&raw const _start as usize);
-    let tables = &raw const __boot_tables as usize;
-    // SAFETY: head.S mapped the boot tables read-write and calls this function once.
-    let (tables, windows) = unsafe { (HypTables::take(tables), PageWindows::take(tables, 0)) };
-    let boot = Boot {
-        dtb: HostPhys::new(u64::from(dtb)),
-        image_start: HostPhys::new(u64::from(image)),
-        image_end: HostPhys::new(u64::from(image) + size as u64),
-        tables,
-        windows,
-        // SAFETY: head.S's word for it.
-        monitor: (was_secure == 1).then(|| unsafe { Monitor::new() }),
-    };
-    // SAFETY: Called once, with the MMU on and the stack set.
-    unsafe { xenith_main(boot) }
+/// Returns this CPU's register for a pointer of the hypervisor's.
+#[inline(always)]
+pub(crate) fn cpu_local() -> usize {
+    sysreg::htpidr::read() as usize
 }
 
-/// The top of the stack of the secondary CPU that starts next; head.S reads it.
-#[unsafe(no_mangle)]
-static SECONDARY_STACK: AtomicU32 = AtomicU32::new(0);
-
-/// Says on which stack the next secondary CPU starts: one at a time.
-pub fn set_secondary_stack(top: usize) {
-    SECONDARY_STACK.store(top as u32, Ordering::Release);
-    sysreg::dsb();
-}
-
-/// Returns where a secondary CPU of the image at `image` starts: Hyp mode or Secure state, MMU off.
-pub fn secondary_entry(image: HostPhys) -> HostPhys {
-    HostPhys::new(image.raw() + (&raw const secondary_start as usize - image_start()) as u64)
-}
-
-/// Returns the image's linked address.
-fn image_start() -> usize {
-    &raw const _start as usize
-}
-
-/// Takes the windows of secondary CPU `cpu`.
+/// Sets it.
 ///
 /// # Safety
-/// As for [`PageWindows::take`].
-pub unsafe fn secondary_windows(cpu: usize) -> PageWindows {
-    // SAFETY: The boot tables are head.S's; the rest is the caller's contract.
-    unsafe { PageWindows::take(&raw const __boot_tables as usize, cpu) }
+/// Whoever reads it relies on what was written.
+pub(crate) unsafe fn set_cpu_local(value: usize) {
+    // SAFETY: By the contract; the register has no other use.
+    unsafe { sysreg::htpidr::write(value as u32) };
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn arch_secondary_start(was_secure: u32) -> ! {
-    // SAFETY: head.S calls this once on each secondary CPU, with the MMU on and its own stack; its word for the rest.
-    unsafe { xenith_secondary_main((was_secure == 1).then(|| Monitor::new())) }
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn arch_not_hyp(dtb: u32, _image: u32) -> ! {
+/// Returns the mode that we run in (CPSR).
+pub(crate) fn current_mode() -> u32 {
     let cpsr: u32;
-    // SAFETY: Reads the mode we run in.
+    // SAFETY: Reads a register.
     unsafe { core::arch::asm!("mrs {}, cpsr", out(reg) cpsr, options(nomem, nostack)) };
-    // head.S mapped all of memory flat; a device tree is at most 2 MiB. If there is none, the magic will be wrong.
-    let dtb: &[u8] = if dtb == 0 {
-        &[]
-    } else {
-        let len = (u32::MAX - dtb).min(0x20_0000) as usize;
-        // SAFETY: As above; not null, and not beyond the end of the address space.
-        unsafe { core::slice::from_raw_parts(dtb as *const u8, len) }
-    };
-    // SAFETY: Does not return.
-    unsafe { xenith_not_hyp(dtb, cpsr) }
+    cpsr
+}
+
+/// Returns the affinity fields of this CPU's MPIDR.
+pub fn affinity() -> u32 {
+    sysreg::mpidr::read() & 0xff_ffff
+}
+
+/// Returns the guest frame in which stage 2 has no page: after a translation fault of the guest that is loaded.
+pub fn fault_frame() -> Gfn {
+    Gfn::new(sysreg::hpfar::read() >> 4)
+}
+
+/// The class of HVC.
+pub const EC_HVC: u32 = 0x12;
+
+/// Returns the class of the exception that the guest trapped with (HSR.EC).
+pub fn exception_class() -> u32 {
+    sysreg::hsr::read() >> 26
+}
+
+/// Translates a guest virtual address as the running guest's privileged read or write would be (stage 1 and stage 2).
+///
+/// # Errors
+/// [`Fault`] when the guest itself could not access it.
+#[inline]
+pub(crate) fn translate(va: usize, write: bool) -> Result<HostPhys, Fault> {
+    let kept = sysreg::par::read();
+    // SAFETY: An address translation has no effect but on PAR, which is the guest's and restored below.
+    unsafe {
+        if write {
+            sysreg::ats12nsopw::write(va as u32);
+        } else {
+            sysreg::ats12nsopr::write(va as u32);
+        }
+    }
+    sysreg::isb();
+    let par = sysreg::par::read();
+    // SAFETY: Restores the guest's value.
+    unsafe { sysreg::par::write(kept) };
+    if par & 1 != 0 {
+        return Err(Fault);
+    }
+    Ok(HostPhys::new((par & 0xff_ffff_f000) | (va & 0xfff) as u64))
+}
+
+/// Copies `blocks` times 32 bytes by words, each read once; returns the addresses behind.
+///
+/// # Safety
+/// Both are multiples of 4 and good for that many bytes, `blocks` is not 0, and the ranges do not overlap.
+#[inline]
+pub(crate) unsafe fn copy_blocks(
+    mut source: *const u8,
+    mut target: *mut u8,
+    blocks: usize,
+) -> (*const u8, *mut u8) {
+    // SAFETY: By the contract.
+    unsafe {
+        core::arch::asm!(
+            "2:",
+            "ldmia {source}!, {{r2, r3, r4, r5}}",
+            "stmia {target}!, {{r2, r3, r4, r5}}",
+            "ldmia {source}!, {{r2, r3, r4, r5}}",
+            "stmia {target}!, {{r2, r3, r4, r5}}",
+            "subs {blocks}, {blocks}, #1",
+            "bne 2b",
+            source = inout(reg) source,
+            target = inout(reg) target,
+            blocks = inout(reg) blocks => _,
+            out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+            options(nostack),
+        );
+    }
+    (source, target)
+}
+
+/// Writes zeroes to a page, 128 bytes in a turn: the compiler's own loop writes a word in each.
+///
+/// # Safety
+/// `page` is the start of a mapped, writable, aligned page that nothing else refers to.
+pub(crate) unsafe fn zero_page(page: NonNull<u8>) {
+    // SAFETY: 32 turns of 128 bytes are the page, by the contract.
+    unsafe {
+        core::arch::asm!(
+            "2:",
+            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
+            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
+            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
+            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
+            "cmp {at}, {end}",
+            "bne 2b",
+            at = inout(reg) page.as_ptr() => _,
+            end = in(reg) page.as_ptr().wrapping_add(PAGE_SIZE),
+            in("r0") 0u32, in("r1") 0u32, in("r2") 0u32, in("r3") 0u32,
+            in("r4") 0u32, in("r5") 0u32, in("r8") 0u32, in("r12") 0u32,
+            options(nostack)
+        );
+    }
 }
 
 /// The registers at a fault of the hypervisor's own; vectors.S knows the layout.
@@ -201,6 +218,42 @@ pub struct FaultRegisters {
     _pad: u32,
 }
 
+impl FaultRegisters {
+    /// Writes all that is known of the fault `what`.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn describe(&self, what: &str, out: &mut dyn fmt::Write) -> fmt::Result {
+        writeln!(
+            out,
+            "{what} in the hypervisor, HSR {:08x}",
+            sysreg::hsr::read()
+        )?;
+        writeln!(out, "PC:     {:08x}   CPSR:   {:08x}", self.pc, self.cpsr)?;
+        for (i, group) in self.r.chunks(4).enumerate() {
+            match *group {
+                [a, b, c, d] => writeln!(out, "R{:<2} {a:08x} {b:08x} {c:08x} {d:08x}", i * 4)?,
+                _ => writeln!(
+                    out,
+                    "R12 {:08x} SP {:08x} LR {:08x}",
+                    group[0], self.sp, self.lr
+                )?,
+            }
+        }
+        writeln!(
+            out,
+            "HDFAR:  {:08x}   HIFAR:  {:08x}",
+            sysreg::hdfar::read(),
+            sysreg::hifar::read()
+        )
+    }
+
+    /// Returns the address of the instruction.
+    pub fn pc(&self) -> usize {
+        self.pc as usize
+    }
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn arch_hyp_fault(registers: &FaultRegisters, kind: u32) -> ! {
     let what = match kind {
@@ -215,110 +268,23 @@ extern "C" fn arch_hyp_fault(registers: &FaultRegisters, kind: u32) -> ! {
     unsafe { xenith_hyp_fault(what, registers) }
 }
 
-/// Calls `each` with the return addresses of the callers of the frame that `fp` names (the build keeps frame pointers),
-/// innermost first. Bounded, and never reads outside the boot stack.
-pub fn backtrace(fp: u32, mut each: impl FnMut(u32)) {
-    let top = &raw const __stack_top as usize;
-    let text = (&raw const _start as usize)..(&raw const __text_end as usize);
-    let mut fp = fp as usize;
-    for _ in 0..32 {
-        if !fp.is_multiple_of(4) || fp < top - 32768 || fp + 8 > top {
-            return;
-        }
-        // SAFETY: Two aligned words of the stack.
-        let (next, lr) = unsafe { (*(fp as *const u32), *((fp + 4) as *const u32)) };
-        // Bit 0 says Thumb.
-        let lr = lr & !1;
-        if !text.contains(&(lr as usize)) {
-            return;
-        }
-        each(lr);
-        if next as usize <= fp {
-            return;
-        }
-        fp = next as usize;
-    }
-}
-
 /// The general register that is the frame pointer: r7 in Thumb code, r11 in Arm code.
 const FRAME_POINTER: usize = if cfg!(xenith_thumb) { 7 } else { 11 };
 
 impl FaultRegisters {
     /// Returns the frame pointer at the fault.
-    pub fn frame_pointer(&self) -> u32 {
-        self.r[FRAME_POINTER]
+    pub fn frame_pointer(&self) -> usize {
+        self.r[FRAME_POINTER] as usize
     }
 }
 
 /// Returns the frame pointer of the caller.
 #[inline(always)]
-pub fn frame_pointer() -> u32 {
-    let fp: u32;
+pub fn frame_pointer() -> usize {
+    let fp: usize;
     // SAFETY: Reads a register.
     unsafe {
         core::arch::asm!("mov {}, r{n}", out(reg) fp, n = const FRAME_POINTER, options(nomem, nostack, preserves_flags))
     };
     fp
-}
-
-/// Returns words of zeroed memory that the boot code mapped for a table.
-///
-/// # Safety
-/// `at` is 8-byte aligned; `words` 64-bit words there are mapped read-write, and belong to the caller for ever.
-pub unsafe fn mapped_table(at: usize, words: usize) -> &'static [core::sync::atomic::AtomicU64] {
-    // SAFETY: By the contract.
-    unsafe {
-        core::ptr::write_bytes(at as *mut u64, 0, words);
-        core::slice::from_raw_parts(at as *const core::sync::atomic::AtomicU64, words)
-    }
-}
-
-/// Volatile access to a device's registers, for the drivers of `xenith-platforms`.
-pub struct DeviceRegisters {
-    base: usize,
-    len: usize,
-}
-
-impl DeviceRegisters {
-    /// Wraps `len` bytes of device registers at `base`.
-    ///
-    /// # Safety
-    /// The range is mapped as device memory for ever and used by no other driver.
-    pub unsafe fn new(base: usize, len: usize) -> Self {
-        Self { base, len }
-    }
-
-    /// Reads the 32-bit register at `offset`; out of range reads as 0.
-    pub fn read32(&self, offset: usize) -> u32 {
-        if !offset.is_multiple_of(4) || offset + 4 > self.len {
-            return 0;
-        }
-        // SAFETY: In the range of `new`'s contract.
-        unsafe { ((self.base + offset) as *const u32).read_volatile() }
-    }
-
-    /// Writes the 32-bit register at `offset`; out of range does nothing.
-    pub fn write32(&self, offset: usize, value: u32) {
-        if offset.is_multiple_of(4) && offset + 4 <= self.len {
-            // SAFETY: In the range of `new`'s contract.
-            unsafe { ((self.base + offset) as *mut u32).write_volatile(value) }
-        }
-    }
-
-    /// Reads the byte register at `offset`; out of range reads as 0.
-    pub fn read8(&self, offset: usize) -> u8 {
-        if offset >= self.len {
-            return 0;
-        }
-        // SAFETY: In the range of `new`'s contract.
-        unsafe { ((self.base + offset) as *const u8).read_volatile() }
-    }
-
-    /// Writes the byte register at `offset`; out of range does nothing.
-    pub fn write8(&self, offset: usize, value: u8) {
-        if offset < self.len {
-            // SAFETY: In the range of `new`'s contract.
-            unsafe { ((self.base + offset) as *mut u8).write_volatile(value) }
-        }
-    }
 }

@@ -21,10 +21,12 @@ const GICC_PMR: u64 = 0x004;
 pub struct Monitor(());
 
 impl Monitor {
+    /// Returns the monitor of this CPU, if head.S says (1) that it brought the CPU from Secure state to Hyp mode.
+    ///
     /// # Safety
-    /// head.S's `enter_hyp` brought this CPU to Hyp mode.
-    pub(super) const unsafe fn new() -> Self {
-        Self(())
+    /// `was_secure` is what head.S passed on this CPU.
+    pub(crate) unsafe fn of_entry(was_secure: usize) -> Option<Self> {
+        (was_secure == 1).then_some(Self(()))
     }
 
     /// Writes a device register. A machine without a Secure state of its own (QEMU's, which answers all SMCs as firmware)

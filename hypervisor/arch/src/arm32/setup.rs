@@ -39,6 +39,8 @@ pub mod hcr {
     /// Trap writes of virtual memory controls.
     pub const TVM: u32 = 1 << 26;
 
+    /// Trap what waits.
+    pub const WAITS: u32 = TWI | TWE;
     /// What every guest runs with.
     pub const GUEST: u32 = VM
         | SWIO
@@ -71,9 +73,9 @@ const VTCR: u32 = 0x8000_3558;
 const CNTHCTL: u32 = 1;
 
 /// SCTLR of a vCPU out of reset.
-pub const SCTLR_RESET: u32 = 0x00c5_0078;
+pub(super) const SCTLR_RESET: u32 = 0x00c5_0078;
 /// CPSR of a domain's first instruction: Z, A, I, F, Supervisor.
-pub const CPSR_START: u32 = 0x4000_01d3;
+pub(super) const CPSR_START: u32 = 0x4000_01d3;
 
 /// Configures this CPU's traps and stage-2 format; no guest runs yet.
 pub fn init_cpu() {
@@ -106,6 +108,13 @@ pub fn trap_vfp(on: bool) {
     };
     // SAFETY: More or fewer traps of the guest; the hypervisor uses these registers only to switch them.
     unsafe { sysreg::hcptr::write(traps) };
+    sysreg::isb();
+}
+
+/// Makes a virtual asynchronous abort pending for the guest that is loaded.
+pub fn pend_async_abort() {
+    // SAFETY: Concerns the guest only.
+    unsafe { sysreg::hcr::write(sysreg::hcr::read() | hcr::VA) };
     sysreg::isb();
 }
 

@@ -22,6 +22,7 @@ use crate::fdt::writer::WriteError;
 use crate::insert_sorted;
 use crate::memory::{PhysRange, normalise, subtract};
 use xenith_core::addr::{HostPhys, IntId};
+use xenith_core::emulate::Execution;
 use xenith_core::machine::Trigger;
 
 /// Compatible strings of the interrupt controllers that Xenith drives, and so replaces in dom0's tree.
@@ -61,6 +62,8 @@ pub struct Dom0Input<'a> {
     pub phys_bits: u32,
     /// Dom0's vCPUs.
     pub vcpus: u32,
+    /// What they are.
+    pub execution: Execution,
     /// MPIDR of the boot CPU: dom0's CPU nodes are like this one's.
     pub boot_mpidr: u32,
     /// The distributor in use; tells the GIC's node from others.
@@ -380,6 +383,30 @@ impl<'b> Builder<'b> {
             builder.warn_path(path.into(), WarningKind::NoConsole);
         }
         builder
+    }
+
+    /// Returns where a 64-bit dom0 may map what is others': addresses at which the machine has neither RAM nor devices, in
+    /// pieces of whole 2 MiB and at least 64 MiB, as Xen's. All nodes were looked at.
+    fn extended_regions(&self) -> Vec<PhysRange> {
+        const SECTION: u64 = 2 << 20;
+        const LEAST: u64 = 64 << 20;
+        const MOST: usize = 32;
+        if self.input.execution == Execution::AArch32 {
+            return Vec::new();
+        }
+        let mut used = self.closed.clone();
+        used.extend(whole_pages(self.input.ram));
+        used.extend(whole_pages(self.input.banks));
+        used.extend(whole_pages(&self.console_mmio));
+        used.extend(&self.mmio);
+        used.push(self.input.grant_table);
+        let end = 1_u64.checked_shl(self.input.phys_bits).unwrap_or(u64::MAX);
+        subtract(&[PhysRange::from_start_end(0, end)], &used)
+            .into_iter()
+            .map(|hole| hole.shrink_to(SECTION))
+            .filter(|hole| hole.size() >= LEAST)
+            .take(MOST)
+            .collect()
     }
 
     fn finish(self, blob: Vec<u8>, initrd_at: Option<(usize, usize)>) -> Dom0Tree {

@@ -14,6 +14,7 @@ use crate::fdt::tree::{Node, Tree};
 use crate::fdt::writer::{FdtWriter, WriteError};
 use crate::memory::PhysRange;
 use xenith_core::addr::{IntId, PAGE_SIZE};
+use xenith_core::emulate::Execution;
 
 /// Linux needs the whole tree mapped by a 2 MiB section.
 const MAX_TREE_SIZE: usize = 2 << 20;
@@ -108,6 +109,8 @@ pub struct DomuInput<'a> {
     pub banks: &'a [PhysRange],
     /// Its vCPUs.
     pub vcpus: u32,
+    /// What its CPUs are.
+    pub execution: Execution,
     /// `compatible` of its CPUs, as a property's value.
     pub cpu_compatible: &'a [u8],
     /// `clock-frequency` of the timer, where the host's firmware does not set CNTFRQ.
@@ -314,8 +317,11 @@ impl Emitter<'_> {
 
     fn timer(&mut self) -> Result<(), WriteError> {
         self.writer.begin_node(b"timer")?;
-        self.writer
-            .property_string("compatible", "arm,armv7-timer")?;
+        let timer = match self.input.execution {
+            Execution::AArch32 => "arm,armv7-timer",
+            Execution::AArch64 => "arm,armv8-timer",
+        };
+        self.writer.property_string("compatible", timer)?;
         self.ppis(&self.input.layout.timer_ppis)?;
         if let Some(frequency) = self.input.clock_frequency {
             self.writer.property_u32("clock-frequency", frequency)?;

@@ -171,7 +171,7 @@ fn says_what_else_it_is() {
     image64.resize(0x38, 0);
     image64.extend(b"ARM\x64");
     for (bytes, words) in [
-        (&image64[..], "64-bit kernel"),
+        (&image64[..], "before Linux 3.17"),
         (b"\x7fELF", "ELF"),
         (b"\xfd7zXZ\0", "xz"),
         (b"070701", "swapped"),
@@ -368,4 +368,44 @@ fn by_hand_kernel() {
         Ok(Probe::Kernel(kernel)) => std::println!("{kernel:x?}"),
         Err(error) => std::println!("{error}"),
     }
+}
+
+#[test]
+fn image_of_a_64_bit_kernel() {
+    let mut image = vec![0; 0x1000];
+    image[8..16].copy_from_slice(&0x8_0000u64.to_le_bytes());
+    image[16..24].copy_from_slice(&0x1_2345_6000u64.to_le_bytes());
+    image[24] = 0xa;
+    image[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    let found = kernel(image.clone());
+    assert_eq!(
+        found,
+        KernelImage {
+            offset: 0,
+            size: 0x1000,
+            load: Load::Aligned {
+                text_offset: 0x8_0000,
+                memory: 0x1_2345_6000
+            },
+            format: "Image",
+        }
+    );
+    assert_eq!(found.only(&[Execution::AArch64]), Ok(found));
+    let refused = found.only(&[Execution::AArch32]).unwrap_err();
+    assert!(
+        alloc::format!("{refused}")
+            .contains("a 64-bit kernel (Image), and this is a 32-bit hypervisor")
+    );
+    // The file may be larger than what the header claims.
+    image[16..24].copy_from_slice(&1u64.to_le_bytes());
+    assert!(matches!(
+        kernel(image.clone()).load,
+        Load::Aligned { memory: 0x1000, .. }
+    ));
+    image[24] = 0xb;
+    let error = probe(&Bytes(image)).unwrap_err();
+    assert_eq!(
+        error,
+        KernelError::Unsupported("a big-endian 64-bit kernel")
+    );
 }

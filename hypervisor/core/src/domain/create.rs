@@ -18,7 +18,7 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::Trigger;
 use crate::p2m::{P2m, PageAccount};
 use crate::sched::Affinity;
-use crate::stage2::{Geometry, PageType};
+use crate::stage2::PageType;
 use crate::vgic::{Resample, Vgic, VgicConfig};
 
 /// Pages of stage-2 tables that a domain may have before the toolstack says how many: for the interrupt controller.
@@ -96,7 +96,7 @@ impl<H: Hal> Hypervisor<H> {
     fn make_memory(&self, id: DomId) -> Result<P2m, Errno> {
         let account = fallible::arc(PageAccount::new(0)).map_err(|_| Errno::NoMem)?;
         let mut memory = self.hal.p2m_memory(0);
-        P2m::new(&mut memory, Geometry::ARMV7, id, false, account)
+        P2m::new(&mut memory, self.guests.geometry, id, false, account)
     }
 
     fn make_domain(
@@ -151,6 +151,7 @@ impl<H: Hal> Hypervisor<H> {
             is_privileged: false,
             is_xenstore: request.is_xenstore,
             is_direct_mapped: false,
+            execution: guests.execution,
             upcall_ppi: ppi(map::GUEST_EVTCHN_PPI),
             virtual_timer_ppi: ppi(map::GUEST_TIMER_VIRT_PPI),
             physical_timer_ppi: ppi(map::GUEST_TIMER_PHYS_NS_PPI),

@@ -48,7 +48,7 @@ impl CpuFeatures {
     }
 
     /// Returns the register of ID group 3 (`0, c0, c1..c7, opc2`); unallocated ones read as zero.
-    const fn group3(&self, crm: u8, opc2: u8) -> u32 {
+    pub(super) const fn group3(&self, crm: u8, opc2: u8) -> u32 {
         match (crm, opc2) {
             (1, 0) => self.pfr[0],
             (1, 1) => self.pfr[1],

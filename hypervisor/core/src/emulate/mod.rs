@@ -1,4 +1,4 @@
-//! Emulation for AArch32 guests: what a trap means and what the guest must see afterwards.
+//! Emulation for AArch32 guests, and in [`a64`] for AArch64 ones: what a trap means and what the guest must see afterwards.
 //!
 //! Everything here is a pure function of values that the architecture code read (syndrome, registers, counters), and
 //! gives back values or small operations that it performs. Nothing here takes a lock or allocates on an exit path; the
@@ -15,6 +15,7 @@
 //!
 //! Sources: ARM DDI 0406C.d (Arm ARM, ARMv7-A), ARM DEN 0022 (PSCI), ARM DEN 0028 (SMCCC).
 
+pub mod a64;
 pub mod coproc;
 pub mod decode;
 pub mod execute;
@@ -23,3 +24,12 @@ pub mod psci;
 pub mod regs;
 pub mod syndrome;
 pub mod vtimer;
+
+/// The execution state that a guest's EL1 is in: PL1 of ARMv7, or AArch64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// 32 bits.
+    AArch32,
+    /// 64 bits.
+    AArch64,
+}

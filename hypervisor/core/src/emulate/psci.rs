@@ -10,6 +10,8 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use super::Execution;
+use super::a64::pstate;
 use super::regs::psr;
 use crate::addr::VcpuId;
 use crate::errno::Errno;
@@ -127,10 +129,12 @@ pub enum StoreBypass {
 pub struct CpuOn {
     /// The MPIDR of the target, as the guest says.
     pub target: u32,
-    /// Entry address; bit 0 asks for Thumb state.
-    pub entry: u32,
-    /// Value of r0 at the entry.
-    pub context: u32,
+    /// Entry address; of a 32-bit guest bit 0 asks for Thumb state.
+    pub entry: u64,
+    /// Value of r0 or x0 at the entry.
+    pub context: u64,
+    /// What the guest is.
+    pub execution: Execution,
     /// Where the request came through.
     pub interface: PsciInterface,
 }
@@ -138,10 +142,17 @@ pub struct CpuOn {
 impl CpuOn {
     /// Returns the registers with which the vCPU starts; all others are zero and its system registers are reset.
     pub const fn start(&self) -> VcpuStart {
-        let thumb = if self.entry & 1 != 0 { psr::T } else { 0 };
+        let (pc, psr) = match self.execution {
+            Execution::AArch64 => (self.entry, pstate::START),
+            Execution::AArch32 => {
+                let thumb = if self.entry & 1 != 0 { psr::T } else { 0 };
+                let masked = psr::A | psr::I | psr::F;
+                (self.entry & !1, masked | psr::MODE_SVC | thumb)
+            }
+        };
         VcpuStart {
-            pc: self.entry & !1,
-            cpsr: psr::A | psr::I | psr::F | psr::MODE_SVC | thumb,
+            pc,
+            psr,
             r0: self.context,
         }
     }
@@ -151,11 +162,11 @@ impl CpuOn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VcpuStart {
     /// Program counter.
-    pub pc: u32,
-    /// CPSR: Supervisor mode, all interrupts masked.
-    pub cpsr: u32,
-    /// r0, the context id.
-    pub r0: u32,
+    pub pc: u64,
+    /// CPSR or SPSR_EL2: the most privileged mode of the guest, all interrupts masked.
+    pub psr: u32,
+    /// r0 or x0, the context id.
+    pub r0: u64,
 }
 
 /// What a call does.
@@ -205,14 +216,16 @@ pub const fn call(r0: u32, r1: u32, r2: u32, r3: u32, workarounds: &Workarounds)
         FN_CPU_OFF | FN_V01_CPU_OFF => Answer::CpuOff,
         FN_CPU_ON => Answer::CpuOn(CpuOn {
             target: r1,
-            entry: r2,
-            context: r3,
+            entry: r2 as u64,
+            context: r3 as u64,
+            execution: Execution::AArch32,
             interface: PsciInterface::V02,
         }),
         FN_V01_CPU_ON => Answer::CpuOn(CpuOn {
             target: r1,
-            entry: r2,
+            entry: r2 as u64,
             context: 0,
+            execution: Execution::AArch32,
             interface: PsciInterface::V01,
         }),
         FN_AFFINITY_INFO => Answer::AffinityInfo {
@@ -236,6 +249,57 @@ pub const fn call(r0: u32, r1: u32, r2: u32, r3: u32, workarounds: &Workarounds)
         FN_HYPERVISOR_UID => Answer::Four(HYPERVISOR_UID),
         FN_STANDARD_REVISION | FN_HYPERVISOR_REVISION => Answer::Pair(0, 1),
         _ => Answer::Value(NOT_SUPPORTED),
+    }
+}
+
+/// The bit of a function number that says that arguments have 64 bits.
+const SMC64: u32 = 1 << 30;
+
+/// The same for a 64-bit guest with `x`, its x0 to x3. Function numbers that say so have 64-bit arguments.
+pub const fn call64(x: [u64; 4], workarounds: &Workarounds) -> Answer {
+    let function = x[0] as u32;
+    match function {
+        FN_PSCI_FEATURES => Answer::Value(psci_features(without_smc64(x[1] as u32))),
+        _ if function & SMC64 == 0 => {
+            match call(function, x[1] as u32, x[2] as u32, x[3] as u32, workarounds) {
+                Answer::CpuOn(request) => Answer::CpuOn(CpuOn {
+                    execution: Execution::AArch64,
+                    ..request
+                }),
+                answer => answer,
+            }
+        }
+        _ => {
+            // Affinity 3 names no vCPU: a number that is nobody's stands for it.
+            let target = if x[1] > u32::MAX as u64 {
+                u32::MAX
+            } else {
+                x[1] as u32
+            };
+            match without_smc64(function) {
+                FN_CPU_SUSPEND => Answer::Suspend,
+                FN_CPU_ON => Answer::CpuOn(CpuOn {
+                    target,
+                    entry: x[2],
+                    context: x[3],
+                    execution: Execution::AArch64,
+                    interface: PsciInterface::V02,
+                }),
+                FN_AFFINITY_INFO => Answer::AffinityInfo {
+                    target,
+                    level: x[2] as u32,
+                },
+                _ => Answer::Value(NOT_SUPPORTED),
+            }
+        }
+    }
+}
+
+/// Returns the SMC32 number of one of the functions that there are with both; others as they are.
+const fn without_smc64(function: u32) -> u32 {
+    match function & !SMC64 {
+        number @ (FN_CPU_SUSPEND | FN_CPU_ON | FN_AFFINITY_INFO) => number,
+        _ => function,
     }
 }
 

@@ -299,6 +299,11 @@ impl DataAbort {
 pub struct FaultStatusCode(u8);
 
 impl FaultStatusCode {
+    /// Wraps a 6-bit code.
+    #[inline]
+    pub const fn new(code: u8) -> Self {
+        Self(code & 0x3f)
+    }
     /// Returns the 6-bit code.
     #[inline]
     pub const fn raw(self) -> u8 {

@@ -9,6 +9,7 @@ use super::guest::element;
 use super::{Args, CallResult, Cx, execute};
 use crate::addr::GuestVirt;
 use crate::domain::ShutdownReason;
+use crate::emulate::Execution;
 use crate::errno::Errno;
 use crate::hal::Hal;
 use crate::machine::GuestMemory;
@@ -51,6 +52,7 @@ fn is_clean(entry: &MulticallEntry) -> bool {
 /// Arguments: list, count. Between two entries, and inside one that stops itself, it can be preempted.
 #[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
+    let is_32_bit = cx.domain.facts.execution == Execution::AArch32;
     let mut left = args[1] as u32;
     let mut at = GuestVirt::new(args[0]);
     let mut is_first = true;
@@ -60,7 +62,7 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
         }
         is_first = false;
         let mut entry: MulticallEntry = cx.read(at)?;
-        if !is_clean(&entry) {
+        if is_32_bit && !is_clean(&entry) {
             log::warn!(
                 "{}: a multicall's entry does not fit 32 bits, the domain crashes",
                 cx.domain.facts.id
@@ -87,11 +89,12 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
             Err(error) => i64::from(error.to_return()),
         };
         // A register's worth.
-        cx.write_field(
-            at,
-            offset_of!(MulticallEntry, result),
-            &u64::from(value as u32),
-        )?;
+        let result = if is_32_bit {
+            u64::from(value as u32)
+        } else {
+            value as u64
+        };
+        cx.write_field(at, offset_of!(MulticallEntry, result), &result)?;
         left -= 1;
         if cx.effects.shutdown.is_some() {
             break;

@@ -7,6 +7,7 @@ use xen_abi::vcpu as abi;
 use super::{CallResult, Cx};
 use crate::addr::{Gfn, GuestVirt, VcpuId};
 use crate::domain::Vcpu;
+use crate::emulate::Execution;
 use crate::errno::Errno;
 use crate::evtchn::{EventChannels, RegisterError};
 use crate::hal::Hal;
@@ -72,10 +73,12 @@ fn register_runstate<H: Hal, M: GuestMemory>(
     vcpu: &Vcpu<H>,
     at: GuestVirt,
 ) -> CallResult {
-    // A 32-bit guest fills only the pointer: the rest of the union is whatever was on its stack.
-    let area: abi::VcpuRegisterRunstate32 = cx.read(at)?;
-    vcpu.runstate_area
-        .store(u64::from(area.addr), Ordering::Release);
+    let address = match cx.domain.facts.execution {
+        // A 32-bit guest fills only the pointer: the rest of the union is whatever was on its stack.
+        Execution::AArch32 => u64::from(cx.read::<abi::VcpuRegisterRunstate32>(at)?.addr),
+        Execution::AArch64 => cx.read::<abi::VcpuRegisterRunstateMemoryArea>(at)?.addr,
+    };
+    vcpu.runstate_area.store(address, Ordering::Release);
     let clock = *vcpu.runstate.lock();
     runstate::publish(
         cx.domain,

@@ -14,9 +14,6 @@ use crate::machine::GuestMemory;
 
 /// What an unprivileged domain reads in place of a secret.
 const DENIED: &[u8] = b"<denied>\0";
-/// Where Xen's virtual space starts on arm32, as XENVER_platform_parameters reports it. No guest can do anything with it.
-const VIRT_START: u64 = 0x20_0000;
-
 /// Features of every Arm guest; which of the two about direct mapping and dom0's bit are added.
 const FEATURES: u32 = 1 << abi::XENFEAT_WRITABLE_PAGE_TABLES
     | 1 << abi::XENFEAT_AUTO_TRANSLATED_PHYSMAP
@@ -93,7 +90,7 @@ pub(super) fn call<H: Hal, M: GuestMemory>(
         abi::XENVER_CHANGESET => write_text(cx, at, &identity.changeset, abi::CHANGESET_LEN),
         abi::XENVER_PLATFORM_PARAMETERS => {
             let parameters = abi::PlatformParameters {
-                virt_start: VIRT_START,
+                virt_start: identity.virt_start,
             };
             cx.write(at, &parameters)?;
             Ok(0)

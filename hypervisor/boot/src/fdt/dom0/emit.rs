@@ -10,6 +10,7 @@ use crate::fdt::tree::{Node, Property, Tree};
 use crate::fdt::writer::{FdtWriter, WriteError};
 use crate::memory::PhysRange;
 use xenith_core::addr::{HostPhys, IntId};
+use xenith_core::emulate::Execution;
 use xenith_core::machine::Trigger;
 
 /// Room for Xenith's own nodes besides one for each vCPU and the strings, in bytes.
@@ -263,8 +264,13 @@ impl Emitter {
         self.writer
             .begin_node(host.map_or("timer", |node| node.name()).as_bytes())?;
         let compatible = host.and_then(|node| node.prop("compatible"));
-        self.writer
-            .property("compatible", compatible.unwrap_or(b"arm,armv7-timer\0"))?;
+        self.writer.property(
+            "compatible",
+            compatible.unwrap_or(match builder.input.execution {
+                Execution::AArch32 => b"arm,armv7-timer\0",
+                Execution::AArch64 => b"arm,armv8-timer\0",
+            }),
+        )?;
         self.ppis(&builder.input.timer_ppis)?;
         if let Some(frequency) = host.and_then(|node| node.prop("clock-frequency")) {
             self.writer.property("clock-frequency", frequency)?;
@@ -276,7 +282,9 @@ impl Emitter {
         self.writer.begin_node(b"hypervisor")?;
         self.writer
             .property_strings("compatible", builder.input.xen_compatible)?;
-        self.regions(&[builder.input.grant_table])?;
+        let mut regions = alloc::vec![builder.input.grant_table];
+        regions.extend(builder.extended_regions());
+        self.regions(&regions)?;
         self.ppis(&[builder.input.evtchn_ppi])?;
         self.writer.end_node()?;
         Ok(())
@@ -316,6 +324,10 @@ impl Emitter {
                 }
             }
             self.writer.property_string("device_type", "cpu")?;
+            // A 32-bit kernel needs no word: there is but one way.
+            if builder.input.execution == Execution::AArch64 {
+                self.writer.property_string("enable-method", "psci")?;
+            }
             self.writer.property_u32("reg", reg)?;
             if let Some(host) = named.next() {
                 for name in ["phandle", "#cooling-cells"] {

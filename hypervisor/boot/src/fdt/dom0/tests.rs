@@ -34,6 +34,7 @@ fn virt<'a>(host: &'a Tree<'a>) -> Dom0Input<'a> {
         reserved: &[],
         forbidden: &[],
         phys_bits: 40,
+        execution: Execution::AArch32,
         vcpus: 2,
         boot_mpidr: 0x8000_0000,
         gic_dist: HostPhys::new(0x0800_0000),
@@ -47,6 +48,23 @@ fn virt<'a>(host: &'a Tree<'a>) -> Dom0Input<'a> {
     }
 }
 
+/// A 64-bit kernel starts its CPUs as their nodes say.
+#[test]
+fn cpus_of_64_bits_are_started_by_psci() {
+    let host = tree(VIRT_HIGH);
+    for (execution, expected) in [(Execution::AArch32, ""), (Execution::AArch64, "psci")] {
+        let dom0 = build(&Dom0Input {
+            execution,
+            ..virt(&host)
+        });
+        let dom0 = dom0.unwrap();
+        let dom0 = tree(&dom0.blob);
+        for cpu in ["/cpus/cpu@0", "/cpus/cpu@1"] {
+            assert_eq!(dom0.find(cpu).unwrap().text("enable-method"), expected);
+        }
+    }
+}
+
 fn cells_of(tree: &Tree<'_>, path: &str, name: &str) -> Vec<u32> {
     let node = tree.find(path).unwrap_or_else(|| panic!("no {path}"));
     let value = node
@@ -54,6 +72,39 @@ fn cells_of(tree: &Tree<'_>, path: &str, name: &str) -> Vec<u32> {
         .unwrap_or_else(|| panic!("no {path}:{name}"));
     let (cells, _) = value.as_chunks();
     cells.iter().map(|cell| u32::from_be_bytes(*cell)).collect()
+}
+
+/// Where nothing is, and nothing else: in the tree of a 64-bit dom0.
+#[test]
+fn extended_regions_are_holes() {
+    let host = tree(VIRT_HIGH);
+    let regions = |execution| {
+        let dom0 = build(&Dom0Input {
+            execution,
+            ..virt(&host)
+        });
+        let dom0 = dom0.unwrap();
+        let reg = cells_of(&tree(&dom0.blob), "/hypervisor", "reg");
+        let pairs = reg.chunks_exact(4).map(|cells| {
+            let number = |at: usize| u64::from(cells[at]) << 32 | u64::from(cells[at + 1]);
+            range(number(0), number(2))
+        });
+        (pairs.collect::<Vec<_>>(), dom0.mmio)
+    };
+    let (only, _) = regions(Execution::AArch32);
+    assert_eq!(only.len(), 1, "a 32-bit dom0 has its grant table's only");
+    let (found, mmio) = regions(Execution::AArch64);
+    assert_eq!(found[0], only[0]);
+    assert!(found.len() > 1);
+    for (i, region) in found.iter().enumerate().skip(1) {
+        assert!(region.size() >= 64 * MIB && region.base().raw() % (2 * MIB) == 0);
+        assert!(region.end().raw() <= 1 << 40);
+        let gic_and_console = [range(0x0800_0000, 0x5_0000), range(0x0900_0000, 0x1000)];
+        let others = mmio.iter().chain(&gic_and_console).chain(&found[..i]);
+        for other in others.chain(virt(&host).ram) {
+            assert!(!region.overlaps(other), "{region} is {other}'s");
+        }
+    }
 }
 
 fn strings_of(tree: &Tree<'_>, path: &str, name: &str) -> Vec<String> {
@@ -192,6 +243,7 @@ fn highmem_is_mapped_where_it_is() {
     // With a narrower physical address space the windows beyond it are left out, and it says so.
     let narrow = build(&Dom0Input {
         phys_bits: 36,
+        execution: Execution::AArch32,
         ..virt(&tree(VIRT_HIGH))
     })
     .unwrap();

@@ -54,7 +54,7 @@ fn calls_are_typed() {
         on.start(),
         VcpuStart {
             pc: 0x8000,
-            cpsr: 0x1f3,
+            psr: 0x1f3,
             r0: 77
         }
     );
@@ -62,7 +62,7 @@ fn calls_are_typed() {
         panic!("CPU_ON 0.1");
     };
     assert_eq!(
-        (on.start().r0, on.start().cpsr, on.interface),
+        (on.start().r0, on.start().psr, on.interface),
         (0, 0x1d3, PsciInterface::V01)
     );
     assert_eq!(
@@ -72,6 +72,65 @@ fn calls_are_typed() {
     assert_eq!(
         PsciInterface::V02.error_value(PsciError::AlreadyOn),
         -4i32 as u32
+    );
+}
+
+#[test]
+fn calls_of_64_bits() {
+    let entry = 0x0000_0012_4008_0001;
+    let Answer::CpuOn(on) = call64([0xc400_0003, 2, entry, u64::MAX], &NONE) else {
+        panic!("CPU_ON");
+    };
+    assert_eq!(on.target, 2);
+    // No Thumb: bit 0 is the guest's mistake. EL1h, all masked.
+    assert_eq!(
+        on.start(),
+        VcpuStart {
+            pc: entry,
+            psr: 0x3c5,
+            r0: u64::MAX
+        }
+    );
+    // By the 32-bit number the arguments have 32 bits, and the vCPU is a 64-bit one all the same.
+    let Answer::CpuOn(on) = call64([0x8400_0003, 1 << 32 | 1, entry, 7], &NONE) else {
+        panic!("CPU_ON");
+    };
+    assert_eq!(
+        (on.target, on.entry, on.start().psr),
+        (1, 0x4008_0001, 0x3c5)
+    );
+    let Answer::CpuOn(on) = call64([0xc400_0003, 1 << 32, entry, 0], &NONE) else {
+        panic!("CPU_ON");
+    };
+    assert_eq!(
+        PowerStates::try_new(1).unwrap().cpu_on(on.target),
+        Err(PsciError::InvalidParameters),
+        "affinity 3"
+    );
+    assert_eq!(call64([0xc400_0001, 0, 0, 0], &NONE), Answer::Suspend);
+    assert_eq!(
+        call64([0xc400_0004, 3, 1, 0], &NONE),
+        Answer::AffinityInfo {
+            target: 3,
+            level: 1
+        }
+    );
+    let features = |function| call64([0x8400_000a, function, 0, 0], &NONE);
+    for function in [0xc400_0003, 0x8400_0003, 0xc400_0001, 0xc400_0004] {
+        assert_eq!(features(function), Answer::Value(0), "{function:#x}");
+    }
+    // There is no 64-bit PSCI_VERSION, nor SYSTEM_OFF.
+    for function in [0xc400_0000, 0xc400_0008, 0xc000_0000] {
+        assert_eq!(features(function), Answer::Value(NOT_SUPPORTED));
+        assert_eq!(
+            call64([function, 0, 0, 0], &NONE),
+            Answer::Value(NOT_SUPPORTED)
+        );
+    }
+    // Only the low word is the function's number.
+    assert_eq!(
+        call64([0xffff_ffff_8400_0000, 0, 0, 0], &NONE),
+        Answer::Value(PSCI_VERSION)
     );
 }
 

@@ -14,6 +14,7 @@ use crate::addr::{
 };
 use crate::console::GuestLine;
 use crate::domain::{Domain, DomainFacts, DomainTable, Parts, Vmids};
+use crate::emulate::Execution;
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
 use crate::evtchn::{EventChannels, NO_PORT_LIMIT};
@@ -663,6 +664,7 @@ impl World {
             scheduler: Arc::new(scheduler),
             policy: Policy::default(),
             identity: Identity {
+                virt_start: 0x20_0000,
                 version: (4, 17),
                 extra_version: text(".5-xenith"),
                 capabilities: text("xen-3.0-armv7l "),
@@ -672,6 +674,8 @@ impl World {
                 build_id: std::array::from_fn(|n| n as u8 + 1),
             },
             guests: GuestDefaults {
+                geometry: Geometry::ARMV7,
+                execution: Execution::AArch32,
                 lr_count: 4,
                 gicv: Mfn::new(0x804),
                 virtual_timer: IntId::new(27),
@@ -766,6 +770,7 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
         is_privileged: is_dom0,
         is_xenstore: false,
         is_direct_mapped: is_dom0,
+        execution: Execution::AArch32,
         upcall_ppi: UPCALL,
         virtual_timer_ppi: IntId::new(27),
         physical_timer_ppi: IntId::new(30),

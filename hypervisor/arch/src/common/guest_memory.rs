@@ -1,4 +1,4 @@
-//! Reaching guest memory: the guest's own translation (ATS12NSO), a window, volatile bytes. Never a reference.
+//! Reaching guest memory: the guest's own translation, a window, volatile bytes. Never a reference.
 
 use core::cell::RefCell;
 use core::ptr::NonNull;
@@ -7,34 +7,7 @@ use xenith_core::addr::{CpuId, GuestVirt, HostPhys, Mfn, PAGE_SIZE};
 use xenith_core::machine::{Fault, GuestMemory, HoldRam};
 
 use super::mmu::PageWindows;
-use super::sysreg;
-
-/// Translates a guest virtual address as the running guest's privileged read or write would be (stage 1 and stage 2).
-///
-/// # Errors
-/// [`Fault`] when the guest itself could not access it.
-#[inline]
-pub fn translate(va: u32, write: bool) -> Result<HostPhys, Fault> {
-    let kept = sysreg::par::read();
-    // SAFETY: An address translation has no effect but on PAR, which is the guest's and restored below.
-    unsafe {
-        if write {
-            sysreg::ats12nsopw::write(va);
-        } else {
-            sysreg::ats12nsopr::write(va);
-        }
-    }
-    sysreg::isb();
-    let par = sysreg::par::read();
-    // SAFETY: Restores the guest's value.
-    unsafe { sysreg::par::write(kept) };
-    if par & 1 != 0 {
-        return Err(Fault);
-    }
-    Ok(HostPhys::new(
-        (par & 0xff_ffff_f000) | u64::from(va & 0xfff),
-    ))
-}
+use crate::imp::{copy_blocks, cpu_local, set_cpu_local, translate, zero_page};
 
 /// Copies bytes out of a mapped page, each byte or word read once.
 ///
@@ -115,20 +88,7 @@ unsafe fn copy_between(mut source: *const u8, mut target: *mut u8, mut left: usi
         let blocks = left / 32;
         left %= 32;
         if blocks > 0 {
-            core::arch::asm!(
-                "2:",
-                "ldmia {source}!, {{r2, r3, r4, r5}}",
-                "stmia {target}!, {{r2, r3, r4, r5}}",
-                "ldmia {source}!, {{r2, r3, r4, r5}}",
-                "stmia {target}!, {{r2, r3, r4, r5}}",
-                "subs {blocks}, {blocks}, #1",
-                "bne 2b",
-                source = inout(reg) source,
-                target = inout(reg) target,
-                blocks = inout(reg) blocks => _,
-                out("r2") _, out("r3") _, out("r4") _, out("r5") _,
-                options(nostack),
-            );
+            (source, target) = copy_blocks(source, target, blocks);
         }
         while left >= 4 {
             target
@@ -147,7 +107,7 @@ unsafe fn copy_between(mut source: *const u8, mut target: *mut u8, mut left: usi
     }
 }
 
-/// What only one CPU uses. HTPIDR holds its address.
+/// What only one CPU uses. HTPIDR or TPIDR_EL2 holds its address.
 pub struct CpuLocal {
     cpu: CpuId,
     windows: RefCell<PageWindows>,
@@ -160,15 +120,15 @@ impl CpuLocal {
             cpu,
             windows: RefCell::new(windows),
         }));
-        // SAFETY: HTPIDR is the hypervisor's own scratch register; only `PhysMemory` reads it.
-        unsafe { sysreg::htpidr::write(core::ptr::from_ref(local) as u32) };
+        // SAFETY: The register is the hypervisor's own scratch register; only `PhysMemory` reads it.
+        unsafe { set_cpu_local(core::ptr::from_ref(local) as usize) };
     }
 }
 
 /// Returns which CPU this is; before [`CpuLocal::install`], the boot CPU.
 #[inline]
 pub fn this_cpu() -> CpuId {
-    let local = sysreg::htpidr::read() as *const CpuLocal;
+    let local = cpu_local() as *const CpuLocal;
     if local.is_null() {
         return CpuId::new(0);
     }
@@ -198,9 +158,9 @@ impl PhysMemory {
 
     #[inline]
     fn local(&self) -> &'static CpuLocal {
-        // SAFETY: By `new`'s contract HTPIDR names this CPU's `CpuLocal`, which is never freed; other CPUs have their own,
+        // SAFETY: By `new`'s contract the register names this CPU's `CpuLocal`, which is never freed; other CPUs have their own,
         // and interrupts are masked, so a borrow of its windows cannot overlap another.
-        unsafe { &*(sysreg::htpidr::read() as *const CpuLocal) }
+        unsafe { &*(cpu_local() as *const CpuLocal) }
     }
 
     /// Copies `length` bytes between two places that do not overlap, each within a page.
@@ -283,30 +243,6 @@ impl PhysMemory {
     }
 }
 
-/// Writes zeroes to a page, 128 bytes in a turn: the compiler's own loop writes a word in each.
-///
-/// # Safety
-/// `page` is the start of a mapped, writable, aligned page that nothing else refers to.
-unsafe fn zero_page(page: NonNull<u8>) {
-    // SAFETY: 32 turns of 128 bytes are the page, by the contract.
-    unsafe {
-        core::arch::asm!(
-            "2:",
-            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
-            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
-            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
-            "stmia {at}!, {{r0, r1, r2, r3, r4, r5, r8, r12}}",
-            "cmp {at}, {end}",
-            "bne 2b",
-            at = inout(reg) page.as_ptr() => _,
-            end = in(reg) page.as_ptr().wrapping_add(PAGE_SIZE),
-            in("r0") 0u32, in("r1") 0u32, in("r2") 0u32, in("r3") 0u32,
-            in("r4") 0u32, in("r5") 0u32, in("r8") 0u32, in("r12") 0u32,
-            options(nostack)
-        );
-    }
-}
-
 /// The memory of the guest that runs on this CPU, for hypercall arguments.
 pub struct GuestSpace<R: HoldRam, S: Fn()> {
     /// Access to physical memory.
@@ -321,7 +257,7 @@ impl<R: HoldRam, S: Fn()> GuestSpace<R, S> {
     /// Runs `f` on the page at `va` if the guest's privileged code could access it so and it is the domain's RAM, which it
     /// stays meanwhile.
     #[inline]
-    fn with_page(&self, va: u32, write: bool, f: impl FnOnce(NonNull<u8>)) -> Result<(), Fault> {
+    fn with_page(&self, va: usize, write: bool, f: impl FnOnce(NonNull<u8>)) -> Result<(), Fault> {
         let at = translate(va, write).or_else(|Fault| {
             (self.settle)();
             translate(va, write)
@@ -336,14 +272,13 @@ impl<R: HoldRam, S: Fn()> GuestSpace<R, S> {
     }
 }
 
-/// Returns the range as 32-bit addresses, and how much of it lies in the first page.
+/// Returns the range's first address, and how much of it lies in the first page.
 #[inline]
-fn first_part(at: GuestVirt, len: usize) -> Result<(u32, usize), Fault> {
-    let va = u32::try_from(at.raw()).map_err(|_| Fault)?;
+fn first_part(at: GuestVirt, len: usize) -> Result<(usize, usize), Fault> {
+    let va = usize::try_from(at.raw()).map_err(|_| Fault)?;
     // A range that wraps around the end of the address space is no guest's buffer.
-    let len32 = u32::try_from(len).map_err(|_| Fault)?;
-    va.checked_add(len32.saturating_sub(1)).ok_or(Fault)?;
-    Ok((va, (PAGE_SIZE - (va as usize & (PAGE_SIZE - 1))).min(len)))
+    va.checked_add(len.saturating_sub(1)).ok_or(Fault)?;
+    Ok((va, (PAGE_SIZE - (va & (PAGE_SIZE - 1))).min(len)))
 }
 
 impl<R: HoldRam, S: Fn()> GuestMemory for GuestSpace<R, S> {
@@ -354,10 +289,10 @@ impl<R: HoldRam, S: Fn()> GuestMemory for GuestSpace<R, S> {
             let (now, later) = rest.split_at_mut_checked(part).ok_or(Fault)?;
             self.with_page(va, false, |page| {
                 // SAFETY: A whole page is mapped there; `first_part` and the loop keep each part within its page.
-                unsafe { copy_out(page, va as usize & (PAGE_SIZE - 1), now) }
+                unsafe { copy_out(page, va & (PAGE_SIZE - 1), now) }
             })?;
             rest = later;
-            va = va.wrapping_add(part as u32);
+            va = va.wrapping_add(part);
             part = rest.len().min(PAGE_SIZE);
         }
         Ok(())
@@ -370,10 +305,10 @@ impl<R: HoldRam, S: Fn()> GuestMemory for GuestSpace<R, S> {
             let (now, later) = rest.split_at_checked(part).ok_or(Fault)?;
             self.with_page(va, true, |page| {
                 // SAFETY: As in `read`.
-                unsafe { copy_in(page, va as usize & (PAGE_SIZE - 1), now) }
+                unsafe { copy_in(page, va & (PAGE_SIZE - 1), now) }
             })?;
             rest = later;
-            va = va.wrapping_add(part as u32);
+            va = va.wrapping_add(part);
             part = rest.len().min(PAGE_SIZE);
         }
         Ok(())

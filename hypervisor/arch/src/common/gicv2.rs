@@ -246,7 +246,7 @@ impl SgiSender {
     /// Sends SGI `id` (0–15) to the CPU interfaces in `targets`, after everything that this CPU wrote before.
     #[inline]
     pub fn send(&self, id: u8, targets: u8) {
-        super::sysreg::dsb();
+        crate::imp::sysreg::dsb();
         // SAFETY: The distributor's registers, mapped for good (`Distributor::new`).
         let regs = unsafe { self.regs.as_ref() };
         regs.sgir.set(u32::from(targets) << 16 | u32::from(id & 15));

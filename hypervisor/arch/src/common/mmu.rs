@@ -1,4 +1,5 @@
-//! The hypervisor's own address space (LPAE stage 1, Hyp mode).
+//! The hypervisor's own address space: stage 1 of Hyp mode (LPAE) or of EL2. Both have the same descriptors, and a first
+//! level of one GiB for each entry.
 //!
 //! head.S makes the tables for the image; here they are extended. Everything lies in the first GiB of virtual addresses:
 //!
@@ -7,12 +8,12 @@
 //! | 0x0020_0000 | 0x0040_0000 | the image, by pages: text RX, rodata R, data RW |
 //! | 0x0040_0000 | 0x0060_0000 | fixmap: page windows, device registers, second-level helpers |
 //! | 0x0060_0000 | 0x00a0_0000 | the host's device tree, read-only, while booting |
-//! | 0x0600_0000 | 0x0800_0000 | stacks of secondary CPUs: of each 64 KiB the upper half |
+//! | 0x0600_0000 | 0x0800_0000 | stacks of secondary CPUs, the upper half of twice their size |
 //! | 0x0800_0000 | 0x1000_0000 | the frame table |
 //! | 0x1000_0000 | 0x2000_0000 | the heap |
 //! | 0x2000_0000 | 0x4000_0000 | pages shared with guests, mapped for as long as they are shared |
 //!
-//! RAM is not mapped as a whole: a page of a guest is reached through a window for the moment of use. HSCTLR.WXN makes
+//! RAM is not mapped as a whole: a page of a guest is reached through a window for the moment of use. SCTLR.WXN makes
 //! every writable page execute-never, whatever its descriptor says.
 
 use core::ptr::NonNull;
@@ -21,7 +22,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
 use xenith_hw::shared_page::{FreeSlot, MappedPage, SlotPool, Unmap};
 
-use super::sysreg;
+use crate::imp::{STACK_BYTES, sysreg, tlb};
 
 /// Start of the device-tree window.
 const FDT_BASE: usize = 0x0060_0000;
@@ -29,10 +30,8 @@ const FDT_BASE: usize = 0x0060_0000;
 const FDT_END: usize = 0x00a0_0000;
 /// Start of the secondary CPUs' stacks.
 const STACKS_BASE: usize = 0x0600_0000;
-/// Distance of two stacks.
-const STACK_STRIDE: usize = 0x1_0000;
-/// Bytes of a stack.
-const STACK_SIZE: usize = 0x8000;
+/// Distance of two stacks: what is below one is not mapped.
+const STACK_STRIDE: usize = 2 * STACK_BYTES;
 /// Start of the frame table's range.
 pub const FRAME_TABLE_BASE: usize = 0x0800_0000;
 /// Start of the heap's range.
@@ -97,8 +96,8 @@ pub struct HypTables {
     level1: &'static Table,
     level2: &'static Table,
     fixmap: &'static Table,
-    /// Level-3 tables that this code added: index in level 2, and where the table is mapped.
-    level3: [Option<&'static Table>; ENTRIES],
+    /// Level-3 tables that this code added, by index in level 2: the page of the fixmap where each is mapped; 0 for none.
+    level3: [u16; ENTRIES],
     next_fixmap: usize,
     next_heap: usize,
     shared: SlotPool,
@@ -106,7 +105,7 @@ pub struct HypTables {
 
 fn publish(entry: &AtomicU64, value: u64) {
     entry.store(value, Ordering::Relaxed);
-    // The walker of a Cortex-A7/A15 reads through the cache (HTCR says write-back, inner shareable): a barrier is enough.
+    // The walkers read through the cache (HTCR and TCR_EL2 say write-back, inner shareable): a barrier is enough.
     sysreg::dsb_ish();
     sysreg::isb();
 }
@@ -114,7 +113,7 @@ fn publish(entry: &AtomicU64, value: u64) {
 /// Forgets the translation of one of the hypervisor's pages on all CPUs.
 fn flush_page(va: usize) {
     // SAFETY: TLB maintenance of the hypervisor's own address space.
-    unsafe { sysreg::tlbimvahis::write(va as u32) };
+    unsafe { tlb::hyp_page(va) };
     sysreg::dsb_ish();
     sysreg::isb();
 }
@@ -137,11 +136,22 @@ impl HypTables {
             level1,
             level2,
             fixmap,
-            level3: [const { None }; ENTRIES],
+            level3: [0; ENTRIES],
             next_fixmap: WINDOW_PAGES,
             next_heap: HEAP_BASE,
             shared: SlotPool::new(VMAP_BASE, VMAP_END),
         }
+    }
+
+    /// Returns the level-3 table for index `index` of level 2, if this code added one.
+    fn level3(&self, index: usize) -> Option<&'static Table> {
+        let slot = usize::from(self.level3[index]);
+        if slot == 0 {
+            return None;
+        }
+        let at = FIXMAP_BASE + slot * PAGE_SIZE;
+        // SAFETY: `map_page` mapped a table there, for good.
+        Some(unsafe { &*(at as *const Table) })
     }
 
     fn take_fixmap(&mut self, pages: usize) -> Result<usize, MapError> {
@@ -209,7 +219,7 @@ impl HypTables {
         frame: &mut dyn FnMut() -> Option<Mfn>,
     ) -> Result<(), MapError> {
         let index = va >> 21;
-        let table = match self.level3[index] {
+        let table = match self.level3(index) {
             Some(table) => table,
             None => {
                 // Only what can be used is taken: a guest may come here as often as it likes while memory is out.
@@ -230,7 +240,7 @@ impl HypTables {
                     entry.store(0, Ordering::Relaxed);
                 }
                 publish(&self.level2[index], pa | 0x3);
-                self.level3[index] = Some(table);
+                self.level3[index] = slot as u16;
                 table
             }
         };
@@ -269,7 +279,7 @@ impl HypTables {
             return Err(MapError::NoSpace);
         }
         let top = STACKS_BASE + (cpu + 1) * STACK_STRIDE;
-        for va in (top - STACK_SIZE..top).step_by(PAGE_SIZE) {
+        for va in (top - STACK_BYTES..top).step_by(PAGE_SIZE) {
             let mfn = frame().ok_or(MapError::NoMemory)?;
             self.map_page(va, mfn, Access::ReadWrite, frame)?;
         }
@@ -281,7 +291,7 @@ impl HypTables {
     pub fn open_secondary_path(&mut self, image: HostPhys, open: bool) {
         // As head.S chooses it.
         let gib = if image.raw() >> 30 == 1 { 2 } else { 1 };
-        let tables = core::ptr::from_ref(self.level1) as usize - super::image_start();
+        let tables = core::ptr::from_ref(self.level1) as usize - super::boot::image_start();
         let temporary_level2 = image.raw() + tables as u64 + 0x5000;
         publish(
             &self.level1[gib],
@@ -289,7 +299,7 @@ impl HypTables {
         );
         if !open {
             // SAFETY: TLB maintenance of the hypervisor's own address space.
-            unsafe { sysreg::tlbiallhis::write(0) };
+            unsafe { tlb::hyp_all() };
             sysreg::dsb_ish();
             sysreg::isb();
         }
@@ -318,7 +328,7 @@ impl HypTables {
     /// Removes a mapping that `map_shared` made; returns the frame, whose reference is the caller's again.
     pub fn unmap_shared(&mut self, mapping: FreeSlot) -> Mfn {
         let (va, mfn) = (mapping.address(), mapping.mfn());
-        if let Some(table) = self.level3[va >> 21] {
+        if let Some(table) = self.level3(va >> 21) {
             publish(&table[(va >> 12) & 511], 0);
             flush_page(va);
         }
@@ -379,7 +389,7 @@ impl PageWindows {
             self.entries[slot].store(0, Ordering::Relaxed);
             sysreg::dsb_ish();
             // SAFETY: TLB maintenance of a window of this CPU.
-            unsafe { sysreg::tlbimvah::write(va as u32) };
+            unsafe { tlb::hyp_page_here(va) };
             sysreg::dsb();
             let pte = mfn.address().raw() | VALID_PAGE | Access::ReadWrite.bits();
             publish(&self.entries[slot], pte);

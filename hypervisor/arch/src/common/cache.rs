@@ -1,6 +1,6 @@
 //! Cache maintenance by virtual address.
 
-use super::sysreg;
+use crate::imp::sysreg;
 
 /// The smallest data cache line, in bytes (CTR.DminLine).
 fn line() -> usize {
@@ -14,7 +14,7 @@ pub fn clean_range(va: usize, len: usize) {
     let first = va & !(line - 1);
     for i in 0..(len + (va - first)).div_ceil(line) {
         // SAFETY: Cleaning a line of mapped memory changes nothing that Rust sees.
-        unsafe { sysreg::dccmvac::write((first + i * line) as u32) };
+        unsafe { sysreg::dccmvac::write((first + i * line) as _) };
     }
     sysreg::dsb();
 }
@@ -25,7 +25,7 @@ pub fn clean_invalidate_range(va: usize, len: usize) {
     let first = va & !(line - 1);
     for i in 0..(len + (va - first)).div_ceil(line) {
         // SAFETY: Cleaning before invalidating loses nothing.
-        unsafe { sysreg::dccimvac::write((first + i * line) as u32) };
+        unsafe { sysreg::dccimvac::write((first + i * line) as _) };
     }
     sysreg::dsb();
 }

@@ -1,6 +1,6 @@
 //! The generic timer: time, the hypervisor's own deadline, and the guest's virtual timer while it is live.
 
-use super::sysreg;
+use crate::imp::sysreg;
 
 /// Timer control bits (CNTx_CTL).
 pub const CTL_ENABLE: u32 = 1;

@@ -1,0 +1,219 @@
+//! A vCPU's registers: what every trap saves (`GuestFrame`) and what only a context switch does (`SavedContext`).
+
+use core::fmt;
+
+use xenith_core::emulate::a64::{GuestRegs64, pstate};
+use xenith_core::emulate::psci::VcpuStart;
+
+use super::setup::SCTLR_RESET;
+use super::sysreg;
+
+/// The registers that `enter_guest` loads and a trap saves; vectors.S knows the layout.
+#[repr(C, align(64))]
+#[derive(Clone, Default)]
+pub struct GuestFrame {
+    /// x0–x30.
+    pub x: [u64; 31],
+    /// Where the guest goes on (ELR_EL2).
+    pub pc: u64,
+    /// The guest's state (SPSR_EL2).
+    pub pstate: u64,
+}
+
+impl GuestFrame {
+    /// Returns the registers with which a domain's first vCPU starts.
+    pub fn boot(entry: u64, tree: u64) -> Self {
+        Self::start(VcpuStart {
+            pc: entry,
+            psr: pstate::START,
+            r0: tree,
+        })
+    }
+
+    /// Returns the registers with which another vCPU starts.
+    pub fn start(start: VcpuStart) -> Self {
+        let mut frame = Self {
+            pc: start.pc,
+            pstate: u64::from(start.psr),
+            ..Self::default()
+        };
+        frame.x[0] = start.r0;
+        frame
+    }
+
+    /// Returns the state of the guest: SPSR_EL2, whose upper half is unused.
+    #[inline]
+    pub fn psr(&self) -> u32 {
+        self.pstate as u32
+    }
+
+    /// Returns the low word of the program counter, for the trace.
+    pub fn traced_pc(&self) -> u32 {
+        self.pc as u32
+    }
+
+    /// Returns a hypercall's number, and the low word of its first argument or result, for the trace.
+    pub fn traced_call(&self) -> [u32; 2] {
+        [self.x[16] as u32, self.x[0] as u32]
+    }
+
+    /// Writes the registers.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        writeln!(out, "PC:     {:016x}  PSTATE: {:08x}", self.pc, self.pstate)?;
+        dump_registers(&self.x, out)
+    }
+}
+
+/// Writes x0 to x30.
+pub(super) fn dump_registers(x: &[u64; 31], out: &mut dyn fmt::Write) -> fmt::Result {
+    for (i, group) in x.chunks(4).enumerate() {
+        write!(out, "X{:<2}", i * 4)?;
+        for x in group {
+            write!(out, " {x:016x}")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+impl GuestRegs64 for GuestFrame {
+    #[inline]
+    fn get(&self, register: u8) -> u64 {
+        self.x.get(usize::from(register)).copied().unwrap_or(0)
+    }
+    #[inline]
+    fn set(&mut self, register: u8, value: u64) {
+        if let Some(x) = self.x.get_mut(usize::from(register)) {
+            *x = value;
+        }
+    }
+}
+
+macro_rules! saved_context {
+    ($($register:ident),*) => {
+        /// The EL1 and EL0 state of a vCPU that is not running.
+        #[derive(Clone)]
+        #[allow(missing_docs, reason = "each field is the register of its name")]
+        pub struct SavedContext {
+            $(pub $register: u64,)*
+            /// VMPIDR_EL2: which CPU the guest believes to run on.
+            pub vmpidr: u64,
+            /// HCR_EL2 of this vCPU (TVM comes and goes).
+            pub hcr: u64,
+            /// The floating-point and SIMD registers, which are switched apart from the rest.
+            pub vfp: VfpState,
+        }
+
+        impl SavedContext {
+            /// A vCPU as it comes out of reset, with the hypervisor's part given.
+            pub fn reset(affinity: u32, hcr: u64) -> Self {
+                Self { $($register: 0,)* vmpidr: 0x8000_0000 | u64::from(affinity), hcr, vfp: VfpState::default() }.with_sctlr(SCTLR_RESET)
+            }
+
+            fn with_sctlr(mut self, sctlr: u64) -> Self {
+                self.sctlr = sctlr;
+                self
+            }
+
+            /// Saves the live state of the vCPU that ran until now, but for `vfp`.
+            pub fn save(&mut self) {
+                $(self.$register = sysreg::$register::read();)*
+                self.hcr = sysreg::hcr::read();
+            }
+
+            /// Makes this the live state, but for `vfp`.
+            ///
+            /// # Safety
+            /// The caller switches VTTBR_EL2 to the vCPU's domain as well, before the guest runs.
+            pub unsafe fn restore(&self) {
+                // SAFETY: These registers take effect at EL1 and EL0 only; the contract covers the rest.
+                unsafe {
+                    $(sysreg::$register::write(self.$register);)*
+                    sysreg::vmpidr::write(self.vmpidr);
+                    sysreg::hcr::write(self.hcr);
+                }
+                sysreg::isb();
+            }
+        }
+    };
+}
+
+saved_context! {
+    csselr, sctlr, cpacr, tcr, ttbr0, ttbr1, esr, far, afsr0, afsr1, par, mair, amair, vbar, contextidr,
+    tpidr_el0, tpidrro_el0, tpidr_el1, cntkctl, elr, spsr, sp_el0, sp_el1
+}
+
+/// The floating-point and SIMD registers.
+#[repr(C, align(16))]
+#[derive(Clone, Default)]
+pub struct VfpState {
+    q: [u128; 32],
+    fpcr: u64,
+    fpsr: u64,
+}
+
+impl VfpState {
+    /// Saves the live registers; they must not be trapped ([`super::setup::trap_vfp`]).
+    pub fn save(&mut self) {
+        // SAFETY: CPTR_EL2 lets EL2 use the registers. `self.q` is 512 writable bytes. The hypervisor itself is compiled
+        // without floating point, so no register of Rust's is touched.
+        unsafe {
+            core::arch::asm!(
+                ".arch_extension fp",
+                ".arch_extension simd",
+                "stp q0, q1, [{0}]",
+                "stp q2, q3, [{0}, #32]",
+                "stp q4, q5, [{0}, #64]",
+                "stp q6, q7, [{0}, #96]",
+                "stp q8, q9, [{0}, #128]",
+                "stp q10, q11, [{0}, #160]",
+                "stp q12, q13, [{0}, #192]",
+                "stp q14, q15, [{0}, #224]",
+                "stp q16, q17, [{0}, #256]",
+                "stp q18, q19, [{0}, #288]",
+                "stp q20, q21, [{0}, #320]",
+                "stp q22, q23, [{0}, #352]",
+                "stp q24, q25, [{0}, #384]",
+                "stp q26, q27, [{0}, #416]",
+                "stp q28, q29, [{0}, #448]",
+                "stp q30, q31, [{0}, #480]",
+                "mrs {1}, fpcr",
+                "mrs {2}, fpsr",
+                in(reg) self.q.as_mut_ptr(), out(reg) self.fpcr, out(reg) self.fpsr, options(nostack)
+            );
+        }
+    }
+
+    /// Makes this the live state; the registers must not be trapped ([`super::setup::trap_vfp`]).
+    pub fn restore(&self) {
+        // SAFETY: As in `save`, reading 512 bytes of `self.q`.
+        unsafe {
+            core::arch::asm!(
+                ".arch_extension fp",
+                ".arch_extension simd",
+                "ldp q0, q1, [{0}]",
+                "ldp q2, q3, [{0}, #32]",
+                "ldp q4, q5, [{0}, #64]",
+                "ldp q6, q7, [{0}, #96]",
+                "ldp q8, q9, [{0}, #128]",
+                "ldp q10, q11, [{0}, #160]",
+                "ldp q12, q13, [{0}, #192]",
+                "ldp q14, q15, [{0}, #224]",
+                "ldp q16, q17, [{0}, #256]",
+                "ldp q18, q19, [{0}, #288]",
+                "ldp q20, q21, [{0}, #320]",
+                "ldp q22, q23, [{0}, #352]",
+                "ldp q24, q25, [{0}, #384]",
+                "ldp q26, q27, [{0}, #416]",
+                "ldp q28, q29, [{0}, #448]",
+                "ldp q30, q31, [{0}, #480]",
+                "msr fpcr, {1}",
+                "msr fpsr, {2}",
+                in(reg) self.q.as_ptr(), in(reg) self.fpcr, in(reg) self.fpsr, options(nostack)
+            );
+        }
+    }
+}

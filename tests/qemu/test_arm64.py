@@ -1,0 +1,150 @@
+"""Debian's arm64 kernel as dom0 of the hypervisor built for AArch64 (scripts/build --arch arm64)."""
+
+import os
+import re
+
+import messages
+from harness import TARGET, Failure, Skip, test
+from test_dom0 import facts, require
+
+IMAGE = TARGET / "images/xenith-arm64.Image"
+XEN = "console=dtuart dom0_mem=512M loglvl=all guest_loglvl=all"
+# CPU, RAM, processors: 40-bit and 44-bit addresses, three and four levels of stage 2, an architecture with all that QEMU
+# knows of what is hidden from guests.
+MATRIX = [
+    ("cortex-a53", "1G", 2),
+    ("cortex-a57", "512M", 1),
+    ("cortex-a72", "4G", 4),
+    ("max", "1G", 2),
+]
+
+
+def debian64(t, *args, **more):
+    """Starts Debian as dom0 on AArch64 with the options of scripts/run."""
+    if not os.access(IMAGE, os.R_OK):
+        raise Skip("scripts/build --arch arm64 was not run")
+    return t.start(t.run_command("--arch", "arm64", "--image", IMAGE, *args), **more)
+
+
+def boot(t, row):
+    cpu, mem, smp = row
+    m = debian64(t, "--cpu", cpu, "--mem", mem, "--smp", smp)
+    m.expect(messages.BANNER, 30)
+    up = m.login(240)
+    require(up.group(1) == "xen", f"the hypervisor's type is {up.group(1)!r}")
+    require("aarch64" in up.group(3), f"not a 64-bit kernel: {up.group(3)}")
+    require(m.shell("nproc").strip() == str(smp), f"not {smp} processors in dom0")
+    m.shell("dd if=/dev/urandom of=/tmp/a bs=64k count=64 && cp /tmp/a /tmp/b && cmp /tmp/a /tmp/b")
+    m.shell("sleep 1", 20)
+    m.poweroff()
+
+
+for _row in MATRIX:
+    test(f"arm64/{_row[0]}-{_row[1]}-{_row[2]}", "arm64 debian64 ours", cost=25)(lambda t, row=_row: boot(t, row))
+
+
+@test("arm64/sysfs", "arm64 debian64 ours", cost=25)
+def sysfs(t):
+    m = debian64(t)
+    m.login(240)
+    f = facts(m)
+    require((f.get("version/major"), f.get("version/minor")) == ("4", "20"), f"version: {f}")
+    require("xen-3.0-aarch64" in f.get("properties/capabilities", ""), f"capabilities: {f.get('properties/capabilities')}")
+    require("control_d" in m.shell("cat /proc/xen/capabilities"), "/proc/xen/capabilities lacks control_d")
+    require("Using FIFO-based ABI" in m.shell("dmesg"), "no FIFO event channels")
+    m.poweroff()
+
+
+@test("arm64/more-vcpus-than-cpus", "arm64 debian64 ours", cost=40)
+def more_vcpus(t):
+    m = debian64(t, "--smp", 2, "--xen-cmdline", f"{XEN} dom0_max_vcpus=4")
+    m.login(240)
+    require(m.shell("nproc").strip() == "4", "not 4 processors in dom0")
+    # A busy loop on each vCPU, with floating point in half of them, and the shell answers meanwhile.
+    m.shell("for i in 0 1 2 3; do taskset $(printf %x $((1<<i))) timeout 5 "
+            "awk 'BEGIN {for (;;) {x = x + 0.1; y = x * 3.7}}' & done; sleep 2; echo busy", 90)
+    m.shell("wait; sleep 1", 120)
+    ran = [int(n) for n in re.findall(r"^cpu\d+ (\d+)", m.shell("cat /proc/stat"), re.M)]
+    require(len(ran) == 4 and min(ran) > 20, f"a vCPU did not compute: user time {ran}")
+    m.poweroff()
+
+
+@test("arm64/floating-point", "arm64 debian64 ours", cost=40)
+def floating_point(t):
+    """Programs on more vCPUs than pCPUs compute the same as one alone: the registers are switched whole."""
+    m = debian64(t, "--smp", 1, "--xen-cmdline", f"{XEN} dom0_max_vcpus=3")
+    m.login(240)
+    program = "awk 'BEGIN {x = 0.5; for (i = 0; i < 200000; i++) x = 3.9 * x * (1 - x); printf \"%.15f\\n\", x}'"
+    alone = m.shell(program, 60).strip()
+    out = m.shell(f"for i in 0 1 2; do taskset $((1<<i)) {program} & done; wait", 120).split()
+    require(out == [alone] * 3, f"alone {alone}, together {out}")
+    m.poweroff()
+
+
+@test("arm64/hotplug-50", "arm64 debian64 ours", cost=60, limit=600)
+def hotplug(t):
+    """A processor of dom0 goes off (CPU_OFF) and comes back (CPU_ON by SMC64) fifty times."""
+    m = debian64(t, "--smp", 2)
+    m.login(240)
+    online = "/sys/devices/system/cpu/cpu1/online"
+    out = m.shell(f"n=0; for i in $(seq 50); do echo 0 > {online} && echo 1 > {online} && n=$((n+1)); done; echo done $n", 400)
+    require("done 50" in out, f"not all cycles worked: {out.strip()[-200:]}")
+    require(m.shell("nproc").strip() == "2", "cpu1 is lost")
+    m.poweroff()
+
+
+@test("arm64/keys", "arm64 debian64 ours", cost=25)
+def keys(t):
+    m = debian64(t)
+    m.login(240)
+    m.send("\x01\x01\x01")
+    m.expect(messages.INPUT_TO_XEN, 20)
+    for key, answer in messages.KEYS:
+        m.send(key)
+        m.expect(answer + r"[^\n]*\n", 30)
+    m.send("\x01\x01\x01")
+    m.expect(messages.INPUT_TO_DOM0, 20)
+    m.poweroff()
+
+
+@test("arm64/entered-at-el1", "arm64 ours", cost=5)
+def entered_at_el1(t):
+    if not os.access(IMAGE, os.R_OK):
+        raise Skip("scripts/build --arch arm64 was not run")
+    m = t.start(["qemu-system-aarch64", "-M", "virt,gic-version=2", "-cpu", "cortex-a57", "-m", "256M", "-display", "none",
+                 "-nic", "none", "-monitor", "none", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+                 "-kernel", IMAGE])
+    m.expect(r"must be entered at EL2; this CPU is at EL1\.\n", 30)
+    m.expect(r"virtualization=on[^\n]*\n", 30)
+    m.expect(r"Halted\.\n", 30)
+
+
+@test("arm64/32-bit-kernel", "arm64 debian ours", cost=10)
+def wrong_kernel(t):
+    """A kernel for the other architecture is refused with a reason."""
+    m = debian64(t, "--kernel", t.guest_file("bookworm", "kernel"), "--initrd", "none",
+                 "--xen-cmdline", f"{XEN} noreboot", allow=[r"[Pp]anic"])
+    m.expect(r"\(XEN\) the kernel module is a 32-bit kernel[^\n]*\n", 60)
+
+
+@test("arm64/dom0less", "arm64 debian64 ours", cost=60, limit=600)
+def dom0less(t):
+    """Two 64-bit domains of the device tree with two vCPUs each, beside dom0."""
+    m = debian64(t, "--dom0less", 2, "--domu-cpus", 2, "--smp", 2,
+                 "--xen-cmdline", "console=dtuart dom0_mem=384M loglvl=all guest_loglvl=all")
+    missing = {"dom0", "domU1", "domU2"}
+    while missing:
+        found = m.expect(r"XENITH-(?:DOM0-UP|UP domain=(\S+) cpus=2) hypervisor=(?:\S+) uptime=[^\n]*aarch64[^\n]*\n", 300)
+        missing.discard(found.group(1) or "dom0")
+
+
+@test("arm64/64G", "arm64 debian64 ours", cost=60, limit=600)
+def much_ram(t):
+    """RAM up to 64 GiB: the frame table covers it, dom0 works in its part."""
+    # Sparse: the host has not as much, and nobody touches it.
+    m = debian64(t, "--mem", "64G", "--smp", 2, "--xen-cmdline", f"{XEN} bootscrub=off", "--",
+                 "-object", "memory-backend-ram,id=ram,size=64G,reserve=off", "-machine", "memory-backend=ram")
+    found = m.expect(r"\(XEN\) System RAM: (\d+)MB, (\d+)MB free\n", 60)
+    require(int(found.group(1)) == 65536 and int(found.group(2)) > 65000, f"RAM: {found.group(0)}")
+    m.login(300)
+    m.poweroff()
