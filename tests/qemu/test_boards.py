@@ -333,3 +333,17 @@ def a31(t, name, method):
 for _name in A31_BOARDS:
     for _method in ("platform", "psci"):
         test(f"boards/{_name}-{_method}", "boards ours", cost=15, limit=200)(lambda t, n=_name, m=_method: a31(t, n, m))
+
+
+R40 = SimpleNamespace(machine="bpim2u", smp=4, mem="1G", kernel=0x60000000, initrd=0x61000000)
+
+
+@test("boards/bpim2u", "boards ours debian", cost=50)
+def bpim2u(t):
+    """Allwinner R40."""
+    dtb = board_tree(t, "sun8i-r40-bananapi-m2-ultra.dtb", R40, "console=dtuart dom0_mem=256M loglvl=all",
+                     "console=hvc0 clk_ignore_unused")
+    m = direct(t, R40, dtb, "-nic", "none")
+    m.expect(r"\(XEN\) Brought up 4 CPUs\n", 60)
+    m.login()
+    m.poweroff()

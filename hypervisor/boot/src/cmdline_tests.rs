@@ -38,6 +38,7 @@ fn a_usual_line() {
         noreboot: Some(true),
         bootscrub: Some("0"),
         maxcpus: Some(4),
+        cpu_method: None,
         hmp_unsafe: Some(true),
         gnttab: GnttabOptions {
             max_version: Some(1),
@@ -216,5 +217,20 @@ fn hostile_lines_do_not_panic() {
             .wrapping_add(1);
         let outcome = std::panic::catch_unwind(|| CommandLine::parse(&line).bad.len());
         assert!(outcome.is_ok(), "seed {seed:#x}: {line:?}");
+    }
+}
+
+#[test]
+fn cpu_method() {
+    for (line, method) in [
+        ("cpu-method=platform", Some("platform")),
+        ("cpu-method=psci", Some("psci")),
+        ("cpu-method=spin", None),
+        ("cpu-method", None),
+        ("no-cpu-method=psci", None),
+    ] {
+        let parsed = CommandLine::parse(line);
+        assert_eq!(parsed.options.cpu_method, method, "{line}");
+        assert_eq!(parsed.bad.len(), usize::from(method.is_none()), "{line}");
     }
 }

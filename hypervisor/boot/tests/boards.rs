@@ -42,10 +42,14 @@ const FILES: Files = Files {
 };
 
 /// Boards whose trees boot in QEMU with our tests: see tests/qemu/test_boards.py.
-const IN_QEMU: [&str; 4] = [
+const IN_QEMU: [&str; 8] = [
     "imx6ul-14x14-evk",
     "imx7d-sdb",
+    "sun6i-a31-m9",
+    "sun6i-a31-mele-a1000g-quad",
+    "sun6i-a31s-sinovoip-bpi-m2",
     "sun8i-h3-orangepi-pc",
+    "sun8i-r40-bananapi-m2-ultra",
     "vexpress-v2p-ca15-tc1",
 ];
 
