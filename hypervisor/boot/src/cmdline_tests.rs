@@ -38,7 +38,6 @@ fn a_usual_line() {
         noreboot: Some(true),
         bootscrub: Some("0"),
         maxcpus: Some(4),
-        cpu_method: None,
         hmp_unsafe: Some(true),
         gnttab: GnttabOptions {
             max_version: Some(1),
