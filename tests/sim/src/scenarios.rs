@@ -56,17 +56,45 @@ pub fn unfairness(name: &str, cpus: u16, weights: &[u16]) -> f64 {
     largest_error(&machine, &domains, 10 * SECOND * u64::from(cpus))
 }
 
-/// As [`unfairness`], with domains of one unit each, more than pCPUs: none is entitled to more than one pCPU.
+/// As [`unfairness`], with domains of one unit each. None can have more than one pCPU: a domain whose weight says more is
+/// entitled to one, and the others share what is left by weight.
 pub fn unfairness_of_single_units(name: &str, cpus: u16, weights: &[u16]) -> f64 {
     let mut machine = Simulator::new(make(name), cpus, 2);
     let mut domains = Vec::new();
     for weight in weights {
         let domain = machine.add_domain(*weight, 0);
         machine.add_units(domain, 1, Behaviour::Hog);
-        domains.push((domain, *weight));
+        domains.push(domain);
     }
     machine.run(10 * SECOND);
-    largest_error(&machine, &domains, 10 * SECOND * u64::from(cpus))
+    let errors = domains.iter().zip(feasible(cpus, weights));
+    let errors = errors.map(|(domain, share)| {
+        let fair = share * 10.0 * SECOND as f64;
+        (machine.ran(*domain) as f64 / fair - 1.0).abs()
+    });
+    errors.fold(0.0, f64::max)
+}
+
+/// Returns the shares of pCPUs that are fair to the weights where none can have more than one.
+fn feasible(cpus: u16, weights: &[u16]) -> Vec<f64> {
+    let mut is_full = vec![false; weights.len()];
+    loop {
+        let full = is_full.iter().filter(|full| **full).count();
+        let left = f64::from(cpus) - full as f64;
+        let others = weights.iter().zip(&is_full).filter(|(_, full)| !**full);
+        let total: f64 = others.map(|(weight, _)| f64::from(*weight)).sum();
+        let fair = |weight: &u16| left * f64::from(*weight) / total;
+        let now: Vec<bool> = weights
+            .iter()
+            .zip(&is_full)
+            .map(|(weight, full)| *full || fair(weight) > 1.0)
+            .collect();
+        if now == is_full {
+            let share = |(weight, full): (&u16, bool)| if full { 1.0 } else { fair(weight) };
+            return weights.iter().zip(now).map(share).collect();
+        }
+        is_full = now;
+    }
 }
 
 /// As [`unfairness`], between domains of hogs while another domain of a large weight wakes often and computes little. The

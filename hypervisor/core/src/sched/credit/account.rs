@@ -8,6 +8,11 @@ use crate::sched::{CpuSet, UnitId};
 const MAX_LATE: u64 = 64;
 /// How many times the usual credit is handed out at most, when sleepers keep much of it.
 const MOST_GIVEN: u64 = 4;
+/// Time slices of credit that a unit may have which never slept while it gathered them: it waited for them, and another has
+/// had them. More is not owed; its affinity does not let it have what its weight says.
+const MOST_OWED: i64 = 8;
+/// Time slices that a unit may have had too many. More is forgiven: nobody else could use them.
+const MOST_DEBT: i64 = 4;
 /// Passes over the domains, or the units of one, to hand out what others could not take.
 const PASSES: u32 = 8;
 
@@ -251,8 +256,11 @@ impl Credit {
 
     /// Returns how much credit a unit can take, in ns.
     fn room(&self, id: UnitId) -> u64 {
-        let most = self.timeslice() as i64;
-        u64::try_from(most - self.unit(id).credit).unwrap_or(0)
+        let unit = self.unit(id);
+        let waits = unit.is_awake && !unit.has_slept && self.debt_limit(id).is_none();
+        let slices = if waits { MOST_OWED } else { 1 };
+        let most = self.timeslice() as i64 * slices;
+        u64::try_from(most - unit.credit).unwrap_or(0)
     }
 
     /// Gives a domain's grant to its active units, in equal parts as far as they can take them.
@@ -287,7 +295,7 @@ impl Credit {
             let id = UnitId::new(raw);
             let unit = self.unit_mut(id);
             if unit.credit < 0 {
-                unit.credit = unit.credit.max(-most);
+                unit.credit = unit.credit.max(-most * MOST_DEBT);
                 self.park_if_capped(id);
                 self.set_class(id, Class::Over);
                 if self.unit(id).is_parked {
@@ -305,6 +313,7 @@ impl Credit {
             }
             self.free(id, now, kick);
             let unit = self.unit_mut(id);
+            unit.has_slept = !unit.is_awake;
             if unit.credit >= most && !unit.is_awake {
                 let lost = unit.credit / 2;
                 unit.credit -= lost;

@@ -10,8 +10,11 @@
 //! Where it differs from Xen's, to be fairer and quicker:
 //! - Credit is counted in ns, is burned and handed out exactly, and what a domain cannot take goes to the others in the same
 //!   accounting. Only a unit that sleeps long enough to have all the credit it can have leaves the active ones.
-//! - When more than [`SLICES_PER_ROUND`] units share a pCPU their slices are shorter, so that each gets its turn
-//!   within that many whole slices; with fewer a slice is the time slice of the parameters.
+//! - A unit that waits for a pCPU all the time is owed what it misses, up to 8 time slices and not one, and one that has more
+//!   than its share owes up to 4: with few units on many pCPUs a share takes that long to come true. A unit that sleeps
+//!   keeps one time slice of credit. One that owes more than a turn makes room for units of class `Over` elsewhere too.
+//! - When more than [`SLICES_PER_ROUND`] units share a pCPU, or all pCPUs on average, their slices are shorter, so that each
+//!   gets its turn within that many whole slices; with fewer a slice is the time slice of the parameters.
 //! - A unit is parked at the moment when it has used its cap, not at the next accounting.
 //! - A unit that wakes goes at once to an idle pCPU, or to one that runs a worse class, if its own is busy.
 //!
@@ -106,6 +109,8 @@ struct Unit {
     may: CpuSet,
     kind: Kind,
     is_awake: bool,
+    /// Whether it slept since the last accounting.
+    has_slept: bool,
     is_parked: bool,
     /// Whether it is handed credit.
     is_active: bool,
@@ -134,6 +139,7 @@ impl Unit {
         may: CpuSet::EMPTY,
         kind: Kind::Movable,
         is_awake: false,
+        has_slept: true,
         is_parked: false,
         is_active: false,
         yields: false,
@@ -195,6 +201,8 @@ pub struct Credit {
     domain_links: Links,
     active_domains: List,
     parked_count: u32,
+    /// Waiting units that are not bound to their pCPU.
+    movable_count: u32,
     /// Credit that units lost as they became inactive, in ns: the next accounting hands it out again.
     returned: u64,
     /// When the next accounting is due, and when the last one was.
@@ -221,6 +229,7 @@ impl Default for Credit {
             domain_links: Links::default(),
             active_domains: List::EMPTY,
             parked_count: 0,
+            movable_count: 0,
             returned: 0,
             accounting_at: 0,
             accounted_at: 0,
@@ -479,9 +488,13 @@ impl Policy for Credit {
         if !self.has_unit(unit) || !self.unit(unit).is_awake {
             return;
         }
+        let most = self.timeslice() as i64;
         let sleeper = self.unit_mut(unit);
         sleeper.is_awake = false;
+        sleeper.has_slept = true;
         sleeper.yields = false;
+        let excess = (sleeper.credit - most).max(0);
+        sleeper.credit -= excess;
         match (sleeper.place, sleeper.cpu) {
             (Place::Waits(..), _) => self.dequeue(unit),
             (Place::Runs, Some(cpu)) => {
@@ -491,6 +504,7 @@ impl Policy for Credit {
             }
             _ => {}
         }
+        self.returned += excess as u64;
     }
 
     fn yield_unit(&mut self, unit: UnitId) {

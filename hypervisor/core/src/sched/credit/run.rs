@@ -56,6 +56,7 @@ impl Credit {
         let waiting = queue.class_mut(class);
         if kind == Kind::Movable {
             waiting.reach = waiting.reach.or(&may);
+            self.movable_count += 1;
         }
         self.run_links.push(waiting.list_mut(kind), id.raw());
         self.refresh(cpu);
@@ -71,6 +72,9 @@ impl Credit {
         let queue = &mut self.cpus[cpu.index()].queue;
         queue.count -= 1;
         let waiting = queue.class_mut(class);
+        if kind == Kind::Movable {
+            self.movable_count -= 1;
+        }
         self.run_links.remove(waiting.list_mut(kind), id.raw());
         if waiting.list(Kind::Movable).is_empty() {
             waiting.reach = CpuSet::EMPTY;
@@ -258,12 +262,12 @@ impl Credit {
         }
     }
 
-    /// Returns how long a unit may run now, in ns: the whole time slice if at most [`SLICES_PER_ROUND`] share the pCPU. Of
+    /// Returns how long a unit may run now, in ns: the whole time slice if at most [`SLICES_PER_ROUND`] share a pCPU. Of
     /// more, each has its turn within that many whole slices, and one with little credit does not go far below 0.
     fn slice(&self, cpu: CpuId, id: UnitId) -> u64 {
         let whole = self.parameters.timeslice_ms * 1000;
         let shortest = self.parameters.ratelimit_us.max(MIN_SLICE_US).min(whole);
-        let sharers = self.cpu(cpu).queue.count + 1;
+        let sharers = (self.cpu(cpu).queue.count + 1).max(self.crowd());
         if sharers <= SLICES_PER_ROUND {
             return u64::from(whole) * 1000;
         }
@@ -277,10 +281,30 @@ impl Credit {
     fn could_steal(&self, cpu: CpuId, running: UnitId) -> bool {
         let unit = self.unit(running);
         let is_over = unit.class == Class::Over || unit.credit < 0;
-        let better = self.waiting[Class::Boost as usize].or(&self.waiting[Class::Under as usize]);
+        let mut better =
+            self.waiting[Class::Boost as usize].or(&self.waiting[Class::Under as usize]);
+        if self.is_deep_in_debt(running) {
+            better = better.or(&self.waiting[Class::Over as usize]);
+        }
         is_over && !better.is_empty()
             // The running unit's own pCPU has no queue, so what waits is elsewhere.
             && !better.without(&CpuSet::single(cpu)).is_empty()
+    }
+
+    /// Returns how many units share a pCPU on average.
+    fn crowd(&self) -> u32 {
+        self.movable_count / self.online.len().max(1) + 1
+    }
+
+    /// Returns how far apart the credits of units may be, in ns: what one has in its turn.
+    fn tolerance(&self) -> i64 {
+        let turn = self.timeslice() / u64::from(self.crowd().div_ceil(SLICES_PER_ROUND));
+        turn as i64
+    }
+
+    /// Returns whether a unit has had clearly more than its share.
+    fn is_deep_in_debt(&self, id: UnitId) -> bool {
+        self.unit(id).credit < -self.tolerance()
     }
 
     /// One unit of the next class below goes to the end of `class`, ahead of the one that yields.
@@ -301,23 +325,31 @@ impl Credit {
         let wanted = match own {
             // Nothing, or only the unit that does not want to go first.
             None => &CLASSES[..],
-            Some((_, id)) if yielded == Some(id) => &CLASSES[..],
+            Some((_, id)) if yielded == Some(id) || self.is_deep_in_debt(id) => &CLASSES[..],
             Some((Class::Over, _)) => &CLASSES[..2],
             Some(_) => return own.map(|(_, id)| id),
         };
         let limit = if own.is_none() { u32::MAX } else { GLANCE };
+        // Of the units that have had too much, one that has had clearly less is better.
+        let least = match own {
+            Some((Class::Over, id)) if yielded != Some(id) => {
+                self.unit(id).credit.saturating_add(self.tolerance())
+            }
+            _ => i64::MIN,
+        };
         let found = wanted
             .iter()
-            .find_map(|class| self.find_elsewhere(cpu, *class, limit, now));
+            .find_map(|class| self.find_elsewhere(cpu, *class, least, limit, now));
         found.or(own.map(|(_, id)| id))
     }
 
     /// Returns a unit that waits elsewhere and may run on `thief`; one that prefers to, if there is any. Looks at `limit`
-    /// units of each peer.
+    /// units of each peer. One in class `Over` must have `least` credit.
     fn find_elsewhere(
         &mut self,
         thief: CpuId,
         class: Class,
+        least: i64,
         limit: u32,
         now: u64,
     ) -> Option<UnitId> {
@@ -344,7 +376,7 @@ impl Credit {
                 let unit = self.unit(id);
                 if unit.may.contains(thief) {
                     suits_any = true;
-                    if !self.is_hot(id, now) {
+                    if (class < Class::Over || unit.credit >= least) && !self.is_hot(id, now) {
                         if unit.affinity.soft.contains(thief) {
                             return Some(id);
                         }

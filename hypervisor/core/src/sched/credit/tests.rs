@@ -420,13 +420,14 @@ fn cost_per_decision_is_flat_in_runnable_and_blocked_units() {
         let pairs = [
             (cost.wake, few.wake),
             (cost.sleep, few.sleep),
-            (cost.schedule, few.schedule),
             (cost.tick, few.tick),
             (cost.accounting, few.accounting),
         ];
         for (cost, few) in pairs {
             assert!(cost <= few + few / 10 + 4, "{blocked} blocked units");
         }
+        // Now and then a pCPU looks at the first few that wait for each of the three others.
+        assert!(cost.schedule <= 40, "{blocked} blocked units: {cost:?}");
     }
     for runnable in [10, 100, 1000, 5000] {
         let cost = report(runnable, 0);
