@@ -249,6 +249,10 @@ impl Pcpu {
             // Stays active until the guest ends it.
             let set = domain.vgic.lock().inject_hw(VcpuId::new(0), irq);
             domain.kick(set);
+            if let Some(home) = domain.better_home(set, self.id) {
+                let target = smp::state(home).target();
+                self.hv.hal.distributor.lock().set_target(irq, target);
+            }
             self.expect_resignal();
             return;
         }

@@ -129,6 +129,11 @@ impl PcpuState {
         self.idle.load(Ordering::Relaxed).wrapping_add(current)
     }
 
+    /// Returns its bit in the distributor's target registers.
+    pub fn target(&self) -> u8 {
+        self.target.load(Ordering::Relaxed)
+    }
+
     /// Takes the other requests.
     #[inline]
     pub fn take_requests(&self) -> u32 {
@@ -213,7 +218,7 @@ fn send(cpus: impl Iterator<Item = CpuId>) {
     let me = this_cpu();
     let targets = cpus.filter(|&cpu| cpu != me).fold(0, |all, cpu| {
         trace::record(Event::SendIpi, Subject::IDLE, [0, cpu.index() as u32]);
-        all | state(cpu).target.load(Ordering::Relaxed)
+        all | state(cpu).target()
     });
     if targets != 0
         && let Some(sender) = SENDER.get()
@@ -300,6 +305,12 @@ pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, ima
     } else if has_own_way {
         say!("CPUs are started by the platform's method");
     }
+    for cpu in host.cpus.cpus.iter().filter(|cpu| !cpu.is_enabled) {
+        say!(
+            "CPU with MPIDR {:#x} is not used: the device tree says that it is disabled",
+            cpu.mpidr
+        );
+    }
     say!("SMP: Allowing {allowed} CPUs");
     if allowed == 1 {
         return;
@@ -349,7 +360,7 @@ fn board_cpu_on(
     let wake = board.cpu_on(&crate::power::Io, number.index(), cpu.mpidr, entry.raw());
     if wake.map_err(CpuOnError::text)? == Wake::Interrupt {
         // Its place among the CPU interfaces is not known yet; the others just look.
-        let others = !state(this_cpu()).target.load(Ordering::Relaxed);
+        let others = !state(this_cpu()).target();
         if let Some(monitor) = template.monitor {
             // It waits in Secure state, and Non-secure SGIs do not reach it there.
             monitor.send_secure_sgi(template.gicd_phys, SGI_LOOK, others);
@@ -416,8 +427,12 @@ fn start(
     STARTING.store(number.index() as u8, Ordering::Release);
     xenith_arch::set_secondary_stack(stack);
     let entry = xenith_arch::secondary_entry(image);
+    // By HVC we would call ourselves: a board's own way is better than that.
+    let by_hvc = psci.is_some_and(|psci| psci.method == PsciMethod::Hvc);
     let begun = match crate::power::platform() {
-        Some(board) if psci.is_none() => board_cpu_on(template, board, number, cpu, entry),
+        Some(board) if psci.is_none() || by_hvc && board.starts_cpus() => {
+            board_cpu_on(template, board, number, cpu, entry)
+        }
         _ => firmware_cpu_on(psci, cpu, entry),
     };
     let result = begun.and_then(|()| {

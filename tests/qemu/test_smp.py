@@ -5,12 +5,14 @@ import re
 import subprocess
 
 import messages
+from fixtures import Tree, debian_modules, raw_machine
 from harness import TOP, Failure, test
 from test_console import SWITCH, to_xen
 from test_dom0 import require
 
-# Physical CPUs, vCPUs of dom0: as many, more, fewer.
+# Physical CPUs, vCPUs of dom0: as many, more, fewer. The others of the sixteen are run by --tag full only.
 MATRIX = [(1, 4), (2, 8), (4, 2), (4, 4), (8, 1), (8, 8)]
+FULL = [(pcpus, vcpus) for pcpus in (1, 2, 4, 8) for vcpus in (1, 2, 4, 8)]
 XEN = "console=dtuart dom0_mem=512M loglvl=all guest_loglvl=all"
 ONLINE = "/sys/devices/system/cpu/cpu{}/online"
 
@@ -41,8 +43,8 @@ def matrix(t, pcpus, vcpus):
     m.poweroff()
 
 
-for _row in MATRIX:
-    test("smp/%d-cpus-%d-vcpus" % _row, "smp debian", cost=25)(lambda t, row=_row: matrix(t, *row))
+for _row in FULL:
+    test("smp/%d-cpus-%d-vcpus" % _row, "smp debian" if _row in MATRIX else "smp debian full", cost=25)(lambda t, row=_row: matrix(t, *row))
 
 
 @test("smp/hotplug-200", "smp debian", cost=60, limit=600)
@@ -67,6 +69,97 @@ def maxcpus(t):
     m.login()
     require(m.shell("nproc").strip() == "2", "dom0 does not get a vCPU for each of the two CPUs")
     m.poweroff()
+
+
+@test("smp/spi-follows", "smp debian ours", cost=30)
+def spi_follows(t):
+    """The disk's interrupt arrives on the pCPU of the vCPU that dom0 chose for it."""
+    m = t.debian("--smp", 2, "--disk", t.file("disk.img", bytes(8 << 20)),
+                 "--xen-cmdline", f"{XEN} dom0_vcpus_pin trace=irq")
+    m.login()
+
+    def row():
+        """(Linux's number, the GIC's, interrupts taken by each vCPU) of the disk."""
+        line = re.search(r"^\s*(\d+):\s+(\d+)\s+(\d+)\s+\S+\s+(\d+)\s.*virtio", m.shell("cat /proc/interrupts"), re.M)
+        require(line, "the disk has no line in /proc/interrupts")
+        linux, first, second, gic = (int(n) for n in line.groups())
+        return linux, gic, (first, second)
+
+    def read():
+        m.shell("for i in $(seq 30); do echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda of=/dev/null bs=64k count=8 2>/dev/null; done",
+                120)
+
+    def trace_key(end):
+        to_xen(m)
+        m.send("T")
+        m.expect(end, 120)
+        m.send(SWITCH)
+        m.expect(messages.INPUT_TO_DOM0, 20)
+
+    for vcpu in (1, 0):
+        if vcpu == 0:
+            # The dump ended the trace of the first turn.
+            trace_key(r"\(XEN\) trace: on;")
+        linux, gic, before = row()
+        m.shell(f"echo {1 << vcpu} > /proc/irq/{linux}/smp_affinity")
+        read()
+        after = row()[2]
+        taken = [b - a for a, b in zip(before, after)]
+        require(taken[vcpu] >= 30 and taken[1 - vcpu] <= 1, f"dom0 took {taken} interrupts, which v{vcpu} should")
+        trace_key(r"\(XEN\) trace: end")
+        m.log.flush()
+        text = subprocess.run([TOP / "scripts/trace2json", "--text", m.log_path], capture_output=True, text=True, check=True).stdout
+        arrived = re.findall(rf"pCPU(\d+)\b.*\binterrupt {gic}$", text, re.M)[-20:]
+        require(len(arrived) == 20, f"the trace has {len(arrived)} interrupts of the disk (GIC {gic})")
+        require(arrived.count(str(vcpu)) >= 19, f"they arrived on these pCPUs, not on that of v{vcpu}: {' '.join(arrived)}")
+    m.poweroff()
+
+
+@test("smp/dump-state", "smp debian ours")
+def dump_state(t):
+    """The key asks every pCPU, idle or in a guest, for its registers."""
+    m = t.debian("--smp", 4)
+    m.login()
+    m.shell("(taskset 4 timeout 60 sh -c 'while :; do :; done') & sleep 1")
+    to_xen(m)
+    start = m.pos
+    m.send("d")
+    seen = set()
+    while len(seen) < 4:
+        seen.add(m.expect(r"\(XEN\) \*\*\* Dumping CPU(\d) host state: ", 30).group(1))
+        require(len(re.findall("host state", m.text[start:m.pos])) <= 4, "a CPU was dumped twice")
+    m.send(SWITCH)
+    m.expect(messages.INPUT_TO_DOM0, 20)
+    m.poweroff()
+
+
+@test("smp/bad-cpus", "smp debian ours", cost=20)
+def bad_cpus(t):
+    """Of four CPUs of the device tree one is disabled and one does not exist."""
+    tree = Tree(t, smp=4)
+    tree.chosen()
+    tree.strings("/cpus/cpu@2", "status", "disabled")
+    tree.cells("/cpus/cpu@3", "reg", 0x103)
+    m = raw_machine(t, tree, loads=debian_modules(t, tree))
+    m.expect(r"\(XEN\) CPU with MPIDR 0x2 is not used: .*disabled\n", 60)
+    m.expect(r"\(XEN\) .*Failed to bring up CPU 2 \(MPIDR 0x103\): .*\n", 60)
+    m.expect(r"\(XEN\) Brought up 2 CPUs", 30)
+    m.login()
+    require(m.shell("nproc").strip() == "2", "dom0 does not have two vCPUs")
+    m.poweroff()
+
+
+@test("smp/psci-hvc", "smp debian ours", cost=20)
+def psci_hvc(t):
+    """Firmware that wants to be called by HVC cannot be: the boot CPU works alone."""
+    tree = Tree(t, smp=2)
+    tree.chosen()
+    tree.strings("/psci", "method", "hvc")
+    m = raw_machine(t, tree, loads=debian_modules(t, tree))
+    m.expect(r"\(XEN\) .*Failed to bring up CPU 1 .*HVC.*Hyp.*smc", 60)
+    m.expect(r"\(XEN\) Brought up 1 CPUs", 30)
+    m.login()
+    require(m.shell("nproc").strip() == "1", "dom0 has more vCPUs than there are CPUs")
 
 
 def scheduler(t, name, words):

@@ -323,6 +323,17 @@ impl<H: Hal> Domain<H> {
         }
     }
 
+    /// Returns the pCPU to which a SPI goes better from now on, when it arrived on `here` for the vCPU in `set`: where that
+    /// vCPU is, or was last. `None` while it is right as it is.
+    ///
+    /// So a SPI follows its vCPU with the first interrupt after the vCPU, or the guest's GICD_ITARGETSR, has moved; what
+    /// moves without interrupts costs nothing.
+    #[inline]
+    pub fn better_home(&self, set: KickSet, here: CpuId) -> Option<CpuId> {
+        let home = self.vcpu(set.iter().next()?)?.last_cpu();
+        (home != here).then_some(home)
+    }
+
     /// Switches a vCPU off, or on. Whoever switches it on has made its context.
     pub fn set_offline(&self, vcpu: &Vcpu<H>, is_offline: bool) {
         vcpu.is_blocked.store(false, Ordering::Release);

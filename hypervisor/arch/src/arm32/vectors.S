@@ -113,8 +113,23 @@ hyp_prefetch_abort:
     hyp_fault 3
 hyp_data_abort:
     hyp_fault 4
+@ All CPUs have one stack for the report: the first to come takes it for good, and another, or the same again, stays here.
+@ The thread registers are scratch: the guest does not run again.
 stack_overflow:
-    mcr     p15, 0, r0, c13, c0, 4  @ TPIDRPRW as scratch: the guest does not run again
+    mcr     p15, 0, r0, c13, c0, 4
+    mcr     p15, 0, r1, c13, c0, 2
+    mcr     p15, 0, r2, c13, c0, 3
+    ldr     r0, =fault_stack_taken
+1:  ldrex   r1, [r0]
+    cmp     r1, #0
+2:  wfene
+    bne     2b
+    mov     r1, #1
+    strex   r2, r1, [r0]
+    cmp     r2, #0
+    bne     1b
+    mrc     p15, 0, r1, c13, c0, 2
+    mrc     p15, 0, r2, c13, c0, 3
     mov     r0, sp
     ldr     sp, =__fault_stack_top
     sub     sp, sp, #72
@@ -123,3 +138,8 @@ stack_overflow:
     stm     sp, {r0-r12}
     report_fault 5
     .ltorg
+
+    .section .bss.fault_stack_taken, "aw", %nobits
+    .align 2
+fault_stack_taken:
+    .space 4

@@ -143,9 +143,9 @@ impl Distributor {
         SgiSender { regs: self.regs }
     }
 
-    /// Sends a SPI to these CPU interfaces from now on.
+    /// Sends a SPI to these CPU interfaces from now on; also one that is pending. None at all would lose it: ignored.
     pub fn set_target(&mut self, irq: IntId, targets: u8) {
-        if self.is_valid(irq) && irq.is_spi() {
+        if self.is_valid(irq) && irq.is_spi() && targets != 0 {
             self.regs().itargetsr[irq.index()].set(targets);
         }
     }

@@ -11,6 +11,7 @@ mod lives;
 mod memory;
 mod no_memory;
 mod plain;
+mod spis;
 mod sysctl;
 
 use xen_abi::hypercall::*;
