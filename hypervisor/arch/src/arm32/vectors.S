@@ -33,6 +33,7 @@ enter_guest:
     msr     ELR_hyp, r2
     msr     SPSR_hyp, r3
     ldm     r0, {r0-r12}
+    clrex                           @ another vCPU's exclusive access, or ours, is not this one's (A3.4)
     eret
     .size enter_guest, . - enter_guest
 
