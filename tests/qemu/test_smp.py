@@ -18,14 +18,16 @@ ONLINE = "/sys/devices/system/cpu/cpu{}/online"
 
 
 def clocks(m):
-    """(uptime, real-time clock) of dom0, in seconds. The second is a device: no timer of ours has a part in it."""
+    """(uptime, real-time clock) of dom0, in seconds. The second is a device: no timer of ours has a part in it.
+
+    It follows the machine's own clock (matrix()), so that a step of the host's clock is no matter."""
     out = m.shell("cat /proc/uptime /sys/class/rtc/rtc0/since_epoch", 60)
     uptime, rtc = re.search(r"([\d.]+) [\d.]+\s+(\d+)", out).groups()
     return float(uptime), int(rtc)
 
 
 def matrix(t, pcpus, vcpus):
-    m = t.debian("--smp", pcpus, "--xen-cmdline", f"{XEN} dom0_max_vcpus={vcpus}")
+    m = t.debian("--smp", pcpus, "--xen-cmdline", f"{XEN} dom0_max_vcpus={vcpus}", "--", "-rtc", "clock=vm")
     if pcpus > 1:
         m.expect(rf"\(XEN\) Brought up {pcpus} CPUs", 60)
     m.login()

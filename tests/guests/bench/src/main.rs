@@ -35,13 +35,6 @@ fn bench(start: &Start) {
         return;
     }
     memory::reservation();
-    if start.platform.bootargs == "wait" {
-        // For questions to the hypervisor by its console keys.
-        println!("bench: waiting");
-        loop {
-            cpu::wfi();
-        }
-    }
     // First, because afterwards interrupts are in use, as in any kernel: what looks for pending ones then costs more.
     interrupts::run(&start.platform);
     cases::run();
