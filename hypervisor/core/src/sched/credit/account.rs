@@ -190,7 +190,7 @@ impl Credit {
 
     /// Splits what the pCPUs can give in `elapsed` ns into grants: by weight, and what one cannot take to the others.
     fn share_out(&mut self, elapsed: u64) {
-        let usual = elapsed * u64::from(self.online.len());
+        let usual = elapsed * u64::from(self.online_count);
         let mut weights = 0;
         // The credit of those that can run, and what they shall have.
         let (mut held, mut target) = (0, 0);

@@ -185,6 +185,8 @@ pub struct Credit {
     parameters: PolicyParameters,
     cpus: Vec<Cpu>,
     online: CpuSet,
+    /// How many those are.
+    online_count: u32,
     /// pCPUs that run nothing and have nobody waiting.
     idle: CpuSet,
     /// pCPUs whose running unit is in a class.
@@ -219,6 +221,7 @@ impl Default for Credit {
             parameters: PolicyParameters::default(),
             cpus: Vec::new(),
             online: CpuSet::EMPTY,
+            online_count: 0,
             idle: CpuSet::EMPTY,
             runs: [CpuSet::EMPTY; CLASSES.len()],
             waiting: [CpuSet::EMPTY; CLASSES.len()],
@@ -351,6 +354,7 @@ impl Policy for Credit {
             self.accounting_at = now.saturating_add(self.timeslice());
         }
         self.online.insert(cpu);
+        self.online_count = self.online.len();
         self.refresh(cpu);
         // The new pCPU looks by itself, and a running unit that has to move there is found by the tick.
         self.pool_changed(now, &mut CpuSet::default());
@@ -365,6 +369,7 @@ impl Policy for Credit {
             self.stop(cpu, now);
         }
         self.online.remove(cpu);
+        self.online_count = self.online.len();
         self.pool_changed(now, kick);
         self.refresh(cpu);
         self.cpu_mut(cpu).timer_at = u64::MAX;

@@ -293,18 +293,27 @@ impl Credit {
 
     /// Returns how many units share a pCPU on average.
     fn crowd(&self) -> u32 {
-        self.movable_count / self.online.len().max(1) + 1
+        // Divides by a subroutine, which is seldom needed so.
+        match (self.movable_count, self.online_count) {
+            (units, pcpus) if units < pcpus => 1,
+            (units, pcpus) if units - pcpus < pcpus => 2,
+            (units, pcpus) => units / pcpus.max(1) + 1,
+        }
     }
 
     /// Returns how far apart the credits of units may be, in ns: what one has in its turn.
     fn tolerance(&self) -> i64 {
-        let turn = self.timeslice() / u64::from(self.crowd().div_ceil(SLICES_PER_ROUND));
+        let turn = match self.crowd().div_ceil(SLICES_PER_ROUND) {
+            0 | 1 => self.timeslice(),
+            rounds => self.timeslice() / u64::from(rounds),
+        };
         turn as i64
     }
 
     /// Returns whether a unit has had clearly more than its share.
     fn is_deep_in_debt(&self, id: UnitId) -> bool {
-        self.unit(id).credit < -self.tolerance()
+        let credit = self.unit(id).credit;
+        credit < 0 && credit < -self.tolerance()
     }
 
     /// One unit of the next class below goes to the end of `class`, ahead of the one that yields.
