@@ -5,7 +5,7 @@ import re
 import subprocess
 
 import messages
-from fixtures import Tree, debian_modules, raw_machine
+from fixtures import Tree, debian_modules, raw_machine, tool
 from harness import TOP, Failure, test
 from test_console import SWITCH, to_xen
 from test_dom0 import require
@@ -148,6 +148,52 @@ def bad_cpus(t):
     m.expect(r"\(XEN\) Brought up 2 CPUs", 30)
     m.login()
     require(m.shell("nproc").strip() == "2", "dom0 does not have two vCPUs")
+    m.poweroff()
+
+
+def other_midr(t):
+    """A copy of the image in which secondary CPUs take CTR for their MIDR: QEMU has no machine with two kinds of CPU.
+
+    What a secondary CPU does then is the product's; only the number that it compares is another. Guests are given the
+    true one.
+    """
+    symbols = tool("readelf", "-sW", t.image.with_suffix(".elf"))
+    start, size = (int(n, base) for n, base in zip(
+        re.search(r": ([0-9a-f]+)\s+(\d+) FUNC .* xenith_secondary_main$", symbols, re.M).groups(), (16, 10)))
+    segments = tool("readelf", "-lW", t.image.with_suffix(".elf"))
+    base = min(int(n, 16) for n in re.findall(r"^\s+LOAD\s+\S+ 0x([0-9a-f]+)", segments, re.M))
+    image = bytearray(t.image.read_bytes())
+    first = (start & ~1) - base
+    # mrc p15, 0, rN, c0, c0, 0 in Thumb; opcode 2 is in bits 7:5 of the second halfword.
+    reads = [m.start() for m in re.finditer(rb"\x10\xee\x10[\x0f-\xff]", bytes(image[first:first + size]))]
+    # Not the one that goes to VPIDR (mcr p15, 4, rN, c0, c0, 0).
+    reads = [read for read in reads if b"\x80\xee\x10" not in image[first + read + 4:first + read + 16]]
+    require(reads, "no read of MIDR in xenith_secondary_main: adapt this test")
+    for read in reads:
+        image[first + read + 2] = 0x30
+    return t.file("other-midr.zImage", bytes(image))
+
+
+@test("smp/hmp-refused", "smp debian ours", cost=20)
+def hmp_refused(t):
+    """A CPU of another MIDR stays off, and the cause and the remedy are told."""
+    m = t.debian("--image", other_midr(t), "--smp", 2, "--xen-cmdline", XEN)
+    m.expect(r"\(XEN\) .*Failed to bring up CPU 1 .*MIDR differs.*hmp-unsafe=on", 60)
+    m.expect(r"\(XEN\) Brought up 1 CPUs", 30)
+    m.login()
+    require(m.shell("nproc").strip() == "1", "dom0 has more vCPUs than there are CPUs")
+    m.poweroff()
+
+
+@test("smp/hmp-unsafe", "smp debian ours", cost=20)
+def hmp_unsafe(t):
+    """With hmp-unsafe it works, and does its share."""
+    m = t.debian("--image", other_midr(t), "--smp", 2, "--xen-cmdline", f"{XEN} hmp-unsafe=on dom0_vcpus_pin")
+    m.expect(r"\(XEN\) .*CPU1: MIDR 0x[0-9a-f]+ differs from the boot CPU's 0x414fc0f0: used", 60)
+    m.expect(r"\(XEN\) Brought up 2 CPUs", 30)
+    m.login()
+    require(m.shell("nproc").strip() == "2", "dom0 does not have two vCPUs")
+    require("@" in m.shell("taskset 2 sh -c 'echo @'"), "the second vCPU does nothing")
     m.poweroff()
 
 
