@@ -107,8 +107,8 @@ def life(t, smp):
     pins = m.shell("xl vcpu-list other", 60)
     require(re.search(r"^other +1 +0 +0 +\S+ +[\d.]+ +0 / all", pins, re.M), f"xl vcpu-list: {pins}")
     require(re.search(r"^other +1 +\d+:\d\d:\d\d", m.shell("xl uptime other", 60), re.M), "xl uptime")
-    # Counted, because the harness takes the hypervisor's own lines out.
-    require(m.shell("xl dmesg | grep -c '^(XEN) Xen version 4.17'", 60).strip() == "1", "xl dmesg")
+    # Counted, because the harness takes lines of the hypervisor out.
+    require(m.shell("xl dmesg | grep -c 'Xen version 4.17'", 60).strip() == "1", "xl dmesg")
 
     m.shell("xl shutdown -w other", 180)
     until(m, "! xl domid other 2> /dev/null", "the end of the domain")
