@@ -1,5 +1,5 @@
 //! All hardware-independent logic of Xenith. No unsafe code, no architecture, compiled and tested on the host.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "fakes")), no_std)]
 #![forbid(unsafe_code)]
 extern crate alloc;
 
@@ -9,6 +9,8 @@ pub mod domain;
 pub mod emulate;
 pub mod errno;
 pub mod evtchn;
+#[cfg(any(test, feature = "fakes"))]
+pub mod fakes;
 pub mod fallible;
 pub mod frames;
 pub mod gnttab;

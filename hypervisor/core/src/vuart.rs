@@ -142,7 +142,7 @@ impl<H: Hal> Domain<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hypercall::tests::fake::{NoDevices, World};
+    use crate::fakes::{NoDevices, World};
     use crate::vpl011::reg;
 
     #[test]

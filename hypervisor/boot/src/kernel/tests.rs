@@ -302,7 +302,7 @@ fn unpacks_gzip() {
 }
 
 #[test]
-fn survives_corruption() {
+fn xsa_55_95_survives_corruption() {
     let image = zimage(5000, 0);
     let packed = gzip_of(&image, "name");
     for length in 0..packed.len() {

@@ -301,7 +301,7 @@ impl FrameZero for Zeroer {
 
 /// XSA-100: a frame that a domain gave up is not clean for the next.
 #[test]
-fn freed_frames_are_dirty_until_scrubbed() {
+fn xsa_100_freed_frames_are_dirty_until_scrubbed() {
     let (table, mut heap) = filled(&[(0, 256)], Contents::Dirty);
     let mut zeroer = Zeroer(0);
     heap.scrub_all(&table, &mut zeroer);

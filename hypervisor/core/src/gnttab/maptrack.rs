@@ -226,3 +226,25 @@ fn split(handle: u32) -> Option<(usize, usize)> {
     let handle = usize::try_from(handle).ok()?;
     Some((handle / PER_FRAME, handle % PER_FRAME))
 }
+
+/// For tests.
+#[cfg(any(test, feature = "fakes"))]
+impl Maptrack {
+    /// Returns each mapping: who granted, the grant, where it is mapped and what it allows.
+    pub fn mappings(&self) -> Vec<(DomId, u32, Gfn, Access)> {
+        let slots = self.frames.iter().flatten();
+        let used = slots.filter_map(|slot| match slot {
+            Slot::Used(mapping) => Some(mapping),
+            Slot::Free { .. } | Slot::Reserved => None,
+        });
+        used.map(|mapping| {
+            (
+                mapping.granter,
+                mapping.reference,
+                mapping.at,
+                mapping.access,
+            )
+        })
+        .collect()
+    }
+}

@@ -28,7 +28,10 @@ mod entry;
 mod mapped;
 mod maptrack;
 mod ops;
+#[cfg(not(any(test, feature = "fakes")))]
 mod table;
+#[cfg(any(test, feature = "fakes"))]
+pub mod table;
 #[cfg(test)]
 mod tests;
 

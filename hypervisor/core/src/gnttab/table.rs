@@ -1,5 +1,8 @@
 //! The granting half of a domain: shared frames, status frames and active entries.
 
+#[cfg(any(test, feature = "fakes"))]
+pub mod inspect;
+
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 

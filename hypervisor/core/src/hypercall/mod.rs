@@ -28,7 +28,7 @@ mod reservation;
 mod sched;
 mod sysctl;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod vcpu;
 mod version;
 

@@ -279,7 +279,7 @@ impl Stage2 {
     }
 
     /// Returns how many pages are set aside now.
-    fn pages_aside(&self) -> u32 {
+    pub(crate) fn pages_aside(&self) -> u32 {
         if self.is_reserved {
             self.pool_limit.saturating_sub(self.tables)
         } else {

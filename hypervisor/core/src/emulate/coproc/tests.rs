@@ -202,7 +202,7 @@ fn performance_monitor_is_zero() {
 }
 
 #[test]
-fn set_way_and_virtual_memory_controls() {
+fn xsa_93_set_way_and_virtual_memory_controls() {
     for crm in [6, 10, 14] {
         assert_eq!(cp15(mcr(0, 7, crm, 2), &pl1()), Action::SetWay);
         assert_eq!(cp15(mrc(0, 7, crm, 2), &pl1()), Action::Undefined);
@@ -297,7 +297,7 @@ fn timers_and_their_gate_for_user_mode() {
 }
 
 #[test]
-fn implementation_defined_is_undefined() {
+fn xsa_93_implementation_defined_is_undefined() {
     for (opc1, crn, crm, opc2) in [
         (1, 9, 0, 2),  // L2CTLR
         (1, 9, 0, 3),  // L2ECTLR
@@ -314,7 +314,7 @@ fn implementation_defined_is_undefined() {
 }
 
 #[test]
-fn user_mode_gets_nothing_else() {
+fn xsa_102_103_user_mode_gets_nothing_else() {
     // Every encoding there is: user mode reaches only PMUSERENR (read), and in CP14 DBGDIDR and DBGDSCRint.
     let user = context(Privilege::Pl0);
     let (mut cp15_allowed, mut cp14_allowed) = (0, 0);

@@ -27,7 +27,7 @@ fn a_timer_runs_once() {
 }
 
 #[test]
-fn hostile_values() {
+fn xsa_20_hostile_values() {
     let mut t = PhysicalTimer::new();
     t.write(Control, ENABLE, 0);
     t.write(TimerValue, 0x8000_0000, 10);

@@ -14,8 +14,8 @@ use xen_abi::shared_info::SHARED_INFO_EVTCHN_PENDING;
 use super::SELF;
 use super::errno::*;
 use super::events::{alloc_unbound, bind, is_pending, on_port, send, status};
-use super::fake::{Guest, LIST, RAM, World, page};
 use super::grants::{grant, list, map_op, unmap_op};
+use crate::fakes::{Guest, LIST, RAM, World, page};
 use crate::frames::tests::Rng;
 use crate::machine::SharedPage;
 
@@ -331,7 +331,7 @@ fn run_pages(seed: u64) {
         }
         assert_eq!(guests[usize::from(owner)].domain.grants.lock().pinned(), 0);
     }
-    world.check_accounts();
+    world.check();
 }
 
 fn undo(guest: &Guest, made: &mut BTreeMap<(u16, u32), Mapped>, caller: u16, at: u32) {

@@ -5,8 +5,8 @@ use xen_abi::hypercall::*;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::errno::*;
-use super::fake::{ARG, DOMU_PAGES, Guest, NOWHERE, World};
 use super::{NO_DOMAIN, SELF};
+use crate::fakes::{ARG, DOMU_PAGES, Guest, NOWHERE, World};
 
 /// Executes a domctl; returns the result, the domain in the structure, and the operation's part of it.
 pub(crate) fn domctl<T: IntoBytes + FromBytes + Immutable>(

@@ -6,10 +6,10 @@ use xen_abi::event_channel::*;
 use xen_abi::hypercall::*;
 
 use super::errno::*;
-use super::fake::{ARG, Guest, NOWHERE, RAM, World, page};
 use super::{NO_DOMAIN, SELF};
 use crate::addr::CpuId;
 use crate::evtchn::{Abi, Port};
+use crate::fakes::{ARG, Guest, NOWHERE, RAM, World, page};
 use crate::sched::CpuSet;
 
 const EVENT: u32 = HYPERVISOR_EVENT_CHANNEL_OP;

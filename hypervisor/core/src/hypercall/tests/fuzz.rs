@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::fake::{ARG, Guest, LIST, NOWHERE, RAM, World, page};
+use crate::fakes::{ARG, Guest, LIST, NOWHERE, RAM, World, page};
 use crate::frames::tests::Rng;
 
 /// Numbers that mean something somewhere.
@@ -116,8 +116,8 @@ fn run(seed: u64, calls: u32, scarce: bool) {
                 "seed {seed}, call {call}: {called:?}"
             );
         }
-        if call % 256 == 0 {
-            world.check_accounts();
+        if call % 16 == 0 {
+            world.check();
         }
         guest
             .domain
@@ -126,7 +126,8 @@ fn run(seed: u64, calls: u32, scarce: bool) {
             .for_each(|vcpu| vcpu.is_blocked.store(false, Ordering::SeqCst));
         world.hv.hal.console.lock().unwrap().clear();
     }
-    world.check_accounts();
+    world.check();
+    world.end();
 }
 
 #[test]

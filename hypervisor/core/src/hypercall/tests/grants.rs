@@ -7,8 +7,8 @@ use xen_abi::hypercall::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::errno::*;
-use super::fake::{ARG, DOMU_PAGES, Guest, LIST, NOWHERE, RAM, World, page};
 use super::{NO_DOMAIN, SELF};
+use crate::fakes::{ARG, DOMU_PAGES, Guest, LIST, NOWHERE, RAM, World, page};
 use crate::stage2::PageType;
 
 const GRANT: u32 = HYPERVISOR_GRANT_TABLE_OP;
@@ -317,7 +317,7 @@ fn map_use_and_unmap_another_domains_page() {
         0,
         "a grant to itself"
     );
-    world.check_accounts();
+    world.check();
 }
 
 #[test]

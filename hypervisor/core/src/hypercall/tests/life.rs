@@ -12,9 +12,9 @@ use zerocopy::FromZeros;
 
 use super::domctl::{domctl, info, simple};
 use super::errno::*;
-use super::fake::{Guest, LIST, RAM, World, page};
 use crate::addr::{DomId, VcpuId};
 use crate::domain::{ShutdownReason, Stage};
+use crate::fakes::{Guest, LIST, RAM, World, page};
 
 pub(crate) fn creation() -> DomctlCreatedomain {
     DomctlCreatedomain {
@@ -63,7 +63,7 @@ fn balance(world: &World) -> (u32, u32) {
 /// The new domain as a caller of hypercalls.
 pub(crate) fn guest(world: &World, id: u16) -> Guest {
     Guest {
-        hv: world.hv,
+        hv: world.hv.clone(),
         domain: world.hv.domains.get(DomId::new(id)).unwrap(),
         vcpu: VcpuId::new(0),
         allocations: u32::MAX,
@@ -438,10 +438,10 @@ fn watchdogs() {
         assert_eq!(set(&world.dom1, id, 5), EINVAL);
     }
     let op = SchedWatchdog { id: 0, timeout: 5 };
-    world.dom1.put(super::fake::ARG, &op);
+    world.dom1.put(crate::fakes::ARG, &op);
     let call = world.dom1.call(
         HYPERVISOR_SCHED_OP,
-        &[u64::from(SCHEDOP_WATCHDOG), super::fake::ARG],
+        &[u64::from(SCHEDOP_WATCHDOG), crate::fakes::ARG],
     );
     assert!(call.result == 1 && call.effects.deadline_changed);
     assert_eq!(world.hv.watchdog_deadline(), at(5));

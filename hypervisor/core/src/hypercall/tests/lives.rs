@@ -11,10 +11,10 @@ use xen_abi::memory::*;
 use xen_abi::vcpu::*;
 
 use super::domctl::{domctl, simple};
-use super::fake::{ARG, FRAMES, Guest, LIST, RAM, World};
 use super::life::{create, guest};
 use crate::addr::{DomId, Mfn};
 use crate::domain::Stage;
+use crate::fakes::{ARG, FRAMES, Guest, LIST, RAM, World};
 use crate::frames::Owner;
 use crate::frames::tests::Rng;
 
@@ -317,7 +317,7 @@ impl Life {
 
     /// The accounts count what is owned; who is dead is held by somebody.
     fn check(&self) {
-        self.world.check_accounts();
+        self.world.check();
         let frames = &self.world.hv.frames;
         self.world.hv.reap();
         for domain in self.world.hv.domains.all() {

@@ -6,9 +6,9 @@ use xen_abi::hypercall::*;
 use xen_abi::memory::*;
 
 use super::errno::*;
-use super::fake::{ARG, DOM0_PAGES, DOMU_PAGES, FRAMES, Guest, LIST, NOWHERE, RAM, World, page};
 use super::{NO_DOMAIN, SELF};
 use crate::addr::Gfn;
+use crate::fakes::{ARG, DOM0_PAGES, DOMU_PAGES, FRAMES, Guest, LIST, NOWHERE, RAM, World, page};
 use crate::hal::Hal;
 use crate::hypervisor::RamOf;
 use crate::machine::{HoldRam, SharedPage};
@@ -138,7 +138,7 @@ fn balloon_down_and_up() {
         assert_eq!(world.hv.allocator.lock().free_frames(), free);
         assert_eq!(dom1.get::<u64>(page(33)), 0, "zeroed");
         dom1.put(page(33), &u64::MAX);
-        world.check_accounts();
+        world.check();
     }
     // Beyond the limit, what fits is done.
     assert_eq!(
@@ -149,7 +149,7 @@ fn balloon_down_and_up() {
         change(dom1, XENMEM_POPULATE_PHYSMAP, SELF, &gfns(100..110), 0),
         3
     );
-    world.check_accounts();
+    world.check();
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn a_direct_mapped_domain_gets_its_own_frames_back() {
         ),
         0
     );
-    world.check_accounts();
+    world.check();
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn reservations_stop_at_the_first_bad_extent() {
     let mut narrow = reservation(SELF, LIST, 1, 0);
     narrow.mem_flags = 11;
     assert_eq!(dom1.op(MEMORY, decrease, narrow).0, EINVAL);
-    world.check_accounts();
+    world.check();
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn increase_gives_ram_without_an_address() {
         5
     );
     assert_eq!(increase(3, 1), 2);
-    world.check_accounts();
+    world.check();
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn shared_info_has_one_place() {
     assert_eq!(remove(dom1, SELF, a), 0);
     assert_eq!(add(dom1, SELF, 0, 0, u64::from(RAM + 50)), 0);
     assert_eq!(of_domain(dom1, 3, SELF), i64::from(DOMU_PAGES) - 1);
-    world.check_accounts();
+    world.check();
 }
 
 #[test]
@@ -324,14 +324,14 @@ fn foreign_pages_by_batch() {
     assert_eq!(of_domain(dom1, 3, SELF), i64::from(DOMU_PAGES));
     assert_eq!(remove(dom0, SELF, high[1]), 0);
     assert_eq!(of_domain(dom1, 3, SELF), i64::from(DOMU_PAGES) - 1);
-    world.check_accounts();
+    world.check();
     assert_eq!(batch(dom0, NO_DOMAIN, &from[..1], &high), (0, vec![-3]));
     assert_eq!(batch(dom0, 0, &from[..1], &high), (0, vec![-22]), "its own");
     assert_eq!(batch(dom1, 2, &from[..1], &high), (0, vec![-1]));
     assert_eq!(batch(dom0, 1, &from[..1], &[u64::MAX]), (0, vec![-22]));
     assert_eq!(batch(dom0, 1, &[], &[]).0, 0);
     assert_eq!(dom0.result(MEMORY, &[23 | 5 << 6, ARG]), EINVAL);
-    world.check_accounts();
+    world.check();
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn grant_frames_move_and_are_acquired() {
     assert_eq!(acquire(dom0, SELF, 1, 0, 0, 1, LIST).0, EPERM);
     assert_eq!(acquire(dom0, NO_DOMAIN, 1, 0, 0, 1, LIST).0, ESRCH);
     assert_eq!(acquire(dom1, 2, 1, 0, 0, 1, LIST).0, EPERM);
-    world.check_accounts();
+    world.check();
 }
 
 #[test]
@@ -417,7 +417,7 @@ fn what_is_refused() {
 #[test]
 fn a_page_that_is_copied_to_is_not_freed() {
     let world = World::new();
-    let (hv, dom1) = (world.hv, &world.dom1);
+    let (hv, dom1) = (&*world.hv, &world.dom1);
     let page = |guest: &Guest| {
         let memory = hv.hal.p2m_memory(guest.domain.vttbr);
         let mapping = guest.domain.p2m.lock().lookup(&memory, Gfn::new(RAM + 5));

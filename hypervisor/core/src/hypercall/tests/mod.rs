@@ -3,7 +3,6 @@
 mod between;
 mod domctl;
 mod events;
-pub(crate) mod fake;
 mod fuzz;
 mod grants;
 mod life;
@@ -13,6 +12,7 @@ mod no_memory;
 mod plain;
 mod spis;
 mod sysctl;
+mod xsa;
 
 use xen_abi::hypercall::*;
 

@@ -7,7 +7,7 @@ use xen_abi::hypercall::*;
 
 use super::SELF;
 use super::errno::*;
-use super::fake::{Guest, LIST, RAM, World};
+use crate::fakes::{Guest, LIST, RAM, World};
 
 fn bind_ipi(guest: &Guest) -> i64 {
     let op = EvtchnBindIpi { vcpu: 0, port: 0 };

@@ -10,10 +10,10 @@ use xen_abi::vcpu::*;
 use xen_abi::version::*;
 
 use super::errno::*;
-use super::fake::{ARG, Guest, LIST, NOWHERE, RAM, World, page};
 use super::{NO_DOMAIN, SELF};
 use crate::domain::{NOT_POLLING, POLL_FOREVER, RunState, ShutdownReason};
 use crate::evtchn::Port;
+use crate::fakes::{ARG, Guest, LIST, NOWHERE, RAM, World, page};
 use crate::machine::SharedPage;
 use crate::vuart::Vuart;
 
@@ -536,7 +536,7 @@ fn poll_waits_for_a_port_or_a_time() {
 }
 
 #[test]
-fn multicall_does_all_and_resumes() {
+fn xsa_111_145_213_multicall_does_all_and_resumes() {
     let world = World::new();
     let dom0 = &world.dom0;
     let entry = |op, args| MulticallEntry {

@@ -1,7 +1,7 @@
 //! Where the SPIs of a domain go.
 
-use super::fake::{NoDevices, World};
 use crate::addr::{CpuId, IntId, VcpuId};
+use crate::fakes::{NoDevices, World};
 use crate::machine::Trigger;
 use crate::vgic::{KickSet, Width};
 

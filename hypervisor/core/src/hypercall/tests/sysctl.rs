@@ -6,8 +6,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::domctl::{domctl, info, simple};
 use super::errno::*;
-use super::fake::{ARG, Guest, LIST, NOWHERE, RAM, World, page};
 use super::{NO_DOMAIN, SELF};
+use crate::fakes::{ARG, Guest, LIST, NOWHERE, RAM, World, page};
 
 /// Where tests have bitmaps.
 const MAP: u64 = page(12);

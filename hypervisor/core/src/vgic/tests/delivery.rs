@@ -111,7 +111,7 @@ fn overflow_drains_by_priority() {
 }
 
 #[test]
-fn timer_masked_at_the_distributor_is_dropped_once_disabled() {
+fn xsa_223_timer_masked_at_the_distributor_is_dropped_once_disabled() {
     let mut m = with_timer(1, 4);
     timer_line(&mut m, 0, true);
     assert!(m.host.ppis[0][27].active, "taken, kept active while masked");

@@ -118,7 +118,7 @@ fn targets() {
 }
 
 #[test]
-fn configuration() {
+fn xsa_94_configuration() {
     let mut m = Machine::new(1, 4);
     assert_eq!(
         (m.read(0, 0xc00), m.read(0, 0xc04), m.read(0, 0xc08)),
@@ -193,7 +193,7 @@ fn sgi_pending_registers_name_the_senders() {
 }
 
 #[test]
-fn sgir_filters() {
+fn xsa_117_225_sgir_filters() {
     let mut m = Machine::running(4, 4);
     let pending = |m: &mut Machine| {
         (0..4)

@@ -1,10 +1,17 @@
 //! A machine in the host's memory: frames, tables, consoles and three domains, whose hypercalls go through
-//! [`super::super::dispatch`]. Guest memory is reached through the domain's own p2m, and every access checks that no lock
-//! is held meanwhile.
+//! [`crate::hypercall::dispatch`]. Guest memory is reached through the domain's own p2m, and every access checks that no
+//! lock is held meanwhile. For the tests of this crate and, with the feature `fakes`, for the fuzzer.
+//!
+//! A machine keeps nothing when it is dropped, so that a fuzzer can make millions; only the frame table's storage goes
+//! back to a pool.
+#![allow(missing_docs, reason = "for tests")]
+#![allow(clippy::missing_panics_doc, reason = "a test fails by panicking")]
+
+pub mod invariants;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use xen_abi::vcpu::VcpuGuestContext;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -31,43 +38,49 @@ use crate::sync::SpinLock;
 use crate::time::TickScale;
 use crate::vgic::{LineLevels, ListRegisters, Resample, Vgic, VgicConfig, Width};
 
-pub(crate) type Hv = Hypervisor<FakeHal>;
+pub type Hv = Hypervisor<FakeHal>;
 type Words = [AtomicU32; 1024];
+type Storage = &'static [AtomicU64];
 
 /// The first frame of RAM, and of every domain's.
-pub(crate) const RAM: u32 = 0x4_0000;
+pub const RAM: u32 = 0x4_0000;
 /// Frames of RAM.
-pub(crate) const FRAMES: u32 = 2048;
+pub const FRAMES: u32 = 2048;
 /// Frames of dom0, at [`RAM`] on, 1:1.
-pub(crate) const DOM0_PAGES: u32 = 256;
+pub const DOM0_PAGES: u32 = 256;
 /// Frames of the others, at guest frame [`RAM`] on.
-pub(crate) const DOMU_PAGES: u32 = 64;
+pub const DOMU_PAGES: u32 = 64;
 /// The guest interrupt of event channels.
 const UPCALL: IntId = IntId::new(31);
 
 /// Never an interrupt.
 const NEVER: u32 = u32::MAX;
 
-pub(crate) struct FakeHal {
-    hv: OnceLock<&'static Hv>,
-    tables: Mutex<HashMap<u32, &'static Table>>,
-    ram: Mutex<HashMap<u32, &'static Words>>,
-    pub(crate) console: Mutex<Vec<u8>>,
-    pub(crate) typed: Mutex<VecDeque<u8>>,
-    pub(crate) keys: Mutex<Vec<u8>>,
-    pub(crate) ticks: AtomicU64,
+pub struct FakeHal {
+    hv: OnceLock<Weak<Hv>>,
+    storage: Storage,
+    /// By frame from [`RAM`] on.
+    tables: Mutex<Vec<Option<Arc<Table>>>>,
+    ram: Mutex<HashMap<u32, Ram>>,
+    pub console: Mutex<Vec<u8>>,
+    pub typed: Mutex<VecDeque<u8>>,
+    pub keys: Mutex<Vec<u8>>,
+    pub ticks: AtomicU64,
     /// An interrupt is pending at every such look.
-    pub(crate) interrupt_every: AtomicU32,
+    pub interrupt_every: AtomicU32,
     looks: AtomicU32,
-    pub(crate) no_mappings: AtomicBool,
-    pub(crate) mapped: AtomicU32,
-    pub(crate) flushed: Mutex<Vec<Mfn>>,
+    pub no_mappings: AtomicBool,
+    pub mapped: AtomicU32,
+    /// How often each frame is mapped as a shared page.
+    pub mappings: Mutex<HashMap<u32, u32>>,
+    pub flushed: Mutex<Vec<Mfn>>,
 }
 
 impl FakeHal {
-    fn new() -> Self {
+    fn new(storage: Storage) -> Self {
         Self {
             hv: OnceLock::new(),
+            storage,
             tables: Mutex::default(),
             ram: Mutex::default(),
             console: Mutex::default(),
@@ -78,64 +91,144 @@ impl FakeHal {
             looks: AtomicU32::new(0),
             no_mappings: AtomicBool::new(false),
             mapped: AtomicU32::new(0),
+            mappings: Mutex::default(),
             flushed: Mutex::default(),
         }
     }
 
-    fn hv(&self) -> &'static Hv {
-        self.hv.get().expect("installed")
+    fn hv(&self) -> Arc<Hv> {
+        let hv = self.hv.get().and_then(Weak::upgrade);
+        hv.expect("installed")
     }
 
-    /// Returns the words of a frame. They live for ever, as tests do not.
-    pub(crate) fn words(&self, mfn: Mfn) -> &'static Words {
+    /// Returns the words of a frame.
+    pub fn words(&self, mfn: Mfn) -> Arc<Words> {
+        let fill = |value| Arc::new(std::array::from_fn(|_| AtomicU32::new(value)));
         fail_alloc::never(|| {
-            *self
-                .ram
-                .lock()
-                .unwrap()
-                .entry(mfn.raw())
-                .or_insert_with(|| {
-                    Box::leak(Box::new(std::array::from_fn(|_| {
-                        AtomicU32::new(0xdead_beef)
-                    })))
-                })
+            let mut ram = self.ram.lock().unwrap();
+            let frame = ram.entry(mfn.raw()).or_insert(Ram::Dirty);
+            match frame {
+                Ram::Used(words) => words.clone(),
+                Ram::Dirty | Ram::Zero => {
+                    let words = fill(if matches!(frame, Ram::Zero) {
+                        0
+                    } else {
+                        0xdead_beef
+                    });
+                    *frame = Ram::Used(Arc::clone(&words));
+                    words
+                }
+            }
         })
     }
 
-    fn byte(&self, at: HostPhys) -> Result<(&'static AtomicU32, u32), Fault> {
-        let mfn = at.frame().ok_or(Fault)?;
-        let offset = at.page_offset();
-        Ok((&self.words(mfn)[offset / 4], (offset % 4) as u32 * 8))
+    /// Goes through the bytes of a range within one page or more: word, shift, index.
+    fn bytes(
+        &self,
+        at: HostPhys,
+        len: usize,
+        mut body: impl FnMut(&AtomicU32, u32, usize),
+    ) -> Result<(), Fault> {
+        let mut page: Option<(Mfn, Arc<Words>)> = None;
+        for index in 0..len {
+            let at = at.checked_add(index as u64).ok_or(Fault)?;
+            let mfn = at.frame().ok_or(Fault)?;
+            if page.as_ref().is_none_or(|(of, _)| *of != mfn) {
+                page = Some((mfn, self.words(mfn)));
+            }
+            let offset = at.page_offset();
+            if let Some((_, words)) = &page {
+                body(&words[offset / 4], (offset % 4) as u32 * 8, index);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The content of a frame; most are never looked at.
+enum Ram {
+    Dirty,
+    Zero,
+    Used(Arc<Words>),
+}
+
+/// How much RAM there is.
+#[derive(Clone, Copy)]
+pub struct Size {
+    /// All frames.
+    pub frames: u32,
+    /// Those of dom0.
+    pub dom0: u32,
+    /// Those of each other domain.
+    pub domu: u32,
+}
+
+impl Size {
+    /// Room for what tests do.
+    pub const TESTS: Self = Self {
+        frames: FRAMES,
+        dom0: DOM0_PAGES,
+        domu: DOMU_PAGES,
+    };
+    /// Small, so that it is quick to make.
+    pub const SMALL: Self = Self {
+        frames: 256,
+        dom0: 40,
+        domu: 32,
+    };
+}
+
+/// Frame tables that nobody uses, zeroed before use.
+static POOL: Mutex<Vec<Storage>> = Mutex::new(Vec::new());
+
+fn storage() -> Storage {
+    let storage = POOL.lock().unwrap().pop();
+    let storage =
+        storage.unwrap_or_else(|| Box::leak((0..FRAMES).map(|_| AtomicU64::new(0)).collect()));
+    for word in storage {
+        word.store(0, Ordering::Relaxed);
+    }
+    storage
+}
+
+impl Drop for FakeHal {
+    fn drop(&mut self) {
+        POOL.lock().unwrap().push(self.storage);
     }
 }
 
 /// A shared page: gives its reference back when the last handle is dropped.
 #[derive(Clone)]
-pub(crate) struct FakePage(Arc<Mapped>);
+pub struct FakePage(Arc<Mapped>);
 
 struct Mapped {
-    words: &'static Words,
+    words: Arc<Words>,
     mfn: Mfn,
-    hv: &'static Hv,
+    hv: Weak<Hv>,
 }
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        self.hv.hal.mapped.fetch_sub(1, Ordering::SeqCst);
-        self.hv.put_frame(self.mfn);
+        // After the machine's end there is nothing to give back.
+        let Some(hv) = self.hv.upgrade() else { return };
+        hv.hal.mapped.fetch_sub(1, Ordering::SeqCst);
+        if let Some(count) = hv.hal.mappings.lock().unwrap().get_mut(&self.mfn.raw()) {
+            *count -= 1;
+        }
+        hv.put_frame(self.mfn);
     }
 }
 
 impl SharedPage for FakePage {
     fn words(&self) -> &Words {
-        self.0.words
+        &self.0.words
     }
     fn mfn(&self) -> Mfn {
         self.0.mfn
     }
 }
 
-pub(crate) struct FakeMemory(&'static Hv);
+pub struct FakeMemory(Arc<Hv>);
 
 impl FakeMemory {
     fn alloc(&self, order: u32, owner: Owner, account: Option<&PageAccount>) -> Option<Mfn> {
@@ -149,8 +242,12 @@ impl FakeMemory {
         let mut tables = self.0.hal.tables.lock().unwrap();
         fail_alloc::never(|| {
             for frame in mfn.raw()..mfn.raw() + (1 << order) {
-                let table: &Table = Box::leak(Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
-                tables.insert(frame, table);
+                let table: Table = std::array::from_fn(|_| AtomicU64::new(0));
+                let index = (frame - RAM) as usize;
+                if tables.len() <= index {
+                    tables.resize(index + 1, None);
+                }
+                tables[index] = Some(Arc::new(table));
             }
         });
     }
@@ -186,15 +283,10 @@ impl TableMemory for FakeMemory {
         self.free(root, u32::from(order));
     }
     fn with_table<R>(&self, table: Mfn, body: impl FnOnce(&Table) -> R) -> R {
-        let found = *self
-            .0
-            .hal
-            .tables
-            .lock()
-            .unwrap()
-            .get(&table.raw())
-            .expect("a table");
-        body(found)
+        let index = (table.raw() - RAM) as usize;
+        let found = self.0.hal.tables.lock().unwrap()[index].clone();
+        let found = found.expect("a table");
+        body(&found)
     }
     fn publish(&self, _entries: &[AtomicU64]) {}
     fn flush(&mut self) {}
@@ -242,26 +334,23 @@ impl Hal for FakeHal {
             return Err(Errno::NoMem);
         }
         self.mapped.fetch_add(1, Ordering::SeqCst);
-        let (words, hv) = (self.words(mfn), self.hv());
+        fail_alloc::never(|| *self.mappings.lock().unwrap().entry(mfn.raw()).or_default() += 1);
+        let (words, hv) = (self.words(mfn), Arc::downgrade(&self.hv()));
         Ok(FakePage(fail_alloc::never(|| {
             Arc::new(Mapped { words, mfn, hv })
         })))
     }
     fn read_phys(&self, from: HostPhys, buf: &mut [u8]) -> Result<(), Fault> {
-        for (byte, offset) in buf.iter_mut().zip(0..) {
-            let (word, shift) = self.byte(from.checked_add(offset).ok_or(Fault)?)?;
-            *byte = (word.load(Ordering::Relaxed) >> shift) as u8;
-        }
-        Ok(())
+        self.bytes(from, buf.len(), |word, shift, index| {
+            buf[index] = (word.load(Ordering::Relaxed) >> shift) as u8;
+        })
     }
     fn write_phys(&self, to: HostPhys, buf: &[u8]) -> Result<(), Fault> {
-        for (&byte, offset) in buf.iter().zip(0..) {
-            let (word, shift) = self.byte(to.checked_add(offset).ok_or(Fault)?)?;
+        self.bytes(to, buf.len(), |word, shift, index| {
             let before = word.load(Ordering::Relaxed);
-            let after = before & !(0xff << shift) | u32::from(byte) << shift;
+            let after = before & !(0xff << shift) | u32::from(buf[index]) << shift;
             word.store(after, Ordering::Relaxed);
-        }
-        Ok(())
+        })
     }
     fn copy_phys(&self, from: HostPhys, to: HostPhys, length: usize) -> Result<(), Fault> {
         assert!(from.page_offset().max(to.page_offset()) + length <= PAGE_SIZE);
@@ -271,8 +360,14 @@ impl Hal for FakeHal {
         self.write_phys(to, &bytes[..length])
     }
     fn zero_frame(&self, mfn: Mfn) {
-        for word in self.words(mfn) {
-            word.store(0, Ordering::Relaxed);
+        let mut ram = self.ram.lock().unwrap();
+        match fail_alloc::never(|| ram.entry(mfn.raw()).or_insert(Ram::Zero)) {
+            Ram::Used(words) => {
+                for word in words.iter() {
+                    word.store(0, Ordering::Relaxed);
+                }
+            }
+            frame => *frame = Ram::Zero,
         }
     }
     fn flush_frame(&self, mfn: Mfn) {
@@ -400,8 +495,13 @@ impl GuestMemory for Space<'_> {
 }
 
 impl Domain<FakeHal> {
+    /// The words of its `shared_info`.
+    pub fn shared_info_words(&self) -> &Words {
+        self.shared_info.words()
+    }
+
     /// Nothing may be locked while guest memory is touched, and between calls.
-    pub(crate) fn assert_unlocked(&self) {
+    pub fn assert_unlocked(&self) {
         assert!(self.p2m.try_lock().is_some(), "p2m is locked");
         assert!(self.events.try_lock().is_some(), "event channels locked");
         assert!(self.grants.try_lock().is_some(), "grant table is locked");
@@ -412,7 +512,7 @@ impl Domain<FakeHal> {
 }
 
 /// A distributor without devices.
-pub(crate) struct NoDevices;
+pub struct NoDevices;
 
 impl PhysIrq for NoDevices {
     fn enable(&mut self, _irq: IntId) {}
@@ -478,32 +578,32 @@ impl HypercallRegs for Regs {
 
 /// A domain that makes hypercalls from a vCPU.
 #[derive(Clone)]
-pub(crate) struct Guest {
-    pub(crate) hv: &'static Hv,
-    pub(crate) domain: Arc<Domain<FakeHal>>,
-    pub(crate) vcpu: VcpuId,
+pub struct Guest {
+    pub hv: Arc<Hv>,
+    pub domain: Arc<Domain<FakeHal>>,
+    pub vcpu: VcpuId,
     /// How many allocations a call may make before memory is out.
-    pub(crate) allocations: u32,
+    pub allocations: u32,
 }
 
 /// What a hypercall did.
 #[derive(Debug)]
-pub(crate) struct Called {
-    pub(crate) result: i64,
-    pub(crate) effects: Effects,
+pub struct Called {
+    pub result: i64,
+    pub effects: Effects,
     /// How often it was preempted.
-    pub(crate) preempted: u32,
+    pub preempted: u32,
 }
 
 impl Guest {
     /// Executes a hypercall to its end.
-    pub(crate) fn call(&self, number: u32, args: &[u64]) -> Called {
+    pub fn call(&self, number: u32, args: &[u64]) -> Called {
         self.call_at_most(number, args, 1_000_000)
             .expect("a call that ends")
     }
 
     /// Executes a hypercall, unless it is preempted more often than that.
-    pub(crate) fn call_at_most(&self, number: u32, args: &[u64], limit: u32) -> Option<Called> {
+    pub fn call_at_most(&self, number: u32, args: &[u64], limit: u32) -> Option<Called> {
         let mut regs = Regs {
             number,
             args: [0; 5],
@@ -514,7 +614,7 @@ impl Guest {
         let space = Space(self);
         for preempted in 0..limit {
             let mut cx = Cx {
-                hv: self.hv,
+                hv: &self.hv,
                 domain: &self.domain,
                 vcpu: self.domain.vcpu(self.vcpu).unwrap(),
                 memory: &space,
@@ -543,12 +643,12 @@ impl Guest {
     }
 
     /// Executes a hypercall and returns its result.
-    pub(crate) fn result(&self, number: u32, args: &[u64]) -> i64 {
+    pub fn result(&self, number: u32, args: &[u64]) -> i64 {
         self.call(number, args).result
     }
 
     /// Executes a hypercall on a structure at [`ARG`]; returns result and structure.
-    pub(crate) fn op<T: FromBytes + IntoBytes + Immutable>(
+    pub fn op<T: FromBytes + IntoBytes + Immutable>(
         &self,
         number: u32,
         command: u32,
@@ -559,13 +659,13 @@ impl Guest {
         (result, self.get(ARG))
     }
 
-    pub(crate) fn put<T: IntoBytes + Immutable + ?Sized>(&self, at: u64, value: &T) {
+    pub fn put<T: IntoBytes + Immutable + ?Sized>(&self, at: u64, value: &T) {
         Space(self)
             .write(GuestVirt::new(at), value.as_bytes())
             .expect("mapped");
     }
 
-    pub(crate) fn get<T: FromBytes + IntoBytes>(&self, at: u64) -> T {
+    pub fn get<T: FromBytes + IntoBytes>(&self, at: u64) -> T {
         let mut value = T::new_zeroed();
         Space(self)
             .read(GuestVirt::new(at), value.as_mut_bytes())
@@ -574,17 +674,17 @@ impl Guest {
     }
 
     /// Returns the frame behind one of the guest's, and as what it is mapped.
-    pub(crate) fn mapping(&self, gfn: u32) -> Option<crate::stage2::Mapping> {
+    pub fn mapping(&self, gfn: u32) -> Option<crate::stage2::Mapping> {
         let memory = self.hv.hal.p2m_memory(self.domain.vttbr);
         self.domain.p2m.lock().lookup(&memory, Gfn::new(gfn))
     }
 
     /// Returns a word of `shared_info`, by byte offset.
-    pub(crate) fn shared_info(&self, offset: usize) -> u32 {
+    pub fn shared_info(&self, offset: usize) -> u32 {
         self.domain.shared_info.words()[offset / 4].load(Ordering::SeqCst)
     }
 
-    pub(crate) fn on_vcpu(&self, vcpu: u16) -> Self {
+    pub fn on_vcpu(&self, vcpu: u16) -> Self {
         Self {
             vcpu: VcpuId::new(vcpu),
             ..self.clone()
@@ -593,22 +693,22 @@ impl Guest {
 }
 
 /// Where tests put a call's structure.
-pub(crate) const ARG: u64 = page(8);
+pub const ARG: u64 = page(8);
 /// Where tests put lists.
-pub(crate) const LIST: u64 = page(10);
+pub const LIST: u64 = page(10);
 /// An address with nothing behind it.
-pub(crate) const NOWHERE: u64 = 0x1000_0000;
+pub const NOWHERE: u64 = 0x1000_0000;
 
 /// Returns the address of a page of every domain.
-pub(crate) const fn page(n: u32) -> u64 {
+pub const fn page(n: u32) -> u64 {
     ((RAM + n) as u64) << 12
 }
 
 /// The pCPUs: what they were told.
 #[derive(Default)]
-pub(crate) struct FakeCpus {
-    pub(crate) rescheduled: Mutex<CpuSet>,
-    pub(crate) looked: Mutex<CpuSet>,
+pub struct FakeCpus {
+    pub rescheduled: Mutex<CpuSet>,
+    pub looked: Mutex<CpuSet>,
 }
 
 impl Kicker for Arc<FakeCpus> {
@@ -625,26 +725,35 @@ impl Kicker for Arc<FakeCpus> {
 }
 
 /// The machine with dom0 (privileged, 1:1, two vCPUs) and two plain domains.
-pub(crate) struct World {
-    pub(crate) hv: &'static Hv,
-    pub(crate) cpus: Arc<FakeCpus>,
-    pub(crate) dom0: Guest,
-    pub(crate) dom1: Guest,
-    pub(crate) dom2: Guest,
+pub struct World {
+    pub hv: Arc<Hv>,
+    pub cpus: Arc<FakeCpus>,
+    pub dom0: Guest,
+    pub dom1: Guest,
+    pub dom2: Guest,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
-        let storage: &'static [AtomicU64] =
-            Box::leak((0..FRAMES).map(|_| AtomicU64::new(0)).collect());
-        let bank = (Mfn::new(RAM), FRAMES);
+    pub fn new() -> Self {
+        Self::sized(Size::TESTS)
+    }
+
+    pub fn sized(size: Size) -> Self {
+        let storage = storage();
+        let bank = (Mfn::new(RAM), size.frames);
         let frames = FrameTable::new(&[bank], storage).unwrap();
         let mut allocator = FrameAllocator::new();
         allocator
             .add(&frames, bank.0, bank.1, Contents::Dirty)
             .unwrap();
         allocator
-            .claim(&frames, bank.0, DOM0_PAGES, Owner::Domain(DomId::DOM0))
+            .claim(&frames, bank.0, size.dom0, Owner::Domain(DomId::DOM0))
             .unwrap();
         let text = |text: &str| text.to_string();
         let cpus: Arc<FakeCpus> = Arc::default();
@@ -655,8 +764,8 @@ impl World {
             let added = scheduler.with(|pools, now, _| pools.add_cpu(CpuId::new(cpu), now));
             added.unwrap();
         }
-        let hv: &'static Hv = Box::leak(Box::new(Hypervisor {
-            hal: FakeHal::new(),
+        let hv: Arc<Hv> = Arc::new(Hypervisor {
+            hal: FakeHal::new(storage),
             frames,
             allocator: SpinLock::new(allocator),
             domains: DomainTable::default(),
@@ -689,34 +798,22 @@ impl World {
             wallclock: SpinLock::new((0, 0)),
             scale,
             boot_ticks: 1000,
-        }));
-        assert!(hv.hal.hv.set(hv).is_ok());
+        });
+        assert!(hv.hal.hv.set(Arc::downgrade(&hv)).is_ok());
         Self {
-            hv,
             cpus,
-            dom0: domain(hv, 0),
-            dom1: domain(hv, 1),
-            dom2: domain(hv, 2),
-        }
-    }
-
-    /// Checks that accounts count the frames that the domains own.
-    pub(crate) fn check_accounts(&self) {
-        for guest in [&self.dom0, &self.dom1, &self.dom2] {
-            let id = guest.domain.facts.id;
-            let owned = (RAM..RAM + FRAMES).map(Mfn::new).filter(|&mfn| {
-                self.hv.frames.owner(mfn) == Some(Owner::Domain(id))
-                    && !self.hv.frames.is_xenheap_of(mfn, id)
-            });
-            assert_eq!(owned.count() as u32, guest.domain.account.pages(), "{id}");
+            dom0: domain(&hv, 0, size),
+            dom1: domain(&hv, 1, size),
+            dom2: domain(&hv, 2, size),
+            hv,
         }
     }
 }
 
-fn domain(hv: &'static Hv, number: u16) -> Guest {
+fn domain(hv: &Arc<Hv>, number: u16, size: Size) -> Guest {
     let id = DomId::new(number);
     let is_dom0 = number == 0;
-    let pages = if is_dom0 { DOM0_PAGES } else { DOMU_PAGES };
+    let pages = if is_dom0 { size.dom0 } else { size.domu };
     let mut memory = hv.hal.p2m_memory(0);
     let account = Arc::new(PageAccount::new(pages));
     let mut p2m = P2m::new(&mut memory, Geometry::ARMV7, id, is_dom0, account).unwrap();
@@ -797,7 +894,7 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
     hv.domains.add(domain.clone()).unwrap();
     Guest {
         allocations: u32::MAX,
-        hv,
+        hv: hv.clone(),
         domain,
         vcpu: VcpuId::new(0),
     }
@@ -805,7 +902,7 @@ fn domain(hv: &'static Hv, number: u16) -> Guest {
 
 impl Guest {
     /// Gives the guest RAM at a frame again, whatever is there, if it may have any.
-    pub(crate) fn restore(&self, gfn: u32) {
+    pub fn restore(&self, gfn: u32) {
         let mut memory = self.hv.hal.p2m_memory(self.domain.vttbr);
         let mut p2m = self.domain.p2m.lock();
         if p2m.populate(&mut memory, Gfn::new(gfn), 0).is_err() {
