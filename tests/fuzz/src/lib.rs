@@ -1,0 +1,56 @@
+//! Interprets bytes as what hostile guests and boot loaders do. Any bytes mean something, so whatever a fuzzer changes
+//! stays a program: `scripts/fuzz` gives them to libFuzzer, `tests/replay.rs` random ones and those that failed once.
+#![forbid(unsafe_code)]
+
+mod hypercalls;
+mod input;
+mod instructions;
+mod operations;
+mod trees;
+mod vgic;
+mod vpl011;
+
+/// Something to fuzz.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Does what the bytes say; panics if something does not hold.
+    pub run: fn(&[u8]),
+    /// How many random inputs a test gives it.
+    pub rounds: u32,
+}
+
+/// All targets.
+pub const TARGETS: [Target; 5] = [
+    Target {
+        name: "hypercalls",
+        run: hypercalls::run,
+        rounds: 400,
+    },
+    Target {
+        name: "trees",
+        run: trees::run,
+        rounds: 3000,
+    },
+    Target {
+        name: "vgic",
+        run: vgic::run,
+        rounds: 2000,
+    },
+    Target {
+        name: "vpl011",
+        run: vpl011::run,
+        rounds: 2000,
+    },
+    Target {
+        name: "instructions",
+        run: instructions::run,
+        rounds: 20_000,
+    },
+];
+
+/// Returns the target of that name.
+pub fn target(name: &str) -> Option<Target> {
+    TARGETS.into_iter().find(|target| target.name == name)
+}
