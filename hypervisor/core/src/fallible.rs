@@ -43,13 +43,13 @@ pub fn arc<T>(value: T) -> Result<Arc<T>, T> {
     Ok(make(value))
 }
 
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "fakes")))]
 fn make<T>(value: T) -> Arc<T> {
     Arc::new(value)
 }
 
 /// The tests' allocator counts allocations, not room.
-#[cfg(test)]
+#[cfg(any(test, feature = "fakes"))]
 fn make<T>(value: T) -> Arc<T> {
     fail_alloc::never(|| Arc::new(value))
 }
