@@ -69,7 +69,10 @@ fn domains(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
         now_ns(hv)
     )?;
     for domain in hv.domains.all() {
-        let account = domain.p2m.lock().account().clone();
+        let (account, tables) = {
+            let p2m = domain.p2m.lock();
+            (p2m.account().clone(), p2m.stage2().table_pages())
+        };
         let state = domain.shutdown().map_or("running", |_| "shut down");
         writeln!(
             out,
@@ -78,7 +81,7 @@ fn domains(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
         )?;
         writeln!(
             out,
-            "    {state} nr_pages={} max_pages={}",
+            "    {state} nr_pages={} max_pages={} table_pages={tables}",
             account.pages(),
             account.limit()
         )?;
