@@ -213,9 +213,8 @@ impl Pcpu {
         let mut turns = 0;
         loop {
             if let Some(context) = vcpu.context.try_lock() {
-                if turns > 0 {
-                    vcpu.is_wanted.store(false, Ordering::Relaxed);
-                }
+                // Also what an earlier claim left that was given up.
+                vcpu.is_wanted.store(false, Ordering::Relaxed);
                 return Some(context);
             }
             if self.state.must_schedule() {

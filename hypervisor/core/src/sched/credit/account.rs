@@ -116,6 +116,17 @@ impl Credit {
         }
     }
 
+    /// Has a pCPU set its timer if all sleep without one and somebody is parked: only the accounting ends that.
+    pub(super) fn watch_parked(&self, kick: &mut CpuSet) {
+        let has_timer = |cpu| self.cpu(cpu).timer_at != u64::MAX;
+        if self.parked_count != 0
+            && !self.online.iter().any(has_timer)
+            && let Some(cpu) = self.online.first()
+        {
+            kick.insert(cpu);
+        }
+    }
+
     pub(super) fn do_timer(&mut self, cpu: CpuId, now: u64, kick: &mut CpuSet) {
         if now >= self.accounting_at {
             self.account(now, kick);

@@ -373,6 +373,7 @@ impl Policy for Credit {
         self.pool_changed(now, kick);
         self.refresh(cpu);
         self.cpu_mut(cpu).timer_at = u64::MAX;
+        self.watch_parked(kick);
         kick.remove(cpu);
     }
 
@@ -486,6 +487,8 @@ impl Policy for Credit {
         }
         if self.can_run(unit) {
             self.place(unit, now, kick);
+        } else {
+            self.watch_parked(kick);
         }
     }
 

@@ -467,3 +467,78 @@ fn looking_for_work_does_not_search_the_same_units_again() {
     wake(&mut credit, 1000, 5);
     assert_eq!(runs(&mut credit, 2, 6), Some(1000));
 }
+
+/// Returns whether the accounting that ends parking will come: a pCPU has a timer, or is told to look.
+fn accounting_comes(credit: &Credit, cpus: u16, kick: &CpuSet) -> bool {
+    !kick.is_empty() || (0..cpus).any(|n| credit.next_timer(cpu(n)) != u64::MAX)
+}
+
+/// Two idle pCPUs, and a domain with units that may have `cap` per cent of one.
+fn capped(units: u16, cap: u16) -> Credit {
+    let mut credit = machine(2, 1);
+    for n in 1..units {
+        credit
+            .add_unit(unit(n), dom(0), Affinity::default(), 0)
+            .unwrap();
+    }
+    set_cap(&mut credit, cap);
+    for n in 0..2 {
+        runs(&mut credit, n, 0);
+    }
+    credit
+}
+
+fn set_cap(credit: &mut Credit, cap: u16) {
+    let share = DomainShare { weight: 256, cap };
+    credit.set_share(dom(0), share).unwrap();
+}
+
+#[test]
+fn a_unit_parked_as_it_wakes_is_watched() {
+    let mut credit = capped(1, 100);
+    wake(&mut credit, 0, 0);
+    assert_eq!(runs(&mut credit, 0, 0), Some(0));
+    sleep(&mut credit, 0, 20 * MS);
+    assert_eq!(runs(&mut credit, 0, 20 * MS), None);
+    set_cap(&mut credit, 10);
+    let kick = wake(&mut credit, 0, 21 * MS);
+    assert!(accounting_comes(&credit, 2, &kick));
+}
+
+#[test]
+fn a_unit_parked_since_another_woke_is_watched() {
+    let mut credit = capped(2, 50);
+    wake(&mut credit, 0, 0);
+    assert_eq!(runs(&mut credit, 0, 0), Some(0));
+    credit.timer(cpu(0), 10 * MS, &mut kicked());
+    sleep(&mut credit, 0, 14 * MS);
+    assert_eq!(runs(&mut credit, 0, 14 * MS), None);
+    let kick = wake(&mut credit, 1, 15 * MS);
+    let on = kick.first().unwrap().index() as u16;
+    assert_eq!(runs(&mut credit, on, 15 * MS), Some(1));
+    sleep(&mut credit, 1, 16 * MS);
+    assert_eq!(runs(&mut credit, on, 16 * MS), None);
+    let kick = wake(&mut credit, 0, 17 * MS);
+    assert!(accounting_comes(&credit, 2, &kick));
+}
+
+#[test]
+fn parked_units_are_watched_when_a_pcpu_leaves() {
+    // The one that has the timer, and the one that runs the unit.
+    for parks_before in [true, false] {
+        let mut credit = capped(1, 10);
+        let kick = wake(&mut credit, 0, 0);
+        let on = kick.first().unwrap().index() as u16;
+        assert_eq!(runs(&mut credit, on, 0), Some(0));
+        if parks_before {
+            assert_eq!(runs(&mut credit, on, 4 * MS), None);
+        }
+        let mut kick = kicked();
+        credit.remove_cpu(cpu(on), 5 * MS, &mut kick);
+        let left = 1 - on;
+        if kick.contains(cpu(left)) {
+            runs(&mut credit, left, 5 * MS);
+        }
+        assert!(accounting_comes(&credit, 2, &kicked()));
+    }
+}
