@@ -527,7 +527,7 @@ fn xenith_main(boot: Boot) -> ! {
         scale,
         boot_ticks,
     ));
-    let added = scheduler.with(|pools, now, _| pools.add_cpu(BOOT_CPU, now));
+    let added = scheduler.with(|pools, now, kick| pools.add_cpu(BOOT_CPU, now, kick));
     if added.is_err() {
         stop(&"no memory for the scheduler");
     }

@@ -419,7 +419,7 @@ fn start(
         .map_stack(number.index(), &mut || alloc_frame(hv))
         .map_err(|_| "no memory for its stack")?;
     hv.scheduler
-        .with(|policy, now, _| policy.add_cpu(number, now))
+        .with(|policy, now, kick| policy.add_cpu(number, now, kick))
         .map_err(|_| "no memory for its run queue")?;
     state(number)
         .mpidr

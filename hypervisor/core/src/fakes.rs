@@ -761,7 +761,8 @@ impl World {
         let policy = crate::sched::default_policy();
         let scheduler = Scheduler::new(policy, Box::new(cpus.clone()), scale, 1000);
         for cpu in 0..2 {
-            let added = scheduler.with(|pools, now, _| pools.add_cpu(CpuId::new(cpu), now));
+            let added =
+                scheduler.with(|pools, now, kick| pools.add_cpu(CpuId::new(cpu), now, kick));
             added.unwrap();
         }
         let hv: Arc<Hv> = Arc::new(Hypervisor {

@@ -134,9 +134,10 @@ impl Simulator {
         state.is_online = true;
         state.since = now;
         state.ahead = ahead;
-        self.policy.add_cpu(cpu, now + ahead).unwrap();
         self.online.insert(cpu);
         self.pool_changed();
+        self.with_policy(cpu, |policy, now, kick| policy.add_cpu(cpu, now, kick))
+            .unwrap();
         self.schedule(cpu);
     }
 

@@ -289,7 +289,7 @@ impl Policy for Credit2 {
         "credit2"
     }
 
-    fn add_cpu(&mut self, cpu: CpuId, now: u64) -> Result<(), Errno> {
+    fn add_cpu(&mut self, cpu: CpuId, now: u64, kick: &mut CpuSet) -> Result<(), Errno> {
         if cpu.index() >= MAX_CPUS {
             return Err(Errno::Inval);
         }
@@ -324,7 +324,7 @@ impl Policy for Credit2 {
         }
         self.online.insert(cpu);
         // Who had nowhere to go may have now; the new pCPU looks by itself.
-        self.place_all(now, &mut CpuSet::default());
+        self.place_all(now, kick);
         self.adopt_budgets(cpu, now);
         Ok(())
     }
@@ -433,9 +433,9 @@ impl Policy for Credit2 {
         Ok(())
     }
 
-    fn remove_unit(&mut self, unit: UnitId, now: u64) {
+    fn remove_unit(&mut self, unit: UnitId, now: u64, kick: &mut CpuSet) {
         // It sleeps, says the contract; one that does not must not stay in a queue.
-        self.sleep(unit, now, &mut CpuSet::default());
+        self.sleep(unit, now, kick);
         let Some(removed) = self.units.get_mut(unit.index()).and_then(Option::take) else {
             return;
         };

@@ -7,8 +7,8 @@
 //!
 //! How the run loop uses it, on pCPU `cpu`:
 //! - something made a unit runnable: [`Policy::wake`]; every pCPU in `kick` (perhaps `cpu` itself) calls `schedule` soon;
-//! - a unit stopped being runnable (it blocked, was paused, is off): [`Policy::sleep`]; if it was running, its pCPU calls
-//!   `schedule` soon;
+//! - a unit stopped being runnable: [`Policy::sleep`] (it blocked, was paused) or [`Policy::turn_off`]; if it was running,
+//!   its pCPU calls `schedule` soon;
 //! - [`Policy::schedule`] chooses; until it is called again on this pCPU, or the unit sleeps, that unit is running there;
 //! - at [`Policy::next_timer`] the pCPU calls [`Policy::timer`].
 //!
@@ -206,11 +206,11 @@ pub trait Policy: Send {
     /// Returns the name that the command line and `xl` use: "credit", "credit2", "null".
     fn name(&self) -> &'static str;
 
-    /// A pCPU joins.
+    /// A pCPU joins. Others may have to leave units to it; it schedules by itself.
     ///
     /// # Errors
     /// `ENOMEM`; `EEXIST`; `EINVAL` for a number that is too large.
-    fn add_cpu(&mut self, cpu: CpuId, now: u64) -> Result<(), Errno>;
+    fn add_cpu(&mut self, cpu: CpuId, now: u64, kick: &mut CpuSet) -> Result<(), Errno>;
     /// A pCPU leaves: what waits there moves on (its running unit is made to sleep, or was scheduled off, before).
     fn remove_cpu(&mut self, cpu: CpuId, now: u64, kick: &mut CpuSet);
 
@@ -233,8 +233,8 @@ pub trait Policy: Send {
         affinity: Affinity,
         now: u64,
     ) -> Result<(), Errno>;
-    /// A sleeping unit leaves.
-    fn remove_unit(&mut self, unit: UnitId, now: u64);
+    /// A sleeping unit leaves. What it occupied may be another's now.
+    fn remove_unit(&mut self, unit: UnitId, now: u64, kick: &mut CpuSet);
     /// Changes where a unit may run. Where it waits or runs outside of that, it moves.
     fn set_affinity(&mut self, unit: UnitId, affinity: Affinity, now: u64, kick: &mut CpuSet);
 
@@ -242,6 +242,10 @@ pub trait Policy: Send {
     fn wake(&mut self, unit: UnitId, now: u64, kick: &mut CpuSet);
     /// The unit cannot run any more. If it runs, its pCPU is added to `kick`.
     fn sleep(&mut self, unit: UnitId, now: u64, kick: &mut CpuSet);
+    /// The unit's vCPU is off, for longer than a wait: as [`Self::sleep`], and what was kept for it may be given away.
+    fn turn_off(&mut self, unit: UnitId, now: u64, kick: &mut CpuSet) {
+        self.sleep(unit, now, kick);
+    }
     /// The running unit lets others go first, once: it is not chosen by the next `schedule` while others wait that may run
     /// there.
     fn yield_unit(&mut self, unit: UnitId);

@@ -1,7 +1,7 @@
 //! The `null` policy (id 9): each unit has a pCPU for itself, for the lowest latency.
 //!
-//! A unit gets a free pCPU when it first wakes and keeps it, asleep or awake, until it leaves the pool or its affinity
-//! forbids the pCPU. Units beyond the number of pCPUs wait, first come first served, and do not run. There are no slices,
+//! A unit gets a free pCPU when it first wakes and keeps it, asleep or awake, until its vCPU is turned off, it leaves the
+//! pool or its affinity forbids the pCPU. Units beyond the number of pCPUs wait, first come first served, and do not run. There are no slices,
 //! no timers, no weights and no parameters. A decision takes constant time; only a change of the pool, of an affinity or a
 //! unit that leaves searches the units.
 
@@ -33,7 +33,7 @@ struct Unit {
     home: Option<CpuId>,
     /// The pCPU that it runs on.
     runs_on: Option<CpuId>,
-    /// Its number in the order of those that wait for a pCPU; `None` before it first woke.
+    /// Its number in the order of those that wait for a pCPU; `None` before it first woke, and while it is off.
     turn: Option<u64>,
 }
 
@@ -47,10 +47,6 @@ pub struct Null {
     units: Vec<Option<Unit>>,
     domains: Vec<DomId>,
     next_turn: u64,
-    /// A unit left, and its pCPU was not given to another yet.
-    has_new_room: bool,
-    /// pCPUs that have to schedule, and could not be told yet.
-    untold: CpuSet,
 }
 
 impl Null {
@@ -118,14 +114,6 @@ impl Null {
         }
     }
 
-    /// Does what could not be done in a call that tells nobody.
-    fn catch_up(&mut self, kick: &mut CpuSet) {
-        *kick = kick.or(&core::mem::take(&mut self.untold).and(&self.online));
-        if core::mem::take(&mut self.has_new_room) {
-            self.assign_all(kick);
-        }
-    }
-
     /// Moves units away from pCPUs that their affinity forbids, after the pool changed.
     fn check_homes(&mut self, kick: &mut CpuSet) {
         for index in 0..self.units.len() {
@@ -170,7 +158,7 @@ impl Policy for Null {
         "null Scheduler"
     }
 
-    fn add_cpu(&mut self, cpu: CpuId, _now: u64) -> Result<(), Errno> {
+    fn add_cpu(&mut self, cpu: CpuId, _now: u64, kick: &mut CpuSet) -> Result<(), Errno> {
         if cpu.index() >= MAX_CPUS {
             return Err(Errno::Inval);
         }
@@ -182,10 +170,7 @@ impl Policy for Null {
         self.cpus.resize(self.cpus.len() + missing, Cpu::default());
         self.online.insert(cpu);
         self.free.insert(cpu);
-        // A pCPU that has to leave its unit to the new one is told when that one schedules for the first time.
-        let mut untold = self.untold;
-        self.check_homes(&mut untold);
-        self.untold = untold;
+        self.check_homes(kick);
         Ok(())
     }
 
@@ -249,14 +234,13 @@ impl Policy for Null {
         Ok(())
     }
 
-    fn remove_unit(&mut self, unit: UnitId, _now: u64) {
-        // Nobody can be told here: the next call that can gives the pCPU away.
-        self.stop(unit, &mut CpuSet::default());
+    fn remove_unit(&mut self, unit: UnitId, _now: u64, kick: &mut CpuSet) {
+        self.stop(unit, kick);
         self.release(unit);
-        self.has_new_room = true;
         if let Some(slot) = self.units.get_mut(unit.index()) {
             *slot = None;
         }
+        self.assign_all(kick);
     }
 
     fn set_affinity(&mut self, unit: UnitId, affinity: Affinity, _now: u64, kick: &mut CpuSet) {
@@ -276,7 +260,6 @@ impl Policy for Null {
     }
 
     fn wake(&mut self, unit: UnitId, _now: u64, kick: &mut CpuSet) {
-        self.catch_up(kick);
         let turn = self.next_turn;
         let Some(slot) = self.unit_mut(unit) else {
             return;
@@ -297,7 +280,6 @@ impl Policy for Null {
     }
 
     fn sleep(&mut self, unit: UnitId, _now: u64, kick: &mut CpuSet) {
-        self.catch_up(kick);
         let Some(slot) = self.unit_mut(unit) else {
             return;
         };
@@ -308,6 +290,16 @@ impl Policy for Null {
         }
     }
 
+    fn turn_off(&mut self, unit: UnitId, now: u64, kick: &mut CpuSet) {
+        self.sleep(unit, now, kick);
+        let Some(slot) = self.unit_mut(unit) else {
+            return;
+        };
+        slot.turn = None;
+        self.release(unit);
+        self.assign_all(kick);
+    }
+
     fn yield_unit(&mut self, _unit: UnitId) {}
 
     fn schedule(&mut self, cpu: CpuId, _now: u64, kick: &mut CpuSet) -> Decision {
@@ -315,7 +307,6 @@ impl Policy for Null {
             unit: None,
             until: u64::MAX,
         };
-        self.catch_up(kick);
         kick.remove(cpu);
         let Some(&Cpu { owner, running }) = self.cpus.get(cpu.index()) else {
             return decision;
@@ -428,7 +419,8 @@ mod tests {
     fn machine(cpus: u16, units: &[Affinity]) -> (Null, CpuSet) {
         let mut null = Null::default();
         for number in 0..cpus {
-            null.add_cpu(cpu(number), 0).unwrap();
+            null.add_cpu(cpu(number), 0, &mut CpuSet::default())
+                .unwrap();
         }
         null.add_domain(DomId::DOM0).unwrap();
         let mut kick = CpuSet::EMPTY;
@@ -472,14 +464,28 @@ mod tests {
         assert_eq!(runs(&mut null, 0), Some(0));
         null.sleep(unit(0), 0, &mut CpuSet::default());
         assert_eq!(runs(&mut null, 0), None, "pCPU 0 is not lent");
-        null.remove_unit(unit(0), 0);
         let mut kick = CpuSet::EMPTY;
-        null.wake(unit(2), 0, &mut kick);
-        assert_eq!(kick, CpuSet::single(cpu(0)));
+        null.remove_unit(unit(0), 0, &mut kick);
+        assert_eq!(kick, CpuSet::single(cpu(0)), "it has a new owner");
         assert_eq!(runs(&mut null, 0), Some(1));
         null.sleep(unit(1), 0, &mut CpuSet::default());
-        null.add_cpu(cpu(1), 0).unwrap();
+        null.add_cpu(cpu(1), 0, &mut CpuSet::default()).unwrap();
         assert_eq!(runs(&mut null, 1), Some(2));
+    }
+
+    #[test]
+    fn a_vcpu_that_is_turned_off_gives_its_pcpu_to_who_waits() {
+        let (mut null, _) = machine(1, &[Affinity::default(); 2]);
+        assert_eq!(runs(&mut null, 0), Some(0));
+        let mut kick = CpuSet::EMPTY;
+        null.turn_off(unit(0), 0, &mut kick);
+        assert_eq!(kick, CpuSet::single(cpu(0)));
+        assert_eq!(runs(&mut null, 0), Some(1));
+        // Turned on again, it waits behind the other.
+        null.wake(unit(0), 0, &mut CpuSet::default());
+        assert_eq!(runs(&mut null, 0), Some(1));
+        null.turn_off(unit(1), 0, &mut CpuSet::default());
+        assert_eq!(runs(&mut null, 0), Some(0));
     }
 
     #[test]
@@ -502,10 +508,10 @@ mod tests {
         assert_eq!(runs(&mut null, 1), Some(0));
         // No pCPU of its affinity is there, so it may run anywhere, until one is.
         assert_eq!(runs(&mut null, 0), Some(1));
-        null.add_cpu(cpu(5), 0).unwrap();
         let mut kick = CpuSet::EMPTY;
-        assert_eq!(null.schedule(cpu(5), 0, &mut kick).unit, None);
-        assert_eq!(kick, CpuSet::single(cpu(0)));
+        null.add_cpu(cpu(5), 0, &mut kick).unwrap();
+        assert!(kick.contains(cpu(0)), "its unit has to move");
+        assert_eq!(runs(&mut null, 5), None);
         assert_eq!(runs(&mut null, 0), None);
         assert_eq!(runs(&mut null, 5), Some(1));
         let mut kick = CpuSet::EMPTY;
@@ -519,8 +525,14 @@ mod tests {
     fn errors_are_those_of_the_contract() {
         let (mut null, _) = machine(1, &[Affinity::default()]);
         let any = Affinity::default();
-        assert_eq!(null.add_cpu(cpu(0), 0), Err(Errno::Exist));
-        assert_eq!(null.add_cpu(cpu(128), 0), Err(Errno::Inval));
+        assert_eq!(
+            null.add_cpu(cpu(0), 0, &mut CpuSet::default()),
+            Err(Errno::Exist)
+        );
+        assert_eq!(
+            null.add_cpu(cpu(128), 0, &mut CpuSet::default()),
+            Err(Errno::Inval)
+        );
         assert_eq!(null.add_domain(DomId::DOM0), Err(Errno::Exist));
         let add = null.add_unit(unit(0), DomId::DOM0, any, 0);
         assert_eq!(add, Err(Errno::Exist));

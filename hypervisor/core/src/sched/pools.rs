@@ -249,7 +249,7 @@ impl Pools {
         }
         let slot = self.slot_of_pool(pool).ok_or(Errno::NoEnt)?;
         let found = self.at(slot).ok_or(Errno::NoEnt)?;
-        found.policy().add_cpu(cpu, now)?;
+        found.policy().add_cpu(cpu, now, kick)?;
         found.cpus.insert(cpu);
         self.free.remove(cpu);
         if let Some(at) = self.cpus.get_mut(cpu.index()) {
@@ -302,6 +302,7 @@ impl Pools {
         units: &mut dyn Iterator<Item = UnitId>,
         to: u32,
         now: u64,
+        kick: &mut CpuSet,
     ) -> Result<(), Errno> {
         let from_slot = self.slot_of_domain(domain).ok_or(Errno::Srch)?;
         let to_slot = self.slot_of_pool(to).ok_or(Errno::NoEnt)?;
@@ -336,7 +337,7 @@ impl Pools {
         };
         for &unit in &moved {
             if let Some(pool) = self.at(leave) {
-                pool.policy().remove_unit(unit, now);
+                pool.policy().remove_unit(unit, now, kick);
             }
             if let Some(at) = self.units.get_mut(unit.index()) {
                 *at = slot;
@@ -355,9 +356,9 @@ impl Pools {
     ///
     /// # Errors
     /// Those of the policy.
-    pub fn add_cpu(&mut self, cpu: CpuId, now: u64) -> Result<(), Errno> {
+    pub fn add_cpu(&mut self, cpu: CpuId, now: u64, kick: &mut CpuSet) -> Result<(), Errno> {
         let pool = self.at(0).ok_or(Errno::NoEnt)?;
-        pool.policy().add_cpu(cpu, now)?;
+        pool.policy().add_cpu(cpu, now, kick)?;
         pool.cpus.insert(cpu);
         if let Some(at) = self.cpus.get_mut(cpu.index()) {
             *at = 0;
@@ -426,9 +427,9 @@ impl Pools {
     }
 
     /// See [`Policy::remove_unit`].
-    pub fn remove_unit(&mut self, unit: UnitId, now: u64) {
+    pub fn remove_unit(&mut self, unit: UnitId, now: u64, kick: &mut CpuSet) {
         if let Some(policy) = self.of_unit(unit) {
-            policy.remove_unit(unit, now);
+            policy.remove_unit(unit, now, kick);
         }
         if let Some(at) = self.units.get_mut(unit.index()) {
             *at = NOWHERE;
@@ -455,6 +456,13 @@ impl Pools {
     pub fn sleep(&mut self, unit: UnitId, now: u64, kick: &mut CpuSet) {
         if let Some(policy) = self.of_unit(unit) {
             policy.sleep(unit, now, kick);
+        }
+    }
+
+    /// See [`Policy::turn_off`].
+    pub fn turn_off(&mut self, unit: UnitId, now: u64, kick: &mut CpuSet) {
+        if let Some(policy) = self.of_unit(unit) {
+            policy.turn_off(unit, now, kick);
         }
     }
 

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use super::{Affinity, CpuSet, Decision, Policy, Pools, UnitId};
 use crate::addr::{CpuId, DomId, VcpuId};
@@ -93,6 +94,8 @@ impl Scheduler {
         self.with(|policy, now, kick| {
             if vcpu.is_runnable() {
                 policy.wake(unit, now, kick);
+            } else if vcpu.is_offline.load(Ordering::Acquire) {
+                policy.turn_off(unit, now, kick);
             } else {
                 policy.sleep(unit, now, kick);
             }
@@ -220,7 +223,7 @@ impl<H: Hal> UnitTable<H> {
         let id: DomId = domain.facts.id;
         for vcpu in &domain.vcpus {
             if let Some(unit) = vcpu.unit() {
-                scheduler.with(|policy, now, _| policy.remove_unit(unit, now));
+                scheduler.with(|policy, now, kick| policy.remove_unit(unit, now, kick));
                 vcpu.set_unit(None);
                 self.forget(unit);
             }

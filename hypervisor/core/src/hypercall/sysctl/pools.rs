@@ -155,9 +155,9 @@ fn move_domain<H: Hal, M: GuestMemory>(
     // None may run, nor be seen as running, while it changes hands.
     target.pause();
     target.wait_descheduled();
-    let moved = cx.hv.scheduler.with(|pools, now, _| {
+    let moved = cx.hv.scheduler.with(|pools, now, kick| {
         let mut units = target.vcpus.iter().filter_map(|vcpu| vcpu.unit());
-        pools.move_domain(target.facts.id, &mut units, pool, now)?;
+        pools.move_domain(target.facts.id, &mut units, pool, now, kick)?;
         for vcpu in &target.vcpus {
             *vcpu.affinity.lock() = Default::default();
         }

@@ -478,6 +478,47 @@ fn pools_take_cpus_and_domains() {
 }
 
 #[test]
+fn a_domain_that_leaves_a_null_pool_gives_its_cpu_to_the_next() {
+    let world = World::new();
+    let call = |op| sysctl(&world.dom0, XEN_SYSCTL_CPUPOOL_OP, op).0;
+    let mut create = pool(XEN_SYSCTL_CPUPOOL_OP_CREATE, 1);
+    create.sched_id = XEN_SCHEDULER_NULL;
+    assert_eq!(call(create), 0);
+    let mut op = pool(XEN_SYSCTL_CPUPOOL_OP_RMCPU, 0);
+    op.cpu = 1;
+    assert_eq!(call(op), 0);
+    op.op = XEN_SYSCTL_CPUPOOL_OP_ADDCPU;
+    op.cpupool_id = 1;
+    assert_eq!(call(op), 0);
+    let migrate = |domain: u32, to| {
+        let mut op = pool(XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN, to);
+        op.domid = domain;
+        call(op)
+    };
+    assert_eq!((migrate(1, 1), migrate(2, 1)), (0, 0));
+    let scheduler = &world.hv.scheduler;
+    let second = crate::addr::CpuId::new(1);
+    let unit = |domain: &crate::fakes::Guest| domain.domain.vcpus[0].unit();
+    assert_eq!(scheduler.schedule(second).unit, unit(&world.dom1));
+    // The pCPU hears of the pause and schedules before the unit is taken away.
+    world.dom1.domain.pause();
+    assert_eq!(scheduler.schedule(second).unit, None);
+    *world.cpus.rescheduled.lock().unwrap() = crate::sched::CpuSet::EMPTY;
+    assert_eq!(migrate(1, 0), 0);
+    assert!(world.cpus.rescheduled.lock().unwrap().contains(second));
+    assert_eq!(scheduler.schedule(second).unit, unit(&world.dom2));
+    // And so does one whose vCPU is turned off.
+    assert_eq!(migrate(1, 1), 0);
+    world.dom1.domain.unpause();
+    assert_eq!(scheduler.schedule(second).unit, unit(&world.dom2));
+    let vcpu = &world.dom2.domain.vcpus[0];
+    vcpu.is_offline
+        .store(true, core::sync::atomic::Ordering::SeqCst);
+    scheduler.settle(vcpu);
+    assert_eq!(scheduler.schedule(second).unit, unit(&world.dom1));
+}
+
+#[test]
 fn many_pools_end_at_a_limit() {
     let world = World::new();
     let mut create = pool(XEN_SYSCTL_CPUPOOL_OP_CREATE, u32::MAX);

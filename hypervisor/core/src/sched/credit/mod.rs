@@ -341,7 +341,7 @@ impl Policy for Credit {
         "SMP Credit Scheduler"
     }
 
-    fn add_cpu(&mut self, cpu: CpuId, now: u64) -> Result<(), Errno> {
+    fn add_cpu(&mut self, cpu: CpuId, now: u64, kick: &mut CpuSet) -> Result<(), Errno> {
         if cpu.index() >= MAX_CPUS {
             return Err(Errno::Inval);
         }
@@ -356,8 +356,7 @@ impl Policy for Credit {
         self.online.insert(cpu);
         self.online_count = self.online.len();
         self.refresh(cpu);
-        // The new pCPU looks by itself, and a running unit that has to move there is found by the tick.
-        self.pool_changed(now, &mut CpuSet::default());
+        self.pool_changed(now, kick);
         Ok(())
     }
 
@@ -441,11 +440,11 @@ impl Policy for Credit {
         Ok(())
     }
 
-    fn remove_unit(&mut self, unit: UnitId, now: u64) {
+    fn remove_unit(&mut self, unit: UnitId, now: u64, kick: &mut CpuSet) {
         if !self.has_unit(unit) {
             return;
         }
-        self.sleep(unit, now, &mut CpuSet::default());
+        self.sleep(unit, now, kick);
         self.deactivate(unit);
         if self.unit(unit).is_parked {
             self.parked_count -= 1;

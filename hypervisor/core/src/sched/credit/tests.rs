@@ -36,7 +36,9 @@ fn kicked() -> CpuSet {
 fn machine(cpus: u16, units: u16) -> Credit {
     let mut credit = Credit::default();
     for number in 0..cpus {
-        credit.add_cpu(cpu(number), 0).unwrap();
+        credit
+            .add_cpu(cpu(number), 0, &mut CpuSet::default())
+            .unwrap();
     }
     for number in 0..units {
         credit.add_domain(dom(number)).unwrap();
@@ -134,8 +136,14 @@ fn shares_have_ranges() {
 fn errors_are_those_of_the_contract() {
     let mut credit = machine(1, 1);
     let any = Affinity::default();
-    assert_eq!(credit.add_cpu(cpu(0), 0), Err(Errno::Exist));
-    assert_eq!(credit.add_cpu(cpu(128), 0), Err(Errno::Inval));
+    assert_eq!(
+        credit.add_cpu(cpu(0), 0, &mut CpuSet::default()),
+        Err(Errno::Exist)
+    );
+    assert_eq!(
+        credit.add_cpu(cpu(128), 0, &mut CpuSet::default()),
+        Err(Errno::Inval)
+    );
     assert_eq!(credit.add_domain(dom(0)), Err(Errno::Exist));
     let add =
         |credit: &mut Credit, number, domain| credit.add_unit(unit(number), dom(domain), any, 0);
@@ -149,7 +157,7 @@ fn errors_are_those_of_the_contract() {
     }
     assert_eq!(add(&mut credit, 500, 0), Ok(()));
     assert_eq!(
-        fail_alloc::after(0, || credit.add_cpu(cpu(100), 0)),
+        fail_alloc::after(0, || credit.add_cpu(cpu(100), 0, &mut CpuSet::default())),
         Err(Errno::NoMem)
     );
     // What is not there is ignored.
@@ -157,7 +165,7 @@ fn errors_are_those_of_the_contract() {
     assert!(sleep(&mut credit, 400, 0).is_empty());
     credit.yield_unit(unit(400));
     credit.set_affinity(unit(400), any, 0, &mut kicked());
-    credit.remove_unit(unit(400), 0);
+    credit.remove_unit(unit(400), 0, &mut CpuSet::default());
     assert_eq!(runs(&mut credit, 77, 0), None);
     credit.timer(cpu(77), 0, &mut kicked());
     credit.remove_cpu(cpu(77), 0, &mut kicked());
@@ -303,7 +311,7 @@ fn a_parked_unit_waits_for_the_accounting() {
     // A unit that leaves while it is parked leaves nothing behind.
     assert_eq!(runs(&mut credit, 0, 33 * MS), None);
     assert_eq!(credit.parked_count, 1);
-    credit.remove_unit(unit(0), 34 * MS);
+    credit.remove_unit(unit(0), 34 * MS, &mut CpuSet::default());
     credit.remove_domain(dom(0));
     assert_eq!(credit.parked_count, 0);
     assert!(credit.active_domains.is_empty());

@@ -112,7 +112,7 @@ impl Machine {
     }
 
     pub(super) fn add_cpu(&mut self, cpu: CpuId) {
-        self.policy.add_cpu(cpu, self.now).unwrap();
+        self.policy.add_cpu(cpu, self.now, &mut self.kick).unwrap();
         self.cpus.insert(cpu, Place::default());
         self.kick.insert(cpu);
     }

@@ -15,7 +15,7 @@ fn the_policy_is_found_by_name() {
 #[test]
 fn a_yield_lets_another_go_first_once() {
     let mut policy = Credit2::default();
-    policy.add_cpu(cpu(0), 0).unwrap();
+    policy.add_cpu(cpu(0), 0, &mut CpuSet::default()).unwrap();
     policy.add_domain(DomId::DOM0).unwrap();
     let mut kick = CpuSet::EMPTY;
     for i in 0..2 {
@@ -43,7 +43,7 @@ fn idle_pcpus_are_found_by_preference() {
     policy.add_domain(DomId::DOM0).unwrap();
     let mut kick = CpuSet::EMPTY;
     for c in 0..4 {
-        policy.add_cpu(cpu(c), 0).unwrap();
+        policy.add_cpu(cpu(c), 0, &mut CpuSet::default()).unwrap();
         assert_eq!(policy.schedule(cpu(c), 0, &mut kick).unit, None);
     }
     let affinities = [
@@ -72,10 +72,12 @@ fn an_affinity_outside_of_the_pool_says_nothing_until_its_pcpu_joins() {
     policy
         .add_unit(unit(0), DomId::DOM0, pinned(&[9]), 0)
         .unwrap();
-    policy.add_cpu(cpu(0), 0).unwrap();
+    policy.add_cpu(cpu(0), 0, &mut CpuSet::default()).unwrap();
     policy.wake(unit(0), 0, &mut kick);
     assert_eq!(policy.schedule(cpu(0), 0, &mut kick).unit, Some(unit(0)));
-    policy.add_cpu(cpu(9), 5 * MS).unwrap();
+    policy
+        .add_cpu(cpu(9), 5 * MS, &mut CpuSet::default())
+        .unwrap();
     assert_eq!(policy.schedule(cpu(0), 5 * MS, &mut kick).unit, None);
     assert_eq!(
         policy.schedule(cpu(9), 5 * MS, &mut kick).unit,
@@ -98,7 +100,7 @@ fn a_unit_wakes_where_it_ran() {
         .add_unit(unit(0), DomId::DOM0, pinned(&[18]), 0)
         .unwrap();
     for c in 0..20 {
-        policy.add_cpu(cpu(c), 0).unwrap();
+        policy.add_cpu(cpu(c), 0, &mut CpuSet::default()).unwrap();
         policy.schedule(cpu(c), 0, &mut kick);
     }
     policy.wake(unit(0), 0, &mut kick);
@@ -127,7 +129,7 @@ fn the_least_deserving_is_preempted_with_regard_to_places() {
         let mut kick = CpuSet::EMPTY;
         policy.add_domain(DomId::DOM0).unwrap();
         for c in 0..2 {
-            policy.add_cpu(cpu(c), 0).unwrap();
+            policy.add_cpu(cpu(c), 0, &mut CpuSet::default()).unwrap();
             let id = unit(c);
             policy
                 .add_unit(id, DomId::DOM0, Affinity::default(), 0)
@@ -153,7 +155,7 @@ fn the_least_deserving_is_preempted_with_regard_to_places() {
 fn the_rate_limit_ends_when_it_says() {
     let mut policy = Credit2::default();
     let mut kick = CpuSet::EMPTY;
-    policy.add_cpu(cpu(0), 0).unwrap();
+    policy.add_cpu(cpu(0), 0, &mut CpuSet::default()).unwrap();
     policy.add_domain(DomId::DOM0).unwrap();
     for i in 0..2 {
         policy
@@ -175,7 +177,7 @@ fn the_rate_limit_ends_when_it_says() {
 #[test]
 fn credit_given_while_asleep_is_what_it_would_have_been_awake() {
     let mut policy = Credit2::default();
-    policy.add_cpu(cpu(0), 0).unwrap();
+    policy.add_cpu(cpu(0), 0, &mut CpuSet::default()).unwrap();
     policy.add_domain(DomId::DOM0).unwrap();
     for i in 0..2 {
         policy
@@ -216,7 +218,7 @@ fn credit_given_while_asleep_is_what_it_would_have_been_awake() {
 fn nothing_is_lost_in_payments() {
     let mut policy = Credit2::default();
     let mut kick = CpuSet::EMPTY;
-    policy.add_cpu(cpu(0), 0).unwrap();
+    policy.add_cpu(cpu(0), 0, &mut CpuSet::default()).unwrap();
     for (i, weight) in [(0, 256), (1, 255)] {
         policy.add_domain(DomId::new(i)).unwrap();
         let share = DomainShare { weight, cap: 0 };
@@ -249,7 +251,7 @@ fn cost_is_flat_in_sleepers_and_logarithmic_in_waiters() {
         let mut policy = Credit2::default();
         let mut kick = CpuSet::EMPTY;
         for c in 0..4 {
-            policy.add_cpu(cpu(c), 0).unwrap();
+            policy.add_cpu(cpu(c), 0, &mut CpuSet::default()).unwrap();
         }
         policy.add_domain(DomId::DOM0).unwrap();
         for i in 0..waiting + asleep {
@@ -286,9 +288,15 @@ fn cost_is_flat_in_sleepers_and_logarithmic_in_waiters() {
 fn errors_are_those_of_the_contract() {
     let mut policy = Credit2::default();
     let dom1 = DomId::new(1);
-    assert_eq!(policy.add_cpu(cpu(128), 0), Err(Errno::Inval));
-    assert_eq!(policy.add_cpu(cpu(0), 0), Ok(()));
-    assert_eq!(policy.add_cpu(cpu(0), 0), Err(Errno::Exist));
+    assert_eq!(
+        policy.add_cpu(cpu(128), 0, &mut CpuSet::default()),
+        Err(Errno::Inval)
+    );
+    assert_eq!(policy.add_cpu(cpu(0), 0, &mut CpuSet::default()), Ok(()));
+    assert_eq!(
+        policy.add_cpu(cpu(0), 0, &mut CpuSet::default()),
+        Err(Errno::Exist)
+    );
     assert_eq!(
         policy.add_unit(unit(0), dom1, Affinity::default(), 0),
         Err(Errno::NoEnt)
@@ -316,7 +324,7 @@ fn errors_are_those_of_the_contract() {
     );
     assert_eq!(policy.set_share(dom1, share(65535, 400)), Ok(()));
     assert_eq!(policy.share(dom1), Some(share(65535, 400)));
-    policy.remove_unit(unit(0), 0);
+    policy.remove_unit(unit(0), 0, &mut CpuSet::default());
     policy.remove_domain(dom1);
     assert_eq!((policy.share(dom1), policy.max_weight), (None, 256));
     // What nobody knows does nothing.
@@ -325,7 +333,7 @@ fn errors_are_those_of_the_contract() {
     policy.sleep(unit(7), 0, &mut kick);
     policy.yield_unit(unit(7));
     policy.set_affinity(unit(7), Affinity::default(), 0, &mut kick);
-    policy.remove_unit(unit(7), 0);
+    policy.remove_unit(unit(7), 0, &mut CpuSet::default());
     policy.remove_domain(dom1);
     policy.remove_cpu(cpu(9), 0, &mut kick);
     assert_eq!(policy.schedule(cpu(9), 0, &mut kick).unit, None);
