@@ -243,7 +243,10 @@ impl Pcpu {
             return;
         };
         let context = &mut *guard;
-        vcpu.set_loaded_on(Some(self.id));
+        if let Some(last) = vcpu.load_on(self.id) {
+            let pcpus = [last.index() as u32, self.id.index() as u32];
+            trace::record(Event::Migrate, trace::subject(domain, vcpu), pcpus);
+        }
         self.trace_switch(trace::subject(domain, vcpu));
         // SAFETY: The tables are the domain's, alive as long as `domain`, and the VMID is its own; the context is the
         // vCPU's, whose lock we hold.
@@ -259,7 +262,7 @@ impl Pcpu {
         }
         context.virtual_timer.restore(domain.virtual_offset);
         self.with_quiet_vgic(domain, |vgic, host| vgic.restore(vcpu.id, host));
-        self.change_runstate(domain, vcpu, RunState::Running);
+        self.change_runstate(domain, vcpu, true);
         self.set_timer(Some((loaded, context)));
         self.loop_vcpu(loaded, context);
         let set = self.with_vgic(domain, vcpu, &context.physical_timer, |vgic, host| {
@@ -282,10 +285,12 @@ impl Pcpu {
         let is_blocked = vcpu.is_blocked.load(Ordering::Acquire);
         // The domain's tables may go as soon as the vCPU has left.
         setup::leave_stage2(self.hv.hal.no_stage2());
+        // Nothing is fetched through the old tables from here on, and that comes before `unload` lets them go.
+        sysreg::isb();
         // Completes the cache and TLB maintenance that the guest began on this pCPU: its own barrier may be executed on
         // another one, and waits only for what that one began.
         sysreg::dsb();
-        vcpu.set_loaded_on(None);
+        vcpu.unload();
         drop(guard);
         if is_offline {
             domain.power.set_off(vcpu.id);
@@ -362,18 +367,8 @@ impl Pcpu {
             self.set_timer(Some((loaded, context)));
             return true;
         }
-        let is_offline = vcpu.is_offline.load(Ordering::Acquire);
-        if is_offline || !vcpu.is_blocked.load(Ordering::Acquire) {
-            let state = if is_offline || vcpu.is_paused() {
-                RunState::Offline
-            } else {
-                RunState::Runnable
-            };
-            self.change_runstate(domain, vcpu, state);
-            return false;
-        }
-        self.change_runstate(domain, vcpu, RunState::Blocked);
-        if self.plan.unit.is_some() || vcpu.is_paused() {
+        let state = self.change_runstate(domain, vcpu, false);
+        if state != RunState::Blocked || self.plan.unit.is_some() || vcpu.is_paused() {
             return false;
         }
         self.set_timer(Some((loaded, context)));
@@ -394,7 +389,7 @@ impl Pcpu {
             if self.state.must_schedule() {
                 self.schedule();
                 if self.plan.unit == Some(unit) {
-                    self.change_runstate(domain, vcpu, RunState::Running);
+                    self.change_runstate(domain, vcpu, true);
                     self.set_timer(Some((loaded, context)));
                     return true;
                 }
@@ -493,18 +488,19 @@ impl Pcpu {
         }
     }
 
-    /// Notes that the loaded vCPU goes to `state`, and tells the guest where it asked for that.
-    fn change_runstate(&mut self, domain: &Domain<Machine>, vcpu: &Vcpu<Machine>, state: RunState) {
-        let now = timer::now();
-        let clock = {
-            let mut clock = vcpu.runstate.lock();
-            let change = [state as u32, clock.state as u32];
-            trace::record(Event::Runstate, trace::subject(domain, vcpu), change);
-            clock.change(state, now);
-            *clock
-        };
+    /// Notes whether the loaded vCPU runs, and tells the guest where it asked for that. Returns the state that it is in.
+    fn change_runstate(
+        &mut self,
+        domain: &Domain<Machine>,
+        vcpu: &Vcpu<Machine>,
+        runs: bool,
+    ) -> RunState {
+        let (before, clock) = vcpu.change_runstate(runs, timer::now());
+        let change = [clock.state as u32, before as u32];
+        trace::record(Event::Runstate, trace::subject(domain, vcpu), change);
         // Written while the vCPU is loaded, with its own tables: Linux reads it for stolen time.
         traps::publish_runstate(self.hv, domain, vcpu, &clock);
+        clock.state
     }
 }
 

@@ -304,7 +304,7 @@ impl<H: Hal> Domain<H> {
                 self.forget_poll(vcpu);
             }
             let now = self.scheduler.kicker().ticks();
-            vcpu.runstate.lock().end_wait(now);
+            vcpu.settle_runstate(now);
             self.scheduler.kicker().note_wake(self.facts.id, id);
             self.scheduler.settle(vcpu);
         } else if let Some(cpu) = vcpu.loaded_on() {
@@ -341,13 +341,7 @@ impl<H: Hal> Domain<H> {
             vcpu.is_initialised.store(true, Ordering::SeqCst);
         }
         vcpu.is_offline.store(is_offline, Ordering::SeqCst);
-        let now = self.scheduler.kicker().ticks();
-        let state = if is_offline {
-            RunState::Offline
-        } else {
-            RunState::Runnable
-        };
-        vcpu.runstate.lock().change(state, now);
+        vcpu.settle_runstate(self.scheduler.kicker().ticks());
         self.scheduler.settle(vcpu);
         if is_offline && let Some(cpu) = vcpu.loaded_on() {
             // It may wait there, loaded: the policy then has nobody to tell.
@@ -360,7 +354,7 @@ impl<H: Hal> Domain<H> {
         let now = self.scheduler.kicker().ticks();
         for vcpu in &self.vcpus {
             vcpu.add_pause();
-            vcpu.runstate.lock().begin_pause(now);
+            vcpu.settle_runstate(now);
             self.scheduler.settle(vcpu);
             if let Some(cpu) = vcpu.loaded_on() {
                 // It may wait there, loaded: the policy then has nobody to tell.
@@ -374,9 +368,7 @@ impl<H: Hal> Domain<H> {
         let now = self.scheduler.kicker().ticks();
         for vcpu in &self.vcpus {
             if vcpu.end_pause() {
-                if vcpu.is_runnable() {
-                    vcpu.runstate.lock().end_pause(now);
-                }
+                vcpu.settle_runstate(now);
                 self.scheduler.settle(vcpu);
             }
         }

@@ -659,6 +659,11 @@ impl Guest {
         (result, self.get(ARG))
     }
 
+    /// Its memory, as hypercalls see it.
+    pub fn space(&self) -> impl GuestMemory + '_ {
+        Space(self)
+    }
+
     pub fn put<T: IntoBytes + Immutable + ?Sized>(&self, at: u64, value: &T) {
         Space(self)
             .write(GuestVirt::new(at), value.as_bytes())
@@ -709,6 +714,8 @@ pub const fn page(n: u32) -> u64 {
 pub struct FakeCpus {
     pub rescheduled: Mutex<CpuSet>,
     pub looked: Mutex<CpuSet>,
+    /// Ticks since the machine was made.
+    pub passed: AtomicU64,
 }
 
 impl Kicker for Arc<FakeCpus> {
@@ -720,7 +727,7 @@ impl Kicker for Arc<FakeCpus> {
         self.looked.lock().unwrap().insert(cpu);
     }
     fn ticks(&self) -> u64 {
-        1000
+        1000 + self.passed.load(Ordering::SeqCst)
     }
 }
 

@@ -72,7 +72,7 @@ impl<H: Hal> Vcpu<H> {
             is_initialised: AtomicBool::new(false),
             pauses: AtomicU32::new(0),
             loaded_on: AtomicU16::new(NONE),
-            last_cpu: AtomicU16::new(0),
+            last_cpu: AtomicU16::new(NONE),
             affinity: SpinLock::new(Affinity::default()),
             is_wanted: AtomicBool::new(false),
             unit: AtomicU16::new(NONE),
@@ -128,18 +128,64 @@ impl<H: Hal> Vcpu<H> {
         }
     }
 
-    /// Notes which pCPU has its context. The caller holds the context's lock.
-    pub fn set_loaded_on(&self, cpu: Option<CpuId>) {
-        let raw = cpu.map_or(NONE, |cpu| cpu.index() as u16);
-        if raw != NONE {
-            self.last_cpu.store(raw, Ordering::Relaxed);
-        }
+    /// Notes that `cpu` has its context. Returns which had it last, if that is another. The caller holds the context's
+    /// lock.
+    pub fn load_on(&self, cpu: CpuId) -> Option<CpuId> {
+        let raw = cpu.index() as u16;
+        // Nobody else writes it: the lock is held.
+        let last = self.last_cpu.load(Ordering::Relaxed);
+        self.last_cpu.store(raw, Ordering::Relaxed);
         self.loaded_on.store(raw, Ordering::SeqCst);
+        (last != raw && last != NONE).then_some(CpuId::new(last))
     }
 
-    /// Returns the pCPU that has its context, or had it last.
+    /// Notes that no pCPU has its context any more. The caller holds the context's lock.
+    pub fn unload(&self) {
+        self.loaded_on.store(NONE, Ordering::SeqCst);
+    }
+
+    /// Returns the pCPU that has its context, or had it last; the first before it ran.
     pub fn last_cpu(&self) -> CpuId {
-        CpuId::new(self.last_cpu.load(Ordering::Relaxed))
+        match self.last_cpu.load(Ordering::Relaxed) {
+            NONE => CpuId::new(0),
+            cpu => CpuId::new(cpu),
+        }
+    }
+
+    /// Returns the run state of a vCPU that does not run, by what keeps it from running.
+    fn state_off_cpu(&self) -> RunState {
+        if self.is_offline.load(Ordering::Acquire) {
+            RunState::Offline
+        } else if self.is_blocked.load(Ordering::Acquire) {
+            RunState::Blocked
+        } else if self.is_paused() {
+            RunState::Offline
+        } else {
+            RunState::Runnable
+        }
+    }
+
+    /// It runs from `now` on, or does not any more. Returns the state before, and its clock.
+    pub fn change_runstate(&self, runs: bool, now: u64) -> (RunState, RunstateClock) {
+        let mut clock = self.runstate.lock();
+        let before = clock.state;
+        // Asked under the lock: whoever changes that meanwhile comes after us, with `settle_runstate`.
+        let state = if runs {
+            RunState::Running
+        } else {
+            self.state_off_cpu()
+        };
+        clock.change(state, now);
+        (before, *clock)
+    }
+
+    /// Notes what keeps it from running, or that nothing does any more: whoever changes that calls this afterwards.
+    pub(crate) fn settle_runstate(&self, now: u64) {
+        let mut clock = self.runstate.lock();
+        let state = self.state_off_cpu();
+        if clock.state != RunState::Running && clock.state != state {
+            clock.change(state, now);
+        }
     }
 
     /// Returns the guest address of the runstate area.
@@ -173,27 +219,6 @@ impl Default for RunstateClock {
 }
 
 impl RunstateClock {
-    /// What it waited for came at `now`: it waits for a pCPU.
-    pub fn end_wait(&mut self, now: u64) {
-        if self.state == RunState::Blocked {
-            self.change(RunState::Runnable, now);
-        }
-    }
-
-    /// It is kept from running: if it waited for a pCPU, it does not any more.
-    pub fn begin_pause(&mut self, now: u64) {
-        if self.state == RunState::Runnable {
-            self.change(RunState::Offline, now);
-        }
-    }
-
-    /// Nothing keeps it from running any more: it waits for a pCPU.
-    pub fn end_pause(&mut self, now: u64) {
-        if self.state == RunState::Offline {
-            self.change(RunState::Runnable, now);
-        }
-    }
-
     /// Returns the ticks that it ran until `now`.
     pub fn ran(&self, now: u64) -> u64 {
         let [before, ..] = self.spent;

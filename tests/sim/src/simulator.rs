@@ -498,12 +498,16 @@ impl Simulator {
             "{id:?} on {cpu:?}; was on {:?}",
             unit.cpu
         );
-        let has_moved = unit.cpu.is_some_and(|last| last != cpu);
+        let moved_from = unit.cpu.filter(|last| *last != cpu);
+        let who = unit.who;
+        if let Some(from) = moved_from {
+            self.tell(cpu, Happening::Migrate { who, from });
+        }
         self.units[id.index()].cpu = Some(cpu);
         self.set_state(id, RunState::Running);
         let unit = &mut self.units[id.index()];
         unit.times.starts += 1;
-        unit.times.migrations += u64::from(has_moved);
+        unit.times.migrations += u64::from(moved_from.is_some());
         let (work, event) = (unit.work, Event::Work(id, unit.work_number));
         let state = &mut self.cpus[cpu.index()];
         state.running = Some(id);

@@ -46,6 +46,13 @@ pub enum Happening {
         /// What it is.
         to: RunState,
     },
+    /// A unit runs on another pCPU than the last time.
+    Migrate {
+        /// Which.
+        who: Who,
+        /// Where it was.
+        from: CpuId,
+    },
     /// A unit woke.
     Wake(Who),
     /// Another pCPU is told to schedule.

@@ -65,6 +65,10 @@ impl Observer for Trace {
                 let states = [to as u32, from as u32];
                 (Event::Runstate, subject(Some(who)), states)
             }
+            Happening::Migrate { who, from } => {
+                let pcpus = [from.index() as u32, cpu.index() as u32];
+                (Event::Migrate, subject(Some(who)), pcpus)
+            }
             Happening::Wake(who) => (Event::Wake, subject(Some(who)), [0; 2]),
             Happening::Ipi(target) => (Event::SendIpi, Subject::IDLE, [0, target.index() as u32]),
             Happening::Timer => (Event::Interrupt, Subject::IDLE, [TIMER_INTID, 0]),

@@ -116,6 +116,11 @@ fn the_trace_is_read_by_the_tool() {
             "no row {row}"
         );
     }
+    // Every move to another pCPU is there.
+    let moves = json.lines().filter(|line| line.contains("migrates from"));
+    let counted: u64 = machine.units().map(|id| machine.times(id).migrations).sum();
+    assert!(counted > 0);
+    assert_eq!(moves.count() as u64, counted);
     // The run states in the timeline add up to what the simulator counted.
     for (vcpu, id) in machine.units().enumerate() {
         let slices = json.lines().filter(|line| {

@@ -133,7 +133,7 @@ impl TraceMask {
 pub enum Event {
     /// The pCPU runs the subject from now on ([`Subject::IDLE`]: nobody). `a`: who ran until now, packed.
     Switch = 0x0001,
-    /// The subject waits for another pCPU than before. `a`: the old pCPU; `b`: the new one.
+    /// The subject runs on another pCPU than the last time. `a`: the old pCPU; `b`: the new one.
     Migrate = 0x0002,
     /// The subject's run state changed. `a`: the new one (RUNSTATE_*); `b`: the old one.
     Runstate = 0x0101,
@@ -151,7 +151,7 @@ pub enum Event {
     HypercallEnd = 0x0402,
     /// The subject can run again.
     Wake = 0x0501,
-    /// The pCPU interrupts another one. `a`: what for (0 event check, 1 call function, 2 dump state); `b`: the pCPU.
+    /// The pCPU interrupts another one. `a`: what for (0 event check, the one kind there is); `b`: the pCPU.
     SendIpi = 0x0601,
 }
 

@@ -188,7 +188,7 @@ fn a_sent_event_reaches_a_vcpu_that_runs_elsewhere() {
     let dom1 = &world.dom1;
     let (_, port) = bind_ipi(dom1, 0);
     let elsewhere = CpuId::new(1);
-    dom1.domain.vcpus[0].set_loaded_on(Some(elsewhere));
+    dom1.domain.vcpus[0].load_on(elsewhere);
     assert_eq!(send(dom1, port), 0);
     assert!(world.cpus.looked.lock().unwrap().contains(elsewhere));
 }

@@ -10,6 +10,7 @@ mod lives;
 mod memory;
 mod no_memory;
 mod plain;
+mod runstate;
 mod spis;
 mod sysctl;
 mod xsa;

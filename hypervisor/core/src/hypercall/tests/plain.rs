@@ -11,7 +11,7 @@ use xen_abi::version::*;
 
 use super::errno::*;
 use super::{NO_DOMAIN, SELF};
-use crate::domain::{NOT_POLLING, POLL_FOREVER, RunState, ShutdownReason};
+use crate::domain::{NOT_POLLING, POLL_FOREVER, ShutdownReason};
 use crate::evtchn::Port;
 use crate::fakes::{ARG, Guest, LIST, NOWHERE, RAM, World, page};
 use crate::machine::SharedPage;
@@ -361,26 +361,6 @@ fn vcpu_info_is_where_the_guest_wants_it() {
         assert_eq!(dom1.result(HYPERVISOR_VCPU_OP, &[command, 99, ARG]), EINVAL);
     }
     assert_eq!(world.hv.allocator.lock().free_frames(), free);
-}
-
-#[test]
-fn runstate_is_written_at_once() {
-    let world = World::new();
-    let dom1 = &world.dom1;
-    dom1.domain.vcpus[0]
-        .runstate
-        .lock()
-        .change(RunState::Running, 1000 + 62_500);
-    dom1.put(ARG, &[0x4000_6010u32, 0xdddd_dddd]);
-    assert_eq!(dom1.result(HYPERVISOR_VCPU_OP, &[5, 0, ARG]), 0);
-    let info: VcpuRunstateInfo = dom1.get(0x4000_6010);
-    assert_eq!((info.state, info.state_entry_time), (0, 1_000_000));
-    assert_eq!(dom1.result(HYPERVISOR_VCPU_OP, &[5, 7, ARG]), ENOENT);
-    assert_eq!(dom1.result(HYPERVISOR_VCPU_OP, &[5, 0, NOWHERE]), EFAULT);
-    // An area that is not mapped is the guest's own loss.
-    dom1.put(ARG, &0u32);
-    assert_eq!(dom1.result(HYPERVISOR_VCPU_OP, &[5, 0, ARG]), 0);
-    assert_eq!(dom1.domain.vcpus[0].runstate_address(), None);
 }
 
 const SCHED: u32 = HYPERVISOR_SCHED_OP;

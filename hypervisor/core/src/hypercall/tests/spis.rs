@@ -38,19 +38,19 @@ fn a_spi_follows_its_vcpu() {
         (1, None),
         "a vCPU that ran nowhere is expected on the boot CPU"
     );
-    domain.vcpus[0].set_loaded_on(Some(first));
+    domain.vcpus[0].load_on(first);
     assert_eq!(arrives(first), (1, None));
     // The vCPU moves; the next interrupt finds that out, and those after it are right.
-    domain.vcpus[0].set_loaded_on(None);
-    domain.vcpus[0].set_loaded_on(Some(second));
+    domain.vcpus[0].unload();
+    domain.vcpus[0].load_on(second);
     assert_eq!(arrives(first), (1, Some(second)));
     assert_eq!(arrives(second), (1, None));
     // A vCPU that sleeps is expected where it was last.
-    domain.vcpus[0].set_loaded_on(None);
+    domain.vcpus[0].unload();
     assert_eq!(arrives(second), (1, None));
     assert_eq!(arrives(first), (1, Some(second)));
     // The guest gives the interrupt to its other vCPU, which is elsewhere.
-    domain.vcpus[1].set_loaded_on(Some(first));
+    domain.vcpus[1].load_on(first);
     let target = GICD_ITARGETSR + u32::from(SPI.raw());
     write(target, Width::Byte, 0b10);
     assert_eq!(arrives(second), (0b10, Some(first)));
