@@ -158,6 +158,23 @@ pub fn caps_hold_for_random_patterns(name: &str, seeds: u64) {
     }
 }
 
+/// Runs a domain with a cap and `units` units that compute for up to 10 ms and wait for up to 2 ms, which is more than the cap
+/// allows, for 10 s, beside `others` hogs. Returns how far its time is from the cap, in relation to the cap.
+pub fn cap_error_of_waiters(name: &str, cpus: u16, cap: u16, units: u16, others: u16) -> f64 {
+    let mut machine = Simulator::new(make(name), cpus, 9);
+    let capped = machine.add_domain(4096, cap);
+    let behaviour = Behaviour::Random {
+        run: 10 * MS,
+        block: 2 * MS,
+    };
+    machine.add_units(capped, units, behaviour);
+    let rest = machine.add_domain(256, 0);
+    machine.add_units(rest, others, Behaviour::Hog);
+    machine.run(10 * SECOND);
+    let allowed = 10 * SECOND / 100 * u64::from(cap);
+    machine.ran(capped) as f64 / allowed as f64 - 1.0
+}
+
 fn random_behaviour(random: &mut Random) -> Behaviour {
     match random.below(5) {
         0 => Behaviour::Hog,
@@ -260,8 +277,11 @@ pub fn work_is_conserved(name: &str, seeds: u64) {
         let mut machine = Simulator::new(make(name), cpus, seed);
         machine.check_work_conservation(10 * MS);
         for _ in 0..random.between(1, 3 * u64::from(cpus)) {
-            let domain = machine.add_domain(random.between(64, 1024) as u16, 0);
-            for _ in 0..random.between(1, 3) {
+            let units = random.between(1, 3);
+            // A cap that the units cannot reach is none.
+            let cap = [0, 100 * units as u16][random.below(2) as usize];
+            let domain = machine.add_domain(random.between(64, 1024) as u16, cap);
+            for _ in 0..units {
                 let affinity = random_affinity(&mut random, cpus);
                 let behaviour = random_behaviour(&mut random);
                 machine.add_unit(domain, affinity, behaviour);

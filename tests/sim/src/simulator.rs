@@ -91,8 +91,8 @@ impl Simulator {
         self.observer = Some(observer);
     }
 
-    /// From now on, no pCPU may idle for longer than `limit` ns while a unit of a domain without cap waits for as long that
-    /// may run there.
+    /// From now on, no pCPU may idle for longer than `limit` ns while a unit waits for as long that may run there, and whose
+    /// domain has no cap, or one that its units cannot reach.
     pub fn check_work_conservation(&mut self, limit: u64) {
         self.longest_idle = Some(limit);
         self.push(self.now + CHECK_PERIOD, Event::Conservation);
@@ -141,13 +141,14 @@ impl Simulator {
         self.schedule(cpu);
     }
 
-    /// Takes a pCPU away, which idles first.
+    /// Takes a pCPU away: it idles first, or is taken from under what runs there.
     pub fn remove_cpu(&mut self, cpu: CpuId) {
-        let running = self.cpus[cpu.index()].running;
+        let idles_first = self.random.below(2) == 0;
+        let running = self.cpus[cpu.index()].running.filter(|_| idles_first);
         if let Some(unit) = running {
             self.with_policy(cpu, |policy, now, kick| policy.sleep(unit, now, kick));
-            self.halt(cpu, RunState::Runnable);
         }
+        self.halt(cpu, RunState::Runnable);
         self.online.remove(cpu);
         let state = &mut self.cpus[cpu.index()];
         state.is_online = false;
@@ -368,6 +369,11 @@ impl Simulator {
             }
             Event::Until(..) | Event::Timer(..) | Event::Work(..) => {}
         }
+    }
+
+    fn units_of(&self, domain: DomId) -> u32 {
+        let units = self.units.iter();
+        units.filter(|unit| unit.who.domain == domain).count() as u32
     }
 
     fn may_run(&self, id: UnitId) -> CpuSet {
@@ -594,7 +600,9 @@ impl Simulator {
             if unit.state == RunState::Runnable && unit.since < before {
                 let may = self.may_run(unit.id).and(&idle);
                 let share = self.policy.share(unit.who.domain);
-                let has_cap = share.is_some_and(|share| share.cap != 0);
+                let has_cap = share.is_some_and(|share| {
+                    share.cap != 0 && u32::from(share.cap) < 100 * self.units_of(unit.who.domain)
+                });
                 assert!(
                     may.is_empty() || has_cap,
                     "{:?} waits since {} and {may:?} idle at {}",

@@ -11,6 +11,16 @@ use xenith_core::sched::{Affinity, CpuSet, DomainShare, PolicyParameters};
 
 const NAME: &str = "credit";
 
+/// pCPUs, cap, units that wait now and then, uncapped hogs beside.
+const WAITERS: [(u16, u16, u16, u16); 6] = [
+    (1, 50, 1, 0),
+    (1, 20, 2, 1),
+    (2, 60, 1, 3),
+    (4, 150, 4, 0),
+    (4, 150, 4, 8),
+    (4, 50, 4, 8),
+];
+
 fn machine(cpus: u16) -> Simulator {
     Simulator::new(make(NAME), cpus, 11)
 }
@@ -108,6 +118,18 @@ fn caps_are_held_within_2_percent() {
             error.abs() < 0.02,
             "{cpus} pCPUs, cap {cap}, {units} units: {error}"
         );
+    }
+}
+
+#[test]
+fn caps_are_used_by_units_that_wait_now_and_then() {
+    for (cpus, cap, units, others) in WAITERS {
+        let error = scenarios::cap_error_of_waiters(NAME, cpus, cap, units, others);
+        println!(
+            "{cpus} pCPUs, cap {cap}, {units} units, {others} others: {:.2} %",
+            error * 100.0
+        );
+        assert!(error.abs() < 0.02, "{cpus} {cap} {units} {others}: {error}");
     }
 }
 

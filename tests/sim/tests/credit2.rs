@@ -49,6 +49,18 @@ fn caps_are_held_and_used() {
             "{cpus} pCPUs, cap {cap}, {units}+{others}: {error}"
         );
     }
+    for (cpus, cap, units, others) in [
+        (1, 50, 1, 0),
+        (1, 20, 2, 1),
+        (2, 60, 1, 3),
+        (4, 150, 4, 0),
+        (4, 150, 4, 8),
+        (4, 50, 4, 8),
+    ] {
+        let error = scenarios::cap_error_of_waiters(NAME, cpus, cap, units, others);
+        println!("{cpus} pCPUs, cap {cap}, {units} units, {others} others: {error}");
+        assert!(error.abs() < 0.02, "{cpus} {cap} {units} {others}: {error}");
+    }
     scenarios::caps_hold_for_random_patterns(NAME, 20);
 }
 

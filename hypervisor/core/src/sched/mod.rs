@@ -1,7 +1,7 @@
 //! Who runs next: the contract between the run loop and a scheduling policy.
 //!
 //! A policy knows units (a vCPU is one), domains and pCPUs by number, and time in nanoseconds since boot. It knows no
-//! hardware, sends no interrupt and takes no lock: its owner (the cpupool) holds one lock around every call, acts on the
+//! hardware, sends no interrupt and takes no lock: its owner ([`Scheduler`], for all pools) holds one lock around every call, acts on the
 //! [`CpuSet`] of pCPUs that the call adds to, and never calls it with another lock held that ranks further right
 //! ([`crate::sync`]). The same code runs under the discrete-event simulator of the host tests.
 //!
@@ -13,7 +13,8 @@
 //! - at [`Policy::next_timer`] the pCPU calls [`Policy::timer`].
 //!
 //! A unit runs on one pCPU at a time. The context of a unit that one pCPU leaves may still be being saved when another
-//! pCPU is told to run it: the other waits for the context's lock, which is short.
+//! pCPU is told to run it: the other waits for the context's lock, which is short, and asks for it where the first one idles
+//! with the vCPU still loaded.
 
 mod credit;
 mod credit2;
@@ -211,7 +212,8 @@ pub trait Policy: Send {
     /// # Errors
     /// `ENOMEM`; `EEXIST`; `EINVAL` for a number that is too large.
     fn add_cpu(&mut self, cpu: CpuId, now: u64, kick: &mut CpuSet) -> Result<(), Errno>;
-    /// A pCPU leaves: what waits there moves on (its running unit is made to sleep, or was scheduled off, before).
+    /// A pCPU leaves: what waits there moves on, and so does what runs there, which another pCPU may be told to run before
+    /// this one has left it.
     fn remove_cpu(&mut self, cpu: CpuId, now: u64, kick: &mut CpuSet);
 
     /// A domain joins with the default share.

@@ -81,9 +81,12 @@ impl Credit {
         domain.debt_limit = (each.min(timeslice) as i64).max(MIN_CAPPED_RUN);
     }
 
+    /// Returns how far below 0 a unit may go, where a cap says that. One that the units of a domain cannot reach says
+    /// nothing: nobody is parked for it.
     fn debt_limit(&self, id: UnitId) -> Option<i64> {
         let domain = &self.domains[usize::from(self.unit(id).domain)];
-        (domain.share.cap != 0).then_some(domain.debt_limit)
+        let cap = u32::from(domain.share.cap);
+        (cap != 0 && cap < domain.unit_count.saturating_mul(100)).then_some(domain.debt_limit)
     }
 
     /// Parks a unit that used more than its domain's cap allows; it waits nowhere.

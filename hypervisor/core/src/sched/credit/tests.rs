@@ -448,6 +448,29 @@ fn cost_per_decision_is_flat_in_runnable_and_blocked_units() {
 }
 
 #[test]
+fn an_accounting_looks_a_few_times_at_each_unit_that_has_just_slept() {
+    for blocked in [10, 100, 1000, 5000] {
+        let mut credit = machine(4, 1 + blocked);
+        for number in 0..=blocked {
+            wake(&mut credit, number, 0);
+            if number > 0 {
+                sleep(&mut credit, number, 0);
+            }
+        }
+        runs(&mut credit, 0, 0);
+        assert_eq!(credit.accounting_at, 30 * MS);
+        let count = steps(&mut credit, |credit| {
+            credit.timer(cpu(0), 30 * MS, &mut kicked());
+        });
+        std::println!("{blocked}: {count}");
+        assert!(
+            count > u64::from(blocked) && count < 40 * (u64::from(blocked) + 10),
+            "{count}"
+        );
+    }
+}
+
+#[test]
 fn looking_for_work_does_not_search_the_same_units_again() {
     // 1000 units that may run on two of four pCPUs wait there, and the other two have nothing to do.
     let mut credit = machine(4, 1001);
