@@ -37,6 +37,12 @@ pub fn stop() -> i32 {
     hypercall::firmware_hvc(smccc::PSCI_CPU_OFF, 0, 0, 0) as i32
 }
 
+/// Waits for an interrupt, also a masked one, by PSCI's standby state; returns PSCI's answer.
+pub fn suspend() -> i32 {
+    cpu::dsb();
+    hypercall::firmware_hvc(smccc::PSCI_CPU_SUSPEND, 0, 0, 0) as i32
+}
+
 /// Whether a processor is on: 0; off: 1; on its way: 2.
 pub fn state(number: u32) -> i32 {
     hypercall::firmware_hvc(smccc::PSCI_AFFINITY_INFO, number, 0, 0) as i32

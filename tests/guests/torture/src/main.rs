@@ -119,15 +119,23 @@ fn report(cpus: u32) {
     let sum = |f: fn(&shared::PerVcpu) -> u32| -> u32 { SHARED.all().map(f).sum() };
     for (number, vcpu) in SHARED.all().enumerate() {
         println!(
-            "torture: vCPU {number}: {} SGIs, {} events, {} ticks, at most {} us late, {} polls, {} VFP checks, {} lives",
+            "torture: vCPU {number}: {} SGIs, {} events, {} ticks, at most {} us late, {} polls, {} suspends, {} VFP checks, {} lives",
             vcpu.sgis.load(Relaxed),
             vcpu.events.load(Relaxed),
             vcpu.ticks.load(Relaxed),
             vcpu.late_us.load(Relaxed),
             vcpu.polls.load(Relaxed),
+            vcpu.suspends.load(Relaxed),
             vcpu.vfp.load(Relaxed),
             1 + vcpu.lives.load(Relaxed)
         );
+    }
+    // Each return from CPU_SUSPEND takes an interrupt: one that does not wait returns far more often.
+    let suspends = sum(|vcpu| vcpu.suspends.load(Relaxed));
+    let interrupts =
+        sum(|vcpu| vcpu.sgis.load(Relaxed) + vcpu.events.load(Relaxed) + vcpu.ticks.load(Relaxed));
+    if suspends == 0 || suspends > interrupts {
+        shared::fail!("CPU_SUSPEND returned {suspends} times, for {interrupts} interrupts");
     }
     for lock in &SHARED.locks {
         let (a, b) = lock.counters();

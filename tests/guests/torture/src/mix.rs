@@ -2,7 +2,8 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
-use guest_lib::cpu;
+use guest_lib::{cpu, secondary};
+use xen_abi::smccc::PSCI_SUCCESS;
 
 use crate::events;
 use crate::shared::{self, NOISE_SGI, Numbers, Random, SHARED, check, deadline, fail, send_sgi};
@@ -105,6 +106,19 @@ fn all_sgis(me: usize, random: &mut Random) {
     }
 }
 
+/// Sleeps until the next interrupt, by WFI or CPU_SUSPEND.
+pub fn doze(me: usize, by_suspend: bool) {
+    if !by_suspend {
+        cpu::wfi();
+        return;
+    }
+    let answer = secondary::suspend();
+    if answer != PSCI_SUCCESS {
+        fail!("CPU_SUSPEND returned {answer}");
+    }
+    SHARED.vcpus[me].suspends.fetch_add(1, SeqCst);
+}
+
 /// Sleeps until the timer's next interrupt.
 fn sleep(me: usize) {
     let ticks = &SHARED.vcpus[me].ticks;
@@ -115,7 +129,7 @@ fn sleep(me: usize) {
         // An interrupt between the look and the sleep stays pending, as they are masked: it ends the sleep at once.
         cpu::disable_irq();
         if ticks.load(SeqCst) == before {
-            cpu::wfi();
+            doze(me, before.is_multiple_of(2));
         }
         cpu::enable_irq();
         cpu::isb();

@@ -33,7 +33,7 @@ fn sleep_until(me: usize, what: &str, is_over: impl Fn() -> bool) {
     while !is_over() {
         cpu::disable_irq();
         if !is_over() {
-            cpu::wfi();
+            mix::doze(me, SHARED.vcpus[me].balls.load(SeqCst) % 4 < 2);
         }
         cpu::enable_irq();
         cpu::isb();

@@ -136,6 +136,8 @@ pub struct PerVcpu {
     pub polling: AtomicBool,
     /// Polls that were ended by their event.
     pub polls: AtomicU32,
+    /// Returns from CPU_SUSPEND.
+    pub suspends: AtomicU32,
     /// Floating-point registers found unchanged.
     pub vfp: AtomicU32,
     /// Rounds of ping-pong.
@@ -158,6 +160,7 @@ impl PerVcpu {
             barked: AtomicBool::new(false),
             polling: AtomicBool::new(false),
             polls: AtomicU32::new(0),
+            suspends: AtomicU32::new(0),
             vfp: AtomicU32::new(0),
             balls: AtomicU32::new(0),
             lives: AtomicU32::new(0),
