@@ -495,12 +495,12 @@ impl Pcpu {
         vcpu: &Vcpu<Machine>,
         runs: bool,
     ) -> RunState {
-        let (before, clock) = vcpu.change_runstate(runs, timer::now());
-        let change = [clock.state as u32, before as u32];
+        let (before, state) = vcpu.change_runstate(runs, timer::now());
+        let change = [state as u32, before as u32];
         trace::record(Event::Runstate, trace::subject(domain, vcpu), change);
         // Written while the vCPU is loaded, with its own tables: Linux reads it for stolen time.
-        traps::publish_runstate(self.hv, domain, vcpu, &clock);
-        clock.state
+        traps::publish_runstate(self.hv, domain, vcpu);
+        state
     }
 }
 

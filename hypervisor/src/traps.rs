@@ -10,7 +10,7 @@ use xenith_arch::guest_memory::GuestSpace;
 use xenith_arch::{GuestFrame, setup, timer};
 use xenith_core::addr::{Gfn, Mfn};
 use xenith_core::console::GUEST_TARGET;
-use xenith_core::domain::{Domain, NOT_POLLING, RunstateClock, ShutdownReason, Vcpu};
+use xenith_core::domain::{Domain, NOT_POLLING, ShutdownReason, Vcpu};
 use xenith_core::emulate::decode;
 use xenith_core::emulate::execute::MmioAccess;
 use xenith_core::emulate::psci::{self, Answer, CpuOn};
@@ -329,17 +329,13 @@ pub fn flush_domain(cpu: &mut Pcpu, domain: &Dom, next: &mut Gfn) -> bool {
 }
 
 /// Copies a vCPU's run states to where its guest asked for them.
-pub fn publish_runstate(
-    hv: &'static Hv,
-    domain: &Domain<Machine>,
-    vcpu: &Vcpu<Machine>,
-    clock: &RunstateClock,
-) {
+pub fn publish_runstate(hv: &'static Hv, domain: &Domain<Machine>, vcpu: &Vcpu<Machine>) {
     if vcpu.runstate_address().is_some() {
+        let clock = *vcpu.runstate.lock();
         runstate::publish(
             domain,
             vcpu,
-            clock,
+            &clock,
             &hv.scale,
             hv.boot_ticks,
             &guest_space(hv, domain),

@@ -165,8 +165,9 @@ impl<H: Hal> Vcpu<H> {
         }
     }
 
-    /// It runs from `now` on, or does not any more. Returns the state before, and its clock.
-    pub fn change_runstate(&self, runs: bool, now: u64) -> (RunState, RunstateClock) {
+    /// It runs from `now` on, or does not any more. Returns the state before, and the one now.
+    #[inline]
+    pub fn change_runstate(&self, runs: bool, now: u64) -> (RunState, RunState) {
         let mut clock = self.runstate.lock();
         let before = clock.state;
         // Asked under the lock: whoever changes that meanwhile comes after us, with `settle_runstate`.
@@ -176,7 +177,7 @@ impl<H: Hal> Vcpu<H> {
             self.state_off_cpu()
         };
         clock.change(state, now);
-        (before, *clock)
+        (before, state)
     }
 
     /// Notes what keeps it from running, or that nothing does any more: whoever changes that calls this afterwards.

@@ -46,11 +46,8 @@ fn the_state_says_what_keeps_a_vcpu_from_running() {
     let began = *vcpu.runstate.lock();
     assert_eq!(began.state, RunState::Runnable);
 
-    let (before, clock) = vcpu.change_runstate(true, pass(10));
-    assert_eq!(
-        (before, clock.state),
-        (RunState::Runnable, RunState::Running)
-    );
+    let change = vcpu.change_runstate(true, pass(10));
+    assert_eq!(change, (RunState::Runnable, RunState::Running));
     // Whatever happens to it while it is on a pCPU: it runs until that leaves it.
     domain.pause();
     assert_eq!(state(), RunState::Running);
@@ -121,7 +118,8 @@ fn a_guest_that_asks_for_the_update_flag_gets_the_area_in_its_order() {
     let published = |now: u64| {
         let space = dom1.space();
         let memory = Counted(&space, RefCell::new(0));
-        let (_, clock) = vcpu.change_runstate(true, 1000 + now);
+        vcpu.change_runstate(true, 1000 + now);
+        let clock = *vcpu.runstate.lock();
         let scale = TickScale::new(62_500_000);
         publish(&dom1.domain, vcpu, &clock, &scale, 1000, &memory);
         let info: VcpuRunstateInfo = dom1.get(area.into());
