@@ -44,6 +44,8 @@ pub enum CpuOnError {
     NoRegisters,
     /// There is no such CPU.
     NoCpu,
+    /// It is in another cluster than the boot CPU, and their caches would not be coherent.
+    OtherCluster,
     /// The entry point is above 4 GiB.
     EntryTooHigh,
     /// Its power did not come up.
@@ -60,6 +62,9 @@ impl CpuOnError {
                 "the device tree lacks the nodes of the board's own method: use the board's DTB, or a firmware with PSCI"
             }
             Self::NoCpu => "the SoC has no such CPU: correct its \"reg\"",
+            Self::OtherCluster => {
+                "it is in another cluster than the boot CPU, and nobody has switched on the coherency between them (CCI)"
+            }
             Self::EntryTooHigh => "the hypervisor is above 4 GiB: load it at a lower address",
             Self::Timeout => "its power does not come up",
             Self::NeedsPsci => "there is no PSCI: use a firmware that has it, such as U-Boot",

@@ -209,7 +209,7 @@ fn boot(name: &str, blob: &[u8]) -> Result<(Row, Dom0Tree), String> {
         model: host.model.to_string(),
         soc: host.compatible.iter().last().unwrap_or("").to_string(),
         console: table::console(console.as_ref(), driver),
-        cpus: table::cpu_method(&host),
+        cpus: table::cpu_method(&host, &tree),
         ram_is_given: ram.is_none(),
         in_qemu: IN_QEMU.contains(&name),
     };

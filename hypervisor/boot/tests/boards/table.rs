@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use xenith_boot::fdt::host::{ConsoleUart, HostInfo};
+use xenith_boot::fdt::host::{self, ConsoleUart, HostCpu, HostInfo};
+use xenith_boot::fdt::tree::Tree;
 use xenith_platforms::uart::Family;
+use xenith_platforms::{BoardIo, Lookup, RegisterIo, Registers, detect};
 
 /// A line of the table.
 pub struct Row {
@@ -25,21 +27,74 @@ pub fn console(uart: Option<&ConsoleUart<'_>>, family: Option<&Family>) -> Optio
     Some(family?.name.to_string())
 }
 
-/// Says how the other CPUs are started.
-pub fn cpu_method(host: &HostInfo<'_>) -> String {
-    let count = host.cpus.cpus.len();
-    let method = host
-        .cpus
-        .cpus
-        .iter()
-        .map(|cpu| cpu.enable_method)
-        .find(|method| !method.is_empty())
-        .unwrap_or("");
-    match (host.psci.is_some(), method) {
-        _ if count == 1 => "1".into(),
-        (true, _) => format!("{count}, PSCI"),
-        (false, "") => format!("{count}, firmware's PSCI"),
-        (false, method) => format!("{count}, {method}"),
+/// Registers that say that all is well.
+struct Willing;
+
+impl RegisterIo for Willing {
+    fn read32(&self, _: usize) -> u32 {
+        u32::MAX
+    }
+    fn write32(&self, _: usize, _: u32) {}
+    fn read8(&self, _: usize) -> u8 {
+        u8::MAX
+    }
+    fn write8(&self, _: usize, _: u8) {}
+}
+
+/// A board's devices by its tree.
+struct Devices<'t, 'a>(&'t Tree<'a>);
+
+impl Lookup for Devices<'_, '_> {
+    fn registers(&mut self, compatible: &str) -> Option<Registers> {
+        host::device_registers(self.0, compatible)?;
+        Some(&Willing)
+    }
+    fn has(&self, compatible: &str) -> bool {
+        host::device(self.0, compatible).is_some()
+    }
+}
+
+/// A machine that was booted on its first CPU.
+struct Booted(u64);
+
+impl BoardIo for Booted {
+    fn delay_us(&self, _: u32) {}
+    fn smc(&self, _: u32, _: u32) -> u32 {
+        0
+    }
+    fn boot_mpidr(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Says how many CPUs there are and how they are started: by PSCI; by our platform's method; by PSCI that the firmware adds
+/// to the tree, where nothing else is said; or by a method, in bold type, that nobody here knows.
+pub fn cpu_method(host: &HostInfo<'_>, tree: &Tree<'_>) -> String {
+    let cpus = &host.cpus.cpus;
+    let count = cpus.len();
+    if count == 1 {
+        return "1".into();
+    }
+    if host.psci.is_some() {
+        return format!("{count}, PSCI");
+    }
+    let is_root = |names: &[&str]| tree.root().is_compatible(names);
+    let platform = detect(&is_root, &mut Devices(tree)).filter(|platform| platform.starts_cpus());
+    if let Some(platform) = platform {
+        let io = Booted(cpus[0].mpidr);
+        let starts = |&(index, cpu): &(usize, &HostCpu<'_>)| {
+            platform.cpu_on(&io, index, cpu.mpidr, 0x4000_0000).is_ok()
+        };
+        let started = 1 + cpus.iter().enumerate().skip(1).filter(starts).count();
+        return match started {
+            all if all == count => format!("{count}, {}", platform.name()),
+            some => format!("{some} of {count}, {}", platform.name()),
+        };
+    }
+    let mut methods = cpus.iter().map(|cpu| cpu.enable_method);
+    match methods.find(|method| !method.is_empty()) {
+        None => format!("{count}, firmware's PSCI"),
+        Some(method) => format!("{count}, **{method}**"),
     }
 }
 
