@@ -378,9 +378,12 @@ fn firmware_cpu_on(
     entry: HostPhys,
 ) -> Result<(), &'static str> {
     if cpu.enable_method != "psci" && psci.is_none() {
-        return Err("no way to start it is known: its enable-method is not psci");
+        return Err(
+            "no way to start it is known: use a firmware that adds PSCI to the device tree, such as U-Boot",
+        );
     }
-    let psci = psci.ok_or("the device tree has no PSCI node")?;
+    let psci = psci
+        .ok_or("the device tree has no PSCI node: use a firmware that adds one, such as U-Boot")?;
     if psci.method == PsciMethod::Hvc {
         return Err("PSCI by HVC cannot be used from Hyp mode: the psci node's method must be smc");
     }

@@ -201,6 +201,19 @@ def restarts(t):
     m.expect(messages.BANNER, 30)
 
 
+@test("bad/boots-all-the-same", "bad ours debian", cost=15, limit=120)
+def boots_all_the_same(t):
+    """A console that does not exist, no dom0_mem, no PSCI: each is said, and dom0 boots."""
+    tree = Tree(t, smp=2)
+    tree.chosen("console=dtuart dtuart=/serial@0")
+    tool("fdtput", "-r", tree.path, "/psci")
+    m = raw_machine(t, tree, loads=debian_modules(t, tree))
+    m.expect(r'\(XEN\) console: "/serial@0" is not in the device tree: give dtuart= the path or an alias', 30)
+    m.expect(r"\(XEN\) Failed to bring up CPU 1 \(MPIDR 0x1\): .*use a firmware that adds .*, such as U-Boot\n", 60)
+    m.expect(r"\(XEN\) PLEASE SPECIFY dom0_mem PARAMETER - USING 512M FOR NOW\n", 30)
+    m.login()
+
+
 # How a damaged device tree may end: a boot, or the hypervisor stops with a sentence.
 ENDS = re.compile(r"(?P<boot>" + messages.DOM0_UP + r"|Linux version )|(?P<stop>\(XEN\) (Halted|Reboot in|'noreboot' is))")
 # What it must never be: a fault or a bug of the hypervisor's own, which report registers, a place in the source or a trace.

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import messages
 from fixtures import tool
 from harness import TARGET, TOP, Failure, Skip, test
+from test_dom0 import require
 
 DTBS = "usr/lib/linux-image-*"
 
@@ -146,20 +147,61 @@ def virt_uboot(t, card, **options):
                    **options)
 
 
+def sunxi_uboot(t, card):
+    """QEMU's Orange Pi PC boots from the card, as the SoC's ROM does."""
+    return t.start(["qemu-system-arm", "-M", "orangepi-pc", "-smp", 4, "-m", "1G", "-display", "none", "-nic", "user",
+                    "-monitor", "none", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+                    "-drive", f"file={card},format=raw,if=sd"])
+
+
 @test("boards/uboot-orangepi-pc", "boards debian ours", cost=60)
 def uboot_orangepi(t):
     """SPL and U-Boot from the card, uImage, 4 CPUs by U-Boot's PSCI, a shell; reset by the watchdog."""
     spl = uboot(t, "u-boot-sunxi", "orangepi_pc_plus/u-boot-sunxi-with-spl.bin")
     card = make_card(t, "sun8i-h3-orangepi-pc", "--uboot", spl)
-    m = t.start(["qemu-system-arm", "-M", "orangepi-pc", "-smp", 4, "-m", "1G", "-display", "none", "-nic", "user",
-                 "-monitor", "none", "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-                 "-drive", f"file={card},format=raw,if=sd"])
+    m = sunxi_uboot(t, card)
     m.expect(r"Verifying Checksum \.\.\. OK", 120)
     m.expect(r"\(XEN\) Brought up 4 CPUs", 60)
     m.login()
     # U-Boot's PSCI 0.1 can do neither; the board has no way to switch itself off.
     m.send("reboot -f\n")
     m.expect(r"U-Boot SPL", 60)
+
+
+@test("boards/uboot-by-hand", "boards debian ours", cost=60)
+def uboot_by_hand(t):
+    """The lines of docs/boards.md, typed at U-Boot's prompt."""
+    text = (TOP / "docs/boards.md").read_text()
+    lines = re.search(r"<!-- by-hand -->\n(.*?)<!-- /by-hand -->", text, re.S)[1].split("\n")
+    lines = [line.strip() for line in lines if line.strip()]
+    require(lines[-1].startswith("bootm ") and len(lines) > 10, "docs/boards.md has no commands")
+    spl = uboot(t, "u-boot-sunxi", "orangepi_pc_plus/u-boot-sunxi-with-spl.bin")
+    # Its own /chosen has other values than those of the document.
+    card = make_card(t, "sun8i-h3-orangepi-pc", "--uboot", spl, "--xen-cmdline", "console=dtuart dom0_mem=200M")
+    m = sunxi_uboot(t, card)
+    m.expect(r"Hit any key to stop autoboot", 120)
+    m.send("\n")
+    for line in lines[:-1]:
+        m.expect(r"=> $", 30)
+        m.send(line + "\n")
+    m.expect(r"=> $", 30)
+    m.send(lines[-1] + "\n")
+    m.expect(r"Verifying Checksum \.\.\. OK", 60)
+    m.expect(r"\(XEN\) Allocating 1:1 mappings totalling 256MB for dom0:", 60)
+    m.login()
+
+
+@test("boards/uart-without-clock", "boards debian ours", cost=40)
+def uart_without_clock(t):
+    """The hypervisor's UART answers nothing, as one without clock: dom0 boots all the same, on a console of its own."""
+    dtb = board_tree(t, "sun8i-h3-orangepi-pc.dtb", ORANGEPI, "console=dtuart dtuart=/soc/serial@1c28400 dom0_mem=256M loglvl=all",
+                     dom0="console=ttyS0")
+    # The registers of the SPDIF controller, of which this machine has none: reads as 0.
+    tool("fdtput", "-t", "x", dtb, "/soc/serial@1c28400", "reg", "1c21000", "400")
+    tool("fdtput", "-t", "s", dtb, "/soc/serial@1c28400", "status", "okay")
+    m = direct(t, ORANGEPI, dtb)
+    m.expect(messages.DOM0_UP, 150)
+    require("(XEN)" not in m.text, "the hypervisor has a console")
 
 
 @test("boards/uboot-virt", "boards debian ours", cost=30)

@@ -142,6 +142,8 @@ pub struct Port<R> {
     /// Where bytes are sent, and where and how room for them is seen: looked up once, as every byte needs it.
     transmit: usize,
     room: Room,
+    /// There was no room for the last byte in all the time that it may take: nobody waits as long again before there is.
+    is_stuck: bool,
     regs: R,
 }
 
@@ -179,6 +181,7 @@ impl<R: RegisterIo> Port<R> {
                 mask,
                 is_zero,
             },
+            is_stuck: false,
             regs,
         };
         port.perform(family.start);
@@ -237,11 +240,15 @@ impl<R: RegisterIo> Port<R> {
 
 impl<R: RegisterIo + Send> Uart for Port<R> {
     fn put(&mut self, byte: u8) {
-        for _ in 0..WAIT_LIMIT {
+        let limit = if self.is_stuck { 1 } else { WAIT_LIMIT };
+        for _ in 0..limit {
             if (self.read_at(self.room.offset) & self.room.mask == 0) == self.room.is_zero {
+                self.is_stuck = false;
                 return self.write_at(self.transmit, u32::from(byte));
             }
         }
+        // Its clock is off, say: the machine must not stand still for every letter.
+        self.is_stuck = true;
     }
 
     fn get(&mut self) -> Option<u8> {

@@ -378,6 +378,18 @@ fn a_stuck_fifo_drops_the_byte_instead_of_hanging() {
             "{}",
             expected.compatible
         );
+        // The next byte waits no more, until there is room again.
+        fake.state.lock().unwrap().full_polls = 3;
+        uart.put(b'y');
+        uart.put(b'z');
+        assert_eq!(fake.state.lock().unwrap().full_polls, 1);
+        uart.put(b'-');
+        uart.put(b'a');
+        // And then it waits as ever.
+        fake.state.lock().unwrap().full_polls = 3;
+        uart.put(b'b');
+        let sent: Vec<u8> = fake.state.lock().unwrap().sent.clone();
+        assert_eq!(sent, b"ab", "{}", expected.compatible);
     });
 }
 

@@ -99,7 +99,7 @@ impl fmt::Display for HostError {
             Self::TimerInterrupt(name, error) => write!(f, "the {name} timer's interrupt cannot be used: {error}"),
             Self::NoConsoleNode(name) => write!(
                 f,
-                "console \"{name}\" is not in the device tree: give dtuart= the path or an alias of a UART, or correct \
+                "\"{name}\" is not in the device tree: give dtuart= the path or an alias of a UART, or correct \
                  /chosen/stdout-path"
             ),
             Self::ConsoleRegisters(node, error) => write!(f, "console {node} cannot be used: {error}"),
