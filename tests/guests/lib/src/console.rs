@@ -1,13 +1,21 @@
-//! The hypervisor's console, line by line; for a domain that may not write there, its emulated PL011.
+//! The hypervisor's console, line by line; where a domain may not write to it, its UART.
 
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::sync::atomic::{
-    AtomicBool,
-    Ordering::{Acquire, Release},
+    AtomicBool, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
 };
 
-use crate::hypercall;
+use crate::{cpu, hypercall};
+
+/// The UART's data register; 0: none.
+static UART: AtomicUsize = AtomicUsize::new(0);
+
+/// Notes where the UART is.
+pub(crate) fn set_uart(base: usize) {
+    UART.store(base, Relaxed);
+}
 
 struct Line {
     bytes: [u8; 120],
@@ -17,26 +25,26 @@ struct Line {
 impl Line {
     fn flush(&mut self) {
         let line = self.bytes.get(..self.used).unwrap_or(&[]);
-        if hypercall::console_write(line) < 0 {
+        let uart = UART.load(Relaxed);
+        if hypercall::console_write(line) < 0 && uart != 0 {
             for byte in line {
-                put_pl011(*byte);
+                put_pl011(uart, *byte);
             }
         }
         self.used = 0;
     }
 }
 
-/// Writes a byte to the PL011 that Xen gives a domain with the property `vpl011` (public/arch-arm.h: GUEST_PL011_BASE).
-fn put_pl011(byte: u8) {
-    let base = 0x2200_0000 as *mut u32;
+/// Writes a byte to a PL011.
+fn put_pl011(base: usize, byte: u8) {
     for _ in 0..100_000 {
         // SAFETY: UARTFR, mapped flat; bit 5 says that there is no room.
-        if unsafe { base.add(0x18 / 4).read_volatile() } & 1 << 5 == 0 {
+        if unsafe { cpu::mmio_read(base + 0x18) } & 1 << 5 == 0 {
             break;
         }
     }
     // SAFETY: UARTDR, mapped flat.
-    unsafe { base.write_volatile(u32::from(byte)) };
+    unsafe { cpu::mmio_write(base, byte.into()) };
 }
 
 impl Write for Line {

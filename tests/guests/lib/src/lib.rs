@@ -62,6 +62,7 @@ extern "C" fn guest_start(device_tree: u32, delta: u32, low: u32, high: u32) -> 
         unsafe { core::slice::from_raw_parts(device_tree as usize as *const u8, 0x20_0000) };
     let tree = fdt::Fdt::new(bytes).unwrap_or_else(|| panic!("no device tree at {device_tree:#x}"));
     let platform = Platform::new(&tree);
+    console::set_uart(platform.uart);
     for (start, size) in platform.banks.iter().filter(|bank| bank.0 < 1 << 32) {
         // SAFETY: the tree says that this is memory.
         unsafe { memory::map_normal(*start, *size) };

@@ -26,6 +26,8 @@ pub struct Platform {
     pub banks: [(u64, u64); MAX_BANKS],
     /// Processors.
     pub cpus: u32,
+    /// A PL011 or SBSA UART, physical.
+    pub uart: usize,
     /// The command line.
     pub bootargs: &'static str,
 }
@@ -43,6 +45,7 @@ impl Platform {
             psci_smc: false,
             banks: [(0, 0); MAX_BANKS],
             cpus: 0,
+            uart: 0,
             bootargs: "",
         };
         let mut banks = 0;
@@ -57,6 +60,8 @@ impl Platform {
                 found.hypervisor = node.text("compatible").unwrap_or("");
                 found.grant_window = node.reg(0).unwrap_or((0, 0));
                 found.event_irq = node.interrupt(0).unwrap_or(0);
+            } else if is("arm,pl011") || is("arm,sbsa-uart") {
+                found.uart = node.reg(0).map_or(0, |r| r.0 as usize);
             } else if is("arm,psci-0.2") || is("arm,psci-1.0") || is("arm,psci") {
                 found.psci_smc = node.text("method") == Some("smc");
             } else if node.text("device_type") == Some("memory") {
