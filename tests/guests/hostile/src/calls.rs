@@ -1,11 +1,11 @@
 //! Attacks by hypercalls.
 
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use guest_lib::hypercall::{event_channel, firmware_hvc, op, raw};
 use guest_lib::memory::{Page, physical};
-use guest_lib::{cpu, events, println};
+use guest_lib::{Start, cpu, events, println};
 use xen_abi::event_channel::*;
 use xen_abi::grant_table::*;
 use xen_abi::hypercall as nr;
@@ -16,15 +16,45 @@ use crate::Attack;
 
 /// Pages that the guest can lose.
 const SCRATCH: usize = 32;
-static PAGES: [Page; SCRATCH] = [const { Page::new() }; SCRATCH];
-/// Where structures are.
-static ARGUMENTS: [Page; 2] = [const { Page::new() }; 2];
-/// The first of two pages: what is written across its end must not reach this guest's own tables.
-static ARGUMENT: &Page = &ARGUMENTS[0];
+/// Where pages for attacks begin, above the start of RAM: the image and its device tree lie at the end.
+const FREE: u64 = 4 << 20;
+/// Their address, virtual and physical.
+static PAGES: AtomicUsize = AtomicUsize::new(0);
+
+/// Says where there is RAM.
+pub fn init(start: &Start) {
+    PAGES.store((start.platform.banks[0].0 + FREE) as usize, Relaxed);
+}
+
+fn page(number: usize) -> &'static Page {
+    // SAFETY: `init` was told of RAM, mapped flat, that is nobody's; a page's words are atomic.
+    unsafe { &*(PAGES.load(Relaxed) as *const Page).add(number) }
+}
+
+/// Where structures are: two pages, as what is written across an end must not reach this guest's own tables.
+fn argument() -> &'static Page {
+    page(0)
+}
+
+fn address_of(page: &Page) -> usize {
+    core::ptr::from_ref(page) as usize
+}
+
+/// The frame of a page that the guest can lose.
+fn scratch(number: u32) -> u64 {
+    (address_of(page(2 + number as usize % SCRATCH)) >> 12) as u64
+}
+
+/// Whether an address is one of this guest's own code, data or tables, at either place: what is written there is nobody's
+/// fault but its own.
+fn is_own(address: u32) -> bool {
+    let image = 0x20_0000..0x40_0000u32;
+    image.contains(&address) || image.contains(&address.wrapping_sub(physical(0)))
+}
 
 /// A pointer that is not one.
 fn pointer(a: &mut Attack) -> usize {
-    let argument = core::ptr::from_ref(ARGUMENT) as usize;
+    let argument = address_of(argument());
     let platform = &a.start.platform;
     match a.random.below(12) {
         0 => 0,
@@ -41,12 +71,13 @@ fn pointer(a: &mut Attack) -> usize {
 
 /// A number for a field: small ones, frames of the scratch pages, holes.
 fn number(a: &mut Attack) -> u32 {
-    match a.random.below(6) {
-        0 => PAGES[a.random.below(SCRATCH as u32) as usize].frame() as u32,
+    let number = match a.random.below(6) {
+        0 => scratch(a.random.next()) as u32,
         1 => 0x8_0000 + a.random.below(64),
-        2 => core::ptr::from_ref(ARGUMENT) as u32 + 64 * a.random.below(32),
+        2 => address_of(argument()) as u32 + 64 * a.random.below(32),
         _ => a.random.odd(),
-    }
+    };
+    if is_own(number) { 0 } else { number }
 }
 
 /// Whether the guest would end or sleep for ever.
@@ -61,7 +92,7 @@ pub fn any_numbers(a: &mut Attack) {
         if round % 1000 == 0 {
             println!("hostile: {round} calls");
         }
-        for word in &ARGUMENT.0[..64] {
+        for word in &argument().0[..64] {
             let value = number(a);
             word.store(value, Relaxed);
         }
@@ -89,7 +120,7 @@ pub fn any_numbers(a: &mut Attack) {
             // A multicall: entries of which none ends the guest.
             13 => {
                 // A number that does not fit a register ends the domain, as on Xen.
-                for word in &ARGUMENT.0[..64] {
+                for word in &argument().0[..64] {
                     word.store(0, Relaxed);
                 }
                 for entry in 0..4 {
@@ -101,28 +132,28 @@ pub fn any_numbers(a: &mut Attack) {
                     } else {
                         sub
                     };
-                    ARGUMENT.0[at].store(sub, Relaxed);
-                    ARGUMENT.0[at + 1].store(0, Relaxed);
-                    ARGUMENT.0[at + 4].store(command, Relaxed);
+                    argument().0[at].store(sub, Relaxed);
+                    argument().0[at + 1].store(0, Relaxed);
+                    argument().0[at + 4].store(command, Relaxed);
                     let structure = pointer(a) as u32;
-                    ARGUMENT.0[at + 6].store(structure, Relaxed);
+                    argument().0[at + 6].store(structure, Relaxed);
                     let count = a.random.odd();
-                    ARGUMENT.0[at + 8].store(count, Relaxed);
+                    argument().0[at + 8].store(count, Relaxed);
                 }
-                args = [
-                    core::ptr::from_ref(ARGUMENT) as usize,
-                    a.random.below(5) as usize,
-                    0,
-                    0,
-                    0,
-                ];
+                args = [address_of(argument()), a.random.below(5) as usize, 0, 0, 0];
             }
             // Single pages only: the next ones may be this guest's tables.
             12 if command & 0x3f == XENMEM_DECREASE_RESERVATION => {
-                args[1] = core::ptr::from_ref(ARGUMENT) as usize;
-                ARGUMENT.0[4].store(0, Relaxed);
+                args[1] = address_of(argument());
+                argument().0[4].store(0, Relaxed);
             }
-            20 => args[2] = [1, 1, 2, 5, 0x7fff_ffff][a.random.below(5) as usize],
+            20 => {
+                args[2] = [1, 1, 2, 5, 3000, 0x7fff_ffff][a.random.below(6) as usize];
+                // As many as that are this guest's to wait for, if they are there.
+                if args[2] > 3000 {
+                    args[1] = 0x1000_0000;
+                }
+            }
             24 => {
                 args[1] = a.random.odd() as usize;
                 args[2] = pointer(a);
@@ -190,7 +221,7 @@ pub fn second_cpu(a: &mut Attack) {
         let _ = firmware_hvc(smccc::PSCI_AFFINITY_INFO, a.random.odd(), a.random.odd(), 0);
     }
     // The window shows ARGUMENT's section, or nothing.
-    let argument = physical(core::ptr::from_ref(ARGUMENT) as usize);
+    let argument = address_of(argument()) as u32;
     let section = argument & 0xfff0_0000 | 0x0001_1c0e;
     // SAFETY: the linker script defines the table; nobody uses the window.
     let entry = unsafe { &__level1[WINDOW] };
@@ -212,15 +243,14 @@ const READ_ONLY: usize = 0x7fe;
 
 /// Has the hypervisor write where this guest may not (XSA-98), and where nothing is.
 pub fn read_only(_: &mut Attack) {
-    let argument = core::ptr::from_ref(ARGUMENT) as usize;
-    let physical = physical(argument);
+    let physical = address_of(argument()) as u32;
     // SAFETY: the linker script defines the table; nobody uses these addresses.
     unsafe {
         __level1[READ_ONLY].store(physical & 0xfff0_0000 | 0x0001_9c0e, Relaxed);
         asm!("dsb", "mcr p15, 0, {0}, c8, c7, 0", "dsb", "isb", in(reg) 0);
     }
     let window = READ_ONLY << 20 | physical as usize & 0xf_ffff;
-    for word in &ARGUMENT.0 {
+    for word in &argument().0 {
         word.store(0x7777_7777, Relaxed);
     }
     // SAFETY: if it is written, that is what the test finds out; the page is for that.
@@ -231,7 +261,7 @@ pub fn read_only(_: &mut Attack) {
             raw::<true>(nr::HYPERVISOR_XEN_VERSION, [3, window + 4096 - 2, 0, 0, 0]),
         ]
     };
-    let is_whole = ARGUMENT
+    let is_whole = argument()
         .0
         .iter()
         .all(|word| word.load(Relaxed) == 0x7777_7777);
@@ -240,14 +270,14 @@ pub fn read_only(_: &mut Attack) {
 
 /// Hypercalls whose structures lie where another processor changes the translation all the time.
 pub fn changing_tables(a: &mut Attack) {
-    let offset = physical(core::ptr::from_ref(ARGUMENT) as usize) as usize & 0xf_ffff;
+    let offset = address_of(argument()) & 0xf_ffff;
     let at = WINDOW << 20 | offset;
     let (mut faults, mut others) = (0u32, 0u32);
     let before = FLIP.0[3].load(Relaxed);
     for round in 0..8000u32 {
         // Across the end of a page, too.
         let at = if round % 2 == 0 { at } else { at + 4096 - 4 };
-        ARGUMENT.0[0].store(0x7ff0, Relaxed);
+        argument().0[0].store(0x7ff0, Relaxed);
         let (number, command) = [
             (nr::HYPERVISOR_XEN_VERSION, 3),
             (nr::HYPERVISOR_MEMORY_OP, XENMEM_MAXIMUM_RESERVATION),
@@ -314,7 +344,7 @@ pub fn grants(a: &mut Attack) {
     let mut good = 0u32;
     for round in 0..6000u32 {
         let mut map = GnttabMapGrantRef {
-            host_addr: PAGES[a.random.below(32) as usize].frame() << 12,
+            host_addr: scratch(a.random.next()) << 12,
             flags: a.random.odd(),
             ref_: a.random.odd(),
             dom: a.random.odd() as u16,
@@ -336,7 +366,7 @@ pub fn grants(a: &mut Attack) {
                 _pad: 0,
             },
             dest: GnttabCopyPtr {
-                u: PAGES[0].frame(),
+                u: scratch(0),
                 domid: nr::DOMID_SELF,
                 offset: a.random.odd() as u16,
                 _pad: 0,
@@ -381,7 +411,7 @@ pub fn balloon(a: &mut Attack) {
     for round in 0..3000u32 {
         for frame in &mut frames {
             *frame = match round % 4 {
-                0 | 1 => PAGES[a.random.below(SCRATCH as u32) as usize].frame(),
+                0 | 1 => scratch(a.random.next()),
                 2 => 0x8_0000 + u64::from(a.random.next() & 0xf_ffff) * 512,
                 _ => u64::from(a.random.next()) << a.random.below(20),
             };

@@ -31,6 +31,7 @@ fn start(start: &Start) {
         witness::run(start);
     }
     println!("hostile: begins, {arguments}");
+    calls::init(start);
     // No domain of the translation faults: QEMU 10.0 ends itself ("arm_fi_to_lfsc: code should not be reached") when the
     // hypervisor's translation of a guest's address (ATS12NSO) meets such a fault.
     // SAFETY: the tables of guest-lib use domain 0 only.
