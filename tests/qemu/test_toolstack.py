@@ -126,6 +126,119 @@ for _smp in (2, 1, 4):
     test(f"toolstack/life-{_smp}-cpus", _tags, cost=80, limit=900)(lambda t, smp=_smp: life(t, smp))
 
 
+def expect_up(m, name, pattern, count=1, seconds=90):
+    """Waits until a domain's console, as xenconsoled logs it, has shown its init so many times."""
+    log = f"/var/log/xen/console/guest-{name}.log"
+    until(m, f"[ $(grep -ac '^DOMU-UP {pattern}' {log} 2>/dev/null || echo 0) -ge {count} ]", f"{name} is up", seconds)
+
+
+def refused(m, command, words):
+    """A command that must fail, and say why."""
+    status, text = m.shell(command, 60, check=False)
+    require(status != 0 and words in text, f"{command}: status {status}, {text}")
+
+
+def field(m, command, name, column):
+    """A column (from 1) of the line of a table that begins with `name`."""
+    return m.shell(f"{command} | awk '$1 == \"{name}\" {{print ${column}}}'", 60).split()
+
+
+def commands_of_pools(m, last):
+    """Schedulers and pools of CPUs, with two paused domains."""
+    require(field(m, "xl sched-credit", "one", 3) == ["256"], "xl sched-credit: the default weight")
+    m.shell("xl sched-credit -d one -w 512 -c 50")
+    require(m.shell("xl sched-credit -d one | tail -1").split() == ["one", field(m, "xl list", "one", 2)[0], "512", "50"], "xl sched-credit -d")
+    refused(m, "xl sched-credit -d one -w 0", "weight")
+    m.shell("xl sched-credit -s -p Pool-0 -t 20 -r 500")
+    require("tslice=20ms ratelimit=500us" in m.shell("xl sched-credit -s"), "xl sched-credit -s")
+    m.shell("xl sched-credit -s -p Pool-0 -t 30 -r 1000")
+    m.shell(f"xl cpupool-cpu-remove Pool-0 {last}; printf 'name=\"p2\"\\nsched=\"credit2\"\\n' > p2.cfg; xl cpupool-create p2.cfg; xl cpupool-cpu-add p2 {last}", 60)
+    require(m.shell("xl cpupool-list | tail -1").split() == ["p2", "1", "credit2", "y", "0"], "xl cpupool-list")
+    m.shell("xl cpupool-migrate one p2; xl unpause one", 60)
+    until(m, f"[ $(xl vcpu-list one | awk '$1 == \"one\" && $3 == 0 {{print $4}}') = {last} ]", "a vCPU runs in its pool")
+    require(field(m, "xl sched-credit2 -p p2", "one", 3) == ["256"], "xl sched-credit2")
+    refused(m, "xl cpupool-destroy p2", "")
+    m.shell(f"xl pause one; xl cpupool-migrate one Pool-0; xl cpupool-destroy p2; xl cpupool-cpu-add Pool-0 {last}", 60)
+    require(field(m, "xl cpupool-list", "Pool-0", 2) == [str(last + 1)], "the CPU is not back")
+
+
+def commands_of_devices(m):
+    """Disks and network cards of a running domain."""
+    m.shell("truncate -s 8M /root/more.img; xl block-attach one file:/root/more.img,xvdb,w", 60)
+    state = "xenstore-read /local/domain/$(xl domid one)/device/{0}/state"
+    until(m, f"[ \"$({state.format('vbd/51728')})\" = 4 ]", "the second disk is connected")
+    require("51728" in m.shell("xl block-list one"), "xl block-list")
+    m.shell("xl block-detach one xvdb", 60)
+    require("51728" not in m.shell("xl block-list one"), "xl block-detach")
+    m.shell("xl network-attach one bridge=xenbr0", 60)
+    until(m, f"[ \"$({state.format('vif/0')})\" = 4 ]", "the network card is connected")
+    require(re.search(r"^0 +0 +00:16:3e:\S+ +\S+ +4 ", m.shell("xl network-list one"), re.M), "xl network-list")
+    m.shell("xl network-detach one 0", 60)
+
+
+def commands(t, smp):
+    """What else a user does with xl; each says what it did, or why not."""
+    m = toolstack(t, smp)
+    one = config(m, "one", 96, 'vcpus = 2\\nacpi = 0\\non_reboot = "restart"\\n')
+    m.shell(f"xl create {one}", 180)
+    expect_up(m, "one", ".* cpus=2 hypervisor=xen")
+    number = m.shell("xl domid one").strip()
+    refused(m, "xl list nosuch", "nosuch is an invalid domain")
+    require('"name": "one"' in m.shell("xl list -l one"), "xl list -l")
+    require(re.search(r"^one .* [0-9a-f]{8}(-[0-9a-f]{4}){3}-", m.shell("xl list -v one"), re.M), "xl list -v")
+    top = m.shell("xentop -b -i 1", 60)
+    require(re.search(r"^ *one +[-a-z]{6} +\d+ +[\d.]+ +\d+ ", top, re.M), f"xentop: {top}")
+    require(m.shell("xl top -b -i 1 2>&1 | grep -c one", 60, check=False)[1].strip() in ("0", "1", "2"), "xl top")
+
+    # Before mem-set and mem-max: after those xl builds it anew with more than it may have, and fails, on the real Xen, too.
+    m.shell("xl reboot one", 60)
+    expect_up(m, "one", ".* cpus=2", count=2, seconds=120)
+    require(int(m.shell("xl domid one")) > int(number), "it came back with its old number")
+
+    m.shell("xl vcpu-set one 1", 60)
+    until(m, "xl vcpu-list one | awk '$1 == \"one\" && $3 == 1 {print $5}' | grep -q -- --p", "the second vCPU is off")
+    refused(m, "xl vcpu-set one 5", "")
+    m.shell("xl vcpu-pin one all 0; xl vcpu-pin one 0 - 1", 60)
+    require(re.search(r"^one +\d+ +0 .* 0 / 1$", m.shell("xl vcpu-list one"), re.M), "xl vcpu-pin, soft")
+    m.shell("xl vcpu-pin one all all all", 60)
+    before = int(field(m, "xl info", "free_memory", 3)[0])
+    m.shell("xl mem-set one 64", 60)
+    until(m, "[ $(xl list one | awk '$1 == \"one\" {print $3}') = 64 ]", "it has ballooned down")
+    require(30 <= int(field(m, "xl info", "free_memory", 3)[0]) - before <= 34, "free memory did not grow by 32 MiB")
+    m.shell("xl mem-set one 96", 60)
+    until(m, "[ $(xl list one | awk '$1 == \"one\" {print $3}') = 96 ]", "it has its memory back")
+    commands_of_devices(m)
+
+    m.shell("xl dump-core one /root/core", 120)
+    require("ELF" in m.shell("head -c 4 /root/core") and int(m.shell("stat -c %s /root/core")) > 64 << 20, "xl dump-core")
+    m.shell("rm /root/core; xl debug-keys h; sleep 1")
+    require(m.shell("xl dmesg | grep -c \"'h' pressed\"", 60).strip() == "1", "xl debug-keys")
+    # xl's status is 0 all the same.
+    require("Function not implemented" in m.shell("xl trigger one nmi 2>&1"), "xl trigger, which Xen on Arm does not have")
+    refused(m, "xl mem-set one 128", "")
+    m.shell("xl mem-max one 128", 60)
+    require(m.shell("xenstore-read /local/domain/$(xl domid one)/memory/static-max").strip() == str(128 << 10), "xl mem-max")
+    m.shell("xl pause one", 60)
+    if smp > 1:
+        commands_of_pools(m, smp - 1)
+    m.shell("xl destroy one", 60)
+    crash = config(m, "crash", 64, 'on_reboot = "preserve"\\n')
+    m.shell(f"sed -i 's/console=hvc0/console=hvc0 rdinit=\\/no root=none panic=1/' {crash}; xl create {crash}", 180)
+    until(m, "xl list crash | grep -q -- '---s'", "a domain that is kept after its end")
+    require(m.shell("grep -c 'not syncing' /var/log/xen/console/guest-crash.log").strip() != "0", "its last words are logged")
+    m.shell("xl destroy crash", 60)
+    require(list(domains(m)) == ["Domain-0"], f"left over: {domains(m)}")
+    for name in ("test-xenstore", "test-resource", "test-paging-mempool"):
+        status, text = m.shell(f"/usr/lib/xen-4.17/bin/{name} 2>&1", 120, check=False)
+        require(status == 0 and "fail" not in text.lower(), f"{name}: status {status}, {text}")
+    m.poweroff()
+
+
+for _smp in (2, 1, 4):
+    _tags = "toolstack debian" + ("" if _smp == 2 else " full")
+    test(f"toolstack/commands-{_smp}-cpus", _tags, cost=90, limit=900)(lambda t, smp=_smp: commands(t, smp))
+
+
 def lasting(m, before, what):
     """Not a page may be lost for good."""
     for _ in range(20):
