@@ -115,7 +115,8 @@ pub static FAMILIES: &[Family] = &[
         acknowledge: &[Write(0x30, 0xf)],
         quirk: Quirk::None,
     },
-    // NXP i.MX (i.MX 6 and 7 reference manuals, chapter UART): URXD with its error bit, UTXD, UCR1, UCR2 (not in reset,
+    // NXP i.MX (i.MX 6 and 7 reference manuals, chapter UART): URXD with the bits of a parity error, a break and a framing error
+    // (OVRRUN, and with it ERR, is set in whatever comes last into a full FIFO, and says nothing bad of that byte), UTXD, UCR1, UCR2 (not in reset,
     // both directions on, RTS ignored), UCR4 (data ready enable), USR2 (data ready, overrun), UTS (transmit FIFO full).
     Family {
         name: "imx",
@@ -125,7 +126,7 @@ pub static FAMILIES: &[Family] = &[
         receive: 0x00,
         has_room: When::Clear(0xb4, 1 << 4),
         has_byte: When::Set(0x98, 1),
-        bad_data: 1 << 14,
+        bad_data: 0x1c00,
         bad_status: 0,
         start: &[
             Clear(0x80, 0x2240),

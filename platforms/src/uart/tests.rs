@@ -167,7 +167,7 @@ const EXPECTED: &[Expected] = &[
         listening: &[(0x38, 0xf, 0xe), (0x04, 0x81, 0x81)],
         cleared: 0x30,
     },
-    // Linux drivers/tty/serial/imx.c: URTX0 0x40, URXD0 0x00 (URXD_ERR bit 14), IMX21_UTS 0xb4 (TXFULL bit 4), USR2 0x98
+    // Linux drivers/tty/serial/imx.c: URTX0 0x40, URXD0 0x00 (ERR bit 14, OVRRUN 13, FRMERR 12, BRK 11, PRERR 10), IMX21_UTS 0xb4 (TXFULL bit 4), USR2 0x98
     // (RDR bit 0), UCR4 0x8c (DREN bit 0), UCR1 0x80 (UARTEN bit 0, RRDYEN 9, TRDYEN 13, TXMPTYEN 6), UCR2 0x84 (SRST bit
     // 0 is active low, RXEN 1, TXEN 2).
     Expected {
@@ -511,4 +511,17 @@ fn designware_quirks() {
     fake.state.lock().unwrap().identification = 0xcc;
     uart.clear_interrupt();
     assert_eq!(fake.state.lock().unwrap().bogus_reads, 1);
+}
+
+/// i.MX 6 reference manual, URXD: OVRRUN marks the byte in the last place of the FIFO, and ERR is the sum of the others.
+#[test]
+fn imx_takes_the_last_byte_of_a_full_fifo() {
+    for_each(|expected, fake, uart| {
+        if expected.compatible == "fsl,imx6q-uart" {
+            let mut state = fake.state.lock().unwrap();
+            state.received.extend([(0x0d | 0xe000, 0), (0x42, 0)]);
+            drop(state);
+            assert_eq!((uart.get(), uart.get()), (Some(0x0d), Some(0x42)));
+        }
+    });
 }
