@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 
 use log::{info, warn};
 use xenith_boot::cmdline::Options;
-use xenith_boot::fdt::dom0::{self, Dom0Input};
+use xenith_boot::fdt::dom0::{self, Dom0Input, Dom0Tree};
 use xenith_boot::fdt::host::{ConsoleUart, HostInfo};
 use xenith_boot::fdt::tree::Tree;
 use xenith_boot::memory::{PhysRange, dom0_banks, dom0_mem_size};
@@ -14,6 +14,7 @@ use xenith_boot::modules::BootModules;
 use xenith_core::addr::{DomId, HostPhys, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
 use xenith_core::emulate::Execution;
+use xenith_core::errno::Errno;
 use xenith_core::frames::Contents;
 use xenith_core::sched::{Affinity, CpuSet};
 use xenith_core::stage2::PageType;
@@ -179,7 +180,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
             .filter(|_| is_pinned)
             .map_or(CpuSet::ALL, CpuSet::single)
     };
-    draft.finish(&Start {
+    let domain = draft.finish(&Start {
         placement: &placement,
         vcpus,
         features: plan.features,
@@ -198,7 +199,27 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
             hard: pinned_to(vcpu),
             ..Affinity::default()
         },
-    })
+    })?;
+    permit_devices(&domain, &tree)
+        .map_err(|error| format!("no memory for the list of dom0's devices: {error:?}"))?;
+    Ok(domain)
+}
+
+/// Writes down what dom0 may have, and what it may only give to others.
+#[cold]
+#[inline(never)]
+fn permit_devices(domain: &Domain<Machine>, tree: &Dom0Tree) -> Result<(), Errno> {
+    let mut devices = domain.devices.lock();
+    for range in tree.mmio.iter().chain(&tree.passthrough_mmio) {
+        // Whole pages within the physical address space.
+        if let Some(first) = range.base().frame() {
+            devices.permit_memory(first, (range.size() / PAGE_SIZE as u64) as u32)?;
+        }
+    }
+    for &(spi, trigger) in tree.spis.iter().chain(&tree.passthrough_spis) {
+        devices.permit_interrupt(spi, trigger)?;
+    }
+    Ok(())
 }
 
 /// Reads MSI_TYPER of a GICv2m frame.

@@ -17,7 +17,7 @@ use xenith_core::errno::Errno;
 use xenith_core::frames::{Contents, FrameTable, FrameZero, Owner};
 use xenith_core::hal::Hal;
 use xenith_core::hypervisor::Hypervisor;
-use xenith_core::machine::{Fault, PhysIrq};
+use xenith_core::machine::{Fault, PhysIrq, Trigger};
 use xenith_core::p2m::{P2mMemory, PageAccount};
 use xenith_core::sched::CpuSet;
 use xenith_core::stage2::{Table, TableMemory};
@@ -115,6 +115,16 @@ impl Machine {
         if let Some(slot) = self.routes.lock().get_mut(irq.index()) {
             *slot = Some(domain.clone());
         }
+    }
+
+    /// A SPI is nobody's any more. The domain is dropped after the lock.
+    fn clear_route(&self, irq: IntId) {
+        let owner = self
+            .routes
+            .lock()
+            .get_mut(irq.index())
+            .and_then(Option::take);
+        drop(owner);
     }
 
     /// Returns the domain that a SPI belongs to.
@@ -235,6 +245,48 @@ impl Hal for Machine {
 
     fn with_distributor<R>(&self, action: impl FnOnce(&mut dyn PhysIrq) -> R) -> R {
         action(&mut *self.distributor.lock())
+    }
+
+    fn give_interrupt(
+        &self,
+        domain: &Arc<Domain<Self>>,
+        irq: IntId,
+        trigger: Trigger,
+    ) -> Result<(), Errno> {
+        if irq.raw() == self.console_irq.load(Ordering::Relaxed) {
+            return Err(Errno::Busy);
+        }
+        let mut routes = self.routes.lock();
+        let slot = routes.get_mut(irq.index()).ok_or(Errno::Inval)?;
+        if slot.is_some() {
+            return Err(Errno::Busy);
+        }
+        *slot = Some(domain.clone());
+        drop(routes);
+        let mut vgic = domain.vgic.lock();
+        let mut distributor = self.distributor.lock();
+        distributor.disable(irq);
+        distributor.set_trigger(irq, trigger);
+        let linked = vgic.link_hw(irq, irq, trigger, &mut *distributor);
+        drop(distributor);
+        drop(vgic);
+        linked.inspect_err(|_| self.clear_route(irq))
+    }
+
+    fn take_interrupt(&self, domain: &Arc<Domain<Self>>, irq: IntId) -> Result<(), Errno> {
+        let owner = self.route(irq).ok_or(Errno::Inval)?;
+        if !Arc::ptr_eq(&owner, domain) {
+            return Err(Errno::Inval);
+        }
+        let mut vgic = domain.vgic.lock();
+        if vgic.is_in_progress(irq) {
+            return Err(Errno::Busy);
+        }
+        let unlinked = vgic.unlink_hw(irq, &mut *self.distributor.lock());
+        drop(vgic);
+        unlinked.ok_or(Errno::Inval)?;
+        self.clear_route(irq);
+        Ok(())
     }
 
     fn release_interrupts(&self, domain: &Arc<Domain<Self>>) {

@@ -239,12 +239,10 @@ pub fn access_device(
     let base = domain.facts.gicd.raw();
     let offset = access.address.raw().wrapping_sub(base);
     if offset >= 0x1000 {
-        let (vuart, offset) = domain.vuart_at(access.address).ok_or(Fault)?;
+        let register = domain.vuart_at(access.address).ok_or(Fault)?;
         let id = domain.facts.id;
-        let value = domain.access_vuart(vuart, offset, width, access.write, &mut |line, byte| {
-            crate::console::vuart_write(id, line, byte);
-        });
-        return Ok(value);
+        let mut emit = |line: &mut _, byte| crate::console::vuart_write(id, line, byte);
+        return Ok(domain.access_vuart(cpu.hv, register, width, access.write, &mut emit));
     }
     let offset = offset as u32;
     match access.write {

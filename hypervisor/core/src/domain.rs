@@ -5,6 +5,7 @@
 
 mod create;
 mod destroy;
+mod devices;
 mod table;
 mod watchdog;
 
@@ -31,6 +32,7 @@ use crate::vuart::Vuart;
 
 pub use create::Request;
 pub use destroy::Teardown;
+pub use devices::DeviceAccess;
 pub use table::{DomainTable, Reserved, Vmids};
 
 pub use crate::vcpu::{NOT_POLLING, POLL_FOREVER, RunState, RunstateClock, Vcpu};
@@ -174,7 +176,9 @@ pub struct Domain<H: Hal> {
     /// The shared info page.
     pub shared_info: H::Page,
     /// The virtual UART, set before the domain runs; without one, never.
-    pub vuart: Once<Vuart>,
+    pub vuart: Once<Vuart<H::Page>>,
+    /// Device memory and interrupts that it may have.
+    pub devices: SpinLock<DeviceAccess>,
     /// HVM parameters by index (0..=28).
     pub hvm_params: SpinLock<[u64; 36]>,
     /// The vCPUs.
@@ -272,6 +276,7 @@ impl<H: Hal> Domain<H> {
             scheduler,
             shared_info,
             vuart: Once::new(),
+            devices: SpinLock::new(DeviceAccess::default()),
             hvm_params: SpinLock::new([0; 36]),
             vcpus,
             virtual_offset,
@@ -501,6 +506,7 @@ impl<H: Hal> Domain<H> {
                     self.end_poll(vcpu);
                 }
             }
+            Notify::Xen => self.look_at_vuart(),
         }
     }
 

@@ -2,7 +2,8 @@
 //! guest's device tree announces is a part.
 //!
 //! All registers of the PL011 are there, so that a driver for either works. The transmitter is infinitely fast: what is
-//! written to `DR` is sent at once, so the transmit FIFO is always empty and its interrupt comes with each character.
+//! written to `DR` is sent at once, so the transmit FIFO is always empty and its interrupt comes with each character,
+//! unless whoever takes the characters has no room: then it is full until there is ([`Vpl011::set_transmitter_full`]).
 //! What is typed waits in one queue; the guest sees as much of it as the receive FIFO would hold ([`FIFO_DEPTH`], or one
 //! character with `LCR_H.FEN` clear) and the rest moves up as it reads. So an overrun happens when the queue is full,
 //! not when a line is pasted while the vCPU does not run.
@@ -61,6 +62,8 @@ mod fr {
     pub const DSR: u32 = 1 << 1;
     pub const DCD: u32 = 1 << 2;
     pub const RXFE: u32 = 1 << 4;
+    pub const BUSY: u32 = 1 << 3;
+    pub const TXFF: u32 = 1 << 5;
     pub const RXFF: u32 = 1 << 6;
     pub const TXFE: u32 = 1 << 7;
     pub const RI: u32 = 1 << 8;
@@ -122,6 +125,8 @@ pub struct Vpl011 {
     imsc: u32,
     ris: u32,
     dmacr: u32,
+    /// What the guest sends is not taken at the moment.
+    is_full: bool,
 }
 
 impl Default for Vpl011 {
@@ -150,6 +155,7 @@ impl Vpl011 {
             imsc: 0,
             ris: 0,
             dmacr: 0,
+            is_full: false,
         }
     }
 
@@ -202,6 +208,20 @@ impl Vpl011 {
             _ => {}
         }
         None
+    }
+
+    /// Whoever takes what the guest sends has no room for more, or has again.
+    pub fn set_transmitter_full(&mut self, is_full: bool) {
+        if is_full != self.is_full {
+            self.is_full = is_full;
+            // At or below any level, or above all.
+            self.ris = self.ris & !int::TX | if is_full { 0 } else { int::TX };
+        }
+    }
+
+    /// Returns how many characters can arrive before any is lost.
+    pub fn room(&self) -> usize {
+        QUEUE.saturating_sub(self.count)
     }
 
     /// A character arrives on the line. Returns false when it is lost: the receiver is off, or the queue is full.
@@ -266,7 +286,12 @@ impl Vpl011 {
     }
 
     fn flags(&self) -> u32 {
-        let mut flags = fr::TXFE | self.modem_lines();
+        let mut flags = self.modem_lines();
+        flags |= if self.is_full {
+            fr::TXFF | fr::BUSY
+        } else {
+            fr::TXFE
+        };
         if self.count == 0 {
             flags |= fr::RXFE;
         } else if self.count >= self.depth() {
@@ -310,8 +335,10 @@ impl Vpl011 {
 
     /// Sends a character: it has left the transmitter before the guest's next instruction.
     fn send(&mut self, value: u32) -> Option<u8> {
-        // The FIFO is empty again, at or below any level.
-        self.ris |= int::TX;
+        // The FIFO is empty again, at or below any level; a full one cannot take it.
+        if !self.is_full {
+            self.ris |= int::TX;
+        }
         let byte = (value & 0xff) as u8;
         if self.cr & cr::LBE != 0 {
             if self.cr & (cr::UARTEN | cr::RXE) == cr::UARTEN | cr::RXE {

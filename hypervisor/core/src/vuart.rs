@@ -1,13 +1,21 @@
-//! A domain's virtual UART: the device ([`Vpl011`]), where it lies and which interrupt it has.
+//! A domain's virtual UART: the device ([`Vpl011`]), where it lies, which interrupt it has, and who is at its far end: the
+//! hypervisor's console for a domain made at boot, a console daemon in another domain for one that a toolstack made.
 //!
 //! # Locks
 //! [`Vuart`]'s own lock is taken while no other of the domain's is held; the vGIC's and the console's are taken inside it:
-//! the interrupt line follows the device in the order in which the device changes.
+//! the interrupt line follows the device in the order in which the device changes. The daemon is told after it.
 
+mod ring;
+
+use self::ring::Ring;
 use crate::addr::{GuestPhys, IntId, VcpuId};
 use crate::console::GuestLine;
 use crate::domain::Domain;
+use crate::evtchn::Port;
 use crate::hal::Hal;
+use crate::hypercall::notify_from_xen;
+use crate::hypervisor::Hypervisor;
+use crate::machine::SharedPage;
 use crate::sync::SpinLock;
 use crate::vgic::{KickSet, Width};
 use crate::vpl011::{SIZE, Vpl011};
@@ -17,10 +25,22 @@ pub const BASE: GuestPhys = GuestPhys::new(0x2200_0000);
 /// Its interrupt, the first SPI (GUEST_VPL011_SPI).
 pub const IRQ: IntId = IntId::new(32);
 
+/// Who is at the far end.
+#[derive(Debug)]
+enum FarEnd<P> {
+    /// The hypervisor's console.
+    Console,
+    /// A daemon, over a page and the hypervisor's port in the domain.
+    Daemon(Ring<P>, Port),
+    /// Nobody any more: the domain dies.
+    Nobody,
+}
+
 /// What changes.
-#[derive(Debug, Default)]
-struct State {
+#[derive(Debug)]
+struct State<P> {
     device: Vpl011,
+    far_end: FarEnd<P>,
     line: GuestLine,
     /// What it has begun to say by hypercall.
     called_line: GuestLine,
@@ -29,19 +49,36 @@ struct State {
 
 /// A domain's UART.
 #[derive(Debug)]
-pub struct Vuart {
+pub struct Vuart<P> {
     base: GuestPhys,
     irq: IntId,
-    state: SpinLock<State>,
+    is_on_console: bool,
+    state: SpinLock<State<P>>,
 }
 
-impl Vuart {
-    /// Makes a UART at `base`, a page's start, with the interrupt `irq`.
+impl<P: SharedPage> Vuart<P> {
+    /// Makes a UART at `base`, a page's start, with the interrupt `irq`, on the hypervisor's console.
     pub fn new(base: GuestPhys, irq: IntId) -> Self {
+        Self::with(base, irq, FarEnd::Console)
+    }
+
+    /// Makes a UART whose far end is a daemon: over `page`, and told through the hypervisor's `port` of the domain.
+    pub fn with_daemon(page: P, port: Port) -> Self {
+        Self::with(BASE, IRQ, FarEnd::Daemon(Ring::new(page), port))
+    }
+
+    fn with(base: GuestPhys, irq: IntId, far_end: FarEnd<P>) -> Self {
         Self {
             base,
             irq,
-            state: SpinLock::new(State::default()),
+            is_on_console: matches!(far_end, FarEnd::Console),
+            state: SpinLock::new(State {
+                device: Vpl011::default(),
+                far_end,
+                line: GuestLine::default(),
+                called_line: GuestLine::default(),
+                is_asserted: false,
+            }),
         }
     }
 
@@ -50,45 +87,112 @@ impl Vuart {
         let offset = at.raw().checked_sub(self.base.raw())?;
         u32::try_from(offset).ok().filter(|&offset| offset < SIZE)
     }
+
+    /// Returns its interrupt.
+    pub fn irq(&self) -> IntId {
+        self.irq
+    }
+
+    /// Returns whether what it says goes to the hypervisor's console.
+    pub fn is_on_console(&self) -> bool {
+        self.is_on_console
+    }
+
+    /// The domain dies: lets go of the page.
+    pub fn detach(&self) {
+        let mut state = self.state.lock();
+        let far_end = core::mem::replace(&mut state.far_end, FarEnd::Nobody);
+        drop(state);
+        drop(far_end);
+    }
+}
+
+impl<P: SharedPage> State<P> {
+    /// Takes what the daemon sent, as far as there is room, and looks whether it has room. Returns whether anything was
+    /// taken.
+    fn exchange(&mut self) -> bool {
+        let FarEnd::Daemon(ring, _) = &mut self.far_end else {
+            return false;
+        };
+        let mut has_taken = false;
+        while self.device.room() > 0
+            && let Some(byte) = ring.pop()
+        {
+            // Lost while the receiver is off, as on a wire.
+            let _is_heard = self.device.receive(byte);
+            has_taken = true;
+        }
+        self.device.set_transmitter_full(ring.room() == 0);
+        has_taken
+    }
 }
 
 impl<H: Hal> Domain<H> {
     /// Returns the UART's register that is at a guest's address.
-    pub fn vuart_at(&self, at: GuestPhys) -> Option<(&Vuart, u32)> {
+    pub fn vuart_at(&self, at: GuestPhys) -> Option<(&Vuart<H::Page>, u32)> {
         let vuart = self.vuart.get()?;
         Some((vuart, vuart.offset(at)?))
     }
 
-    /// Performs an access to the UART: a write of a value, or a read, whose value is returned. What the guest sends is
-    /// given to `emit`, with the line it belongs to.
+    /// Performs an access to the UART: a write of a value, or a read, whose value is returned. What the guest sends to the
+    /// console is given to `emit`, with the line it belongs to.
     pub fn access_vuart(
         &self,
-        vuart: &Vuart,
-        offset: u32,
+        hv: &Hypervisor<H>,
+        (vuart, offset): (&Vuart<H::Page>, u32),
         width: Width,
         write: Option<u32>,
         emit: &mut dyn FnMut(&mut GuestLine, u8),
     ) -> u32 {
         let mut guard = vuart.state.lock();
         let state = &mut *guard;
+        let mut is_news = false;
         let value = match write {
             Some(value) => {
                 if let Some(byte) = state.device.write(offset, width, value) {
-                    emit(&mut state.line, byte);
+                    match &mut state.far_end {
+                        FarEnd::Console => emit(&mut state.line, byte),
+                        // What does not fit is lost: the guest was told that there is no room.
+                        FarEnd::Daemon(ring, _) => is_news = ring.push(byte),
+                        FarEnd::Nobody => {}
+                    }
                 }
                 0
             }
             None => state.device.read(offset, width),
         };
+        is_news |= state.exchange();
+        let port = match state.far_end {
+            FarEnd::Daemon(_, port) if is_news => Some(port),
+            _ => None,
+        };
         let kicked = self.follow_line(vuart, state);
         drop(guard);
         self.kick(kicked);
+        if let Some(port) = port {
+            notify_from_xen(hv, self, port);
+        }
         value
     }
 
-    /// Gives the UART what was typed. Without a UART, or without room in it, it is lost.
-    pub fn type_to_vuart(&self, bytes: &[u8]) {
+    /// The daemon at the UART's far end has sent something, or has taken something.
+    #[cold]
+    #[inline(never)]
+    pub fn look_at_vuart(&self) {
         let Some(vuart) = self.vuart.get() else {
+            return;
+        };
+        let mut state = vuart.state.lock();
+        // That it was taken is said when the guest reads it: the daemon waits only when the ring is full.
+        let _has_taken = state.exchange();
+        let kicked = self.follow_line(vuart, &mut state);
+        drop(state);
+        self.kick(kicked);
+    }
+
+    /// Gives the UART what was typed. Without a UART on the console, or without room in it, it is lost.
+    pub fn type_to_vuart(&self, bytes: &[u8]) {
+        let Some(vuart) = self.vuart.get().filter(|vuart| vuart.is_on_console) else {
             return;
         };
         let mut state = vuart.state.lock();
@@ -101,9 +205,9 @@ impl<H: Hal> Domain<H> {
     }
 
     /// Writes what a domain with a UART says by hypercall (an early console), beside what it says there. Returns false
-    /// without a UART.
+    /// without a UART on the console.
     pub fn write_beside_vuart(&self, hal: &H, bytes: &[u8]) -> bool {
-        let Some(vuart) = self.vuart.get() else {
+        let Some(vuart) = self.vuart.get().filter(|vuart| vuart.is_on_console) else {
             return false;
         };
         let mut state = vuart.state.lock();
@@ -122,7 +226,7 @@ impl<H: Hal> Domain<H> {
 
     /// Sets the interrupt line to what the device says. The vCPUs are to be kicked when the UART is not locked any more:
     /// ending a wait may take the event channels.
-    fn follow_line(&self, vuart: &Vuart, state: &mut State) -> KickSet {
+    fn follow_line(&self, vuart: &Vuart<H::Page>, state: &mut State<H::Page>) -> KickSet {
         let level = state.device.is_asserted();
         if level == state.is_asserted {
             return KickSet::NONE;
@@ -161,8 +265,8 @@ mod tests {
         let mut sent = Vec::new();
         let mut write = |register, value| {
             let _ = domain.access_vuart(
-                vuart,
-                register,
+                &world.dom1.hv,
+                (vuart, register),
                 Width::Word,
                 Some(value),
                 &mut |line, byte| {
@@ -172,7 +276,8 @@ mod tests {
             );
         };
         let read = |register| {
-            domain.access_vuart(vuart, register, Width::Word, None, &mut |_, _| {
+            let hv = &world.dom1.hv;
+            domain.access_vuart(hv, (vuart, register), Width::Word, None, &mut |_, _| {
                 panic!("sends nothing")
             })
         };

@@ -94,6 +94,10 @@ pub struct Dom0Tree {
     pub mmio: Vec<PhysRange>,
     /// The SPIs to route to dom0 under their own number, sorted.
     pub spis: Vec<(IntId, Trigger)>,
+    /// Device memory that is not dom0's, but dom0's to give: of the devices marked `xen,passthrough`.
+    pub passthrough_mmio: Vec<PhysRange>,
+    /// SPIs of these devices.
+    pub passthrough_spis: Vec<(IntId, Trigger)>,
     /// What was left out or looks wrong, for the log.
     pub warnings: Vec<Warning>,
     /// How many more warnings there were.
@@ -324,6 +328,8 @@ struct Builder<'b> {
     mmio: Vec<PhysRange>,
     /// Sorted.
     spis: Vec<(IntId, Trigger)>,
+    passthrough_mmio: Vec<PhysRange>,
+    passthrough_spis: Vec<(IntId, Trigger)>,
     warnings: Vec<Warning>,
     suppressed_warnings: u32,
     /// The interrupts of the node looked at, kept to reuse its memory.
@@ -370,6 +376,8 @@ impl<'b> Builder<'b> {
             closed: normalise(&closed),
             mmio: Vec::new(),
             spis: Vec::new(),
+            passthrough_mmio: Vec::new(),
+            passthrough_spis: Vec::new(),
             warnings: Vec::new(),
             suppressed_warnings: 0,
             interrupts: Vec::new(),
@@ -414,6 +422,8 @@ impl<'b> Builder<'b> {
             blob,
             mmio: subtract(&self.mmio, &self.closed),
             spis: self.spis,
+            passthrough_mmio: subtract(&self.passthrough_mmio, &self.closed),
+            passthrough_spis: self.passthrough_spis,
             warnings: self.warnings,
             suppressed_warnings: self.suppressed_warnings,
             initrd_at,
@@ -572,6 +582,15 @@ impl<'b> Builder<'b> {
                 }
             });
         }
+    }
+
+    /// Lets dom0 give the registers and interrupts of a device to others, without having them.
+    fn permit(&mut self, node: Node<'b, 'b>) {
+        core::mem::swap(&mut self.mmio, &mut self.passthrough_mmio);
+        core::mem::swap(&mut self.spis, &mut self.passthrough_spis);
+        self.give(node);
+        core::mem::swap(&mut self.mmio, &mut self.passthrough_mmio);
+        core::mem::swap(&mut self.spis, &mut self.passthrough_spis);
     }
 
     fn map(&mut self, node: Node<'b, 'b>, start: u64, size: u64) {

@@ -132,6 +132,9 @@ impl<H: Hal> Hypervisor<H> {
                     let page = domain.events.lock().unregister_vcpu_info(vcpu.id);
                     drop(page);
                 }
+                if let Some(vuart) = domain.vuart.get() {
+                    vuart.detach();
+                }
                 return Ok(Teardown::Grants(0));
             }
             Reset::NeedsPeer(peer, port) => match close_with(self, domain, peer, port) {

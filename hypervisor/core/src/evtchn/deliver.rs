@@ -28,11 +28,29 @@ impl<P: SharedPage> EventChannels<P> {
     /// `EVTCHNOP_send`: notifies the other end of a port. To an unbound port nothing happens.
     ///
     /// # Errors
-    /// `EINVAL` for a port that is closed or bound to a VIRQ.
+    /// `EINVAL` for a port that is closed, bound to a VIRQ, or the hypervisor's own.
     #[inline]
     pub fn send(&mut self, port: Port) -> Result<Sent, Errno> {
         let channel = self.table.get(port).ok_or(Errno::Inval)?;
-        match channel.state {
+        if channel.is_xen {
+            return Err(Errno::Inval);
+        }
+        self.send_from(channel.state, port)
+    }
+
+    /// Notifies the other end of a port that is the hypervisor's own.
+    ///
+    /// # Errors
+    /// `EINVAL` for any other port.
+    pub fn send_from_xen(&mut self, port: Port) -> Result<Sent, Errno> {
+        let channel = self.table.get(port).filter(|channel| channel.is_xen);
+        let state = channel.ok_or(Errno::Inval)?.state;
+        self.send_from(state, port)
+    }
+
+    #[inline]
+    fn send_from(&mut self, state: State, port: Port) -> Result<Sent, Errno> {
+        match state {
             State::Interdomain { domain, port: peer } if domain == self.domain => {
                 Ok(Sent::Local(self.set_pending(peer)))
             }
@@ -85,6 +103,9 @@ impl<P: SharedPage> EventChannels<P> {
         };
         if !channel.state.is_usable() {
             return Notify::None;
+        }
+        if channel.is_xen {
+            return Notify::Xen;
         }
         let vcpu_id = channel.notify_vcpu;
         let raised = match self.abi {

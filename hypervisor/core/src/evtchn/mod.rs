@@ -132,6 +132,8 @@ pub struct EventChannels<P: SharedPage> {
     woken: VcpuSet,
     /// Where a preempted reset goes on; 0 = none under way.
     reset_next: u32,
+    /// Open ports that are the hypervisor's own.
+    xen_count: u32,
 }
 
 impl<P: SharedPage> EventChannels<P> {
@@ -179,6 +181,7 @@ impl<P: SharedPage> EventChannels<P> {
             event_array: Vec::new(),
             woken: VcpuSet::EMPTY,
             reset_next: 0,
+            xen_count: 0,
         })
     }
 
@@ -202,6 +205,10 @@ impl<P: SharedPage> EventChannels<P> {
     pub fn set_dying(&mut self) {
         self.is_dying = true;
         self.reset_next = 0;
+        for (_, channel) in self.table.iter_mut() {
+            channel.is_xen = false;
+        }
+        self.xen_count = 0;
     }
 
     /// Looks a guest's vCPU number up.
@@ -241,6 +248,28 @@ impl<P: SharedPage> EventChannels<P> {
         self.table
             .open(port, State::Unbound { domain: remote }, VcpuId::new(0));
         Ok(port)
+    }
+
+    /// Opens a port of the domain's whose near end is the hypervisor, for `remote` to bind: of the virtual UART.
+    ///
+    /// # Errors
+    /// As [`Self::alloc_unbound`].
+    pub fn alloc_unbound_xen(&mut self, remote: DomId) -> Result<Port, Errno> {
+        let port = self.alloc_unbound(remote)?;
+        if let Some(channel) = self.table.get_mut(port) {
+            channel.is_xen = true;
+        }
+        self.xen_count += 1;
+        Ok(port)
+    }
+
+    /// Closes a port of the hypervisor's that nobody has bound.
+    pub fn close_xen(&mut self, port: Port) {
+        if let Some(channel) = self.table.get_mut(port).filter(|channel| channel.is_xen) {
+            channel.is_xen = false;
+            self.xen_count -= 1;
+            self.release(port);
+        }
     }
 
     /// Checks that `from` may bind `port`, which waits for it.
@@ -350,6 +379,9 @@ impl<P: SharedPage> EventChannels<P> {
     pub fn bind_vcpu(&mut self, port: Port, vcpu: u32) -> Result<(), Errno> {
         let vcpu = self.vcpu_id(vcpu)?;
         let channel = self.table.get_mut(port).ok_or(Errno::Inval)?;
+        if channel.is_xen {
+            return Err(Errno::Inval);
+        }
         match channel.state {
             State::Unbound { .. } | State::Interdomain { .. } => {}
             State::Virq(virq) if virq.is_global() => {}
@@ -364,8 +396,11 @@ impl<P: SharedPage> EventChannels<P> {
     /// `EVTCHNOP_close`. A port connected to another domain is not closed but reported, see [`Self::close_pair`].
     ///
     /// # Errors
-    /// `EINVAL` for a port that is not open.
+    /// `EINVAL` for a port that is not open, or the hypervisor's own.
     pub fn close(&mut self, port: Port) -> Result<Closed, Errno> {
+        if self.table.get(port).is_some_and(|channel| channel.is_xen) {
+            return Err(Errno::Inval);
+        }
         match self.state(port)? {
             State::Free | State::Reserved => return Err(Errno::Inval),
             State::Interdomain { domain, .. } if domain != self.domain => {
@@ -459,7 +494,7 @@ impl<P: SharedPage> EventChannels<P> {
             return Ok(Reset::More);
         }
         self.reset_next = 0;
-        if self.table.open_count() != 0 {
+        if self.table.open_count() != self.xen_count {
             return Err(Errno::Again);
         }
         self.leave_fifo();
@@ -557,7 +592,12 @@ impl<P: SharedPage> EventChannels<P> {
                 State::Virq(_) => 5,
                 State::Ipi => 6,
             };
-            write!(out, "]: s={state} n={} x=0", channel.notify_vcpu.raw())?;
+            write!(
+                out,
+                "]: s={state} n={} x={}",
+                channel.notify_vcpu.raw(),
+                u8::from(channel.is_xen)
+            )?;
             match channel.state {
                 State::Unbound { domain } => write!(out, " d={}", domain.raw())?,
                 State::Interdomain { domain, port } => {

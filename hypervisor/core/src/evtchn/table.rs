@@ -49,6 +49,8 @@ pub(super) struct Channel {
     pub(super) last_vcpu: VcpuId,
     /// FIFO: became pending while its page of the event array did not exist.
     pub(super) latched: bool,
+    /// This end is the hypervisor's own: the guest cannot use or close it.
+    pub(super) is_xen: bool,
 }
 
 /// Priority of a port that sets none (public/event_channel.h `EVTCHN_FIFO_PRIORITY_DEFAULT`).
@@ -62,6 +64,7 @@ impl Channel {
         last_priority: 0,
         last_vcpu: VcpuId::new(0),
         latched: false,
+        is_xen: false,
     };
 }
 
@@ -202,6 +205,7 @@ impl Table {
         channel.notify_vcpu = notify_vcpu;
         channel.priority = DEFAULT_PRIORITY;
         channel.latched = false;
+        channel.is_xen = false;
         bucket.free &= !(1 << slot);
         self.open += 1;
     }

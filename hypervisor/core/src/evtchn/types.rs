@@ -127,13 +127,15 @@ pub enum Notify {
     /// vCPUs in `SCHEDOP_poll` must be unblocked: [`super::EventChannels::take_woken`] says which. The vCPU in it, if
     /// any, is to be kicked as for [`Notify::Kick`].
     Pollers(Option<VcpuId>),
+    /// The hypervisor's own end of a channel was notified: the domain's virtual UART is to look.
+    Xen,
 }
 
 impl Notify {
     /// Returns the vCPU whose upcall became asserted.
     pub const fn kick(self) -> Option<VcpuId> {
         match self {
-            Self::None => None,
+            Self::None | Self::Xen => None,
             Self::Kick(vcpu) => Some(vcpu),
             Self::Pollers(kick) => kick,
         }

@@ -15,9 +15,11 @@ const CHUNK: usize = 128;
 #[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
     let is_privileged = cx.domain.facts.is_privileged;
+    let vuart = cx.domain.vuart.get();
+    let has_uart = vuart.is_some_and(|vuart| vuart.is_on_console());
     match args[0] as u32 {
         // A domain of the device tree that has a console may write to it this way, too.
-        CONSOLEIO_WRITE if is_privileged || cx.domain.vuart.is_completed() => write(cx, args),
+        CONSOLEIO_WRITE if is_privileged || has_uart => write(cx, args),
         _ if !is_privileged => Err(Errno::Perm),
         CONSOLEIO_READ => read(cx, args[1] as u32, GuestVirt::new(args[2])),
         _ => Err(Errno::NoSys),

@@ -26,9 +26,13 @@ impl<H: Hal, M: GuestMemory> Cx<'_, H, M> {
     /// # Errors
     /// `EINVAL` when it is anything else, `ENOMEM`.
     pub(super) fn map_own_page(&self, gfn: Gfn) -> Result<H::Page, Errno> {
-        let memory = self.hv.hal.p2m_memory(self.domain.vttbr);
-        let mfn = self
-            .domain
+        self.map_page_of(self.domain, gfn)
+    }
+
+    /// As [`Self::map_own_page`], of a domain that the caller controls.
+    pub(super) fn map_page_of(&self, domain: &Domain<H>, gfn: Gfn) -> Result<H::Page, Errno> {
+        let memory = self.hv.hal.p2m_memory(domain.vttbr);
+        let mfn = domain
             .p2m
             .lock()
             .get_page(&memory, gfn, Access::ReadWrite)?;
@@ -48,18 +52,35 @@ pub(super) fn send<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, at: GuestVirt)
     let sent = cx.domain.events.lock().send(port)?;
     match sent {
         Sent::Local(notify) => cx.domain.deliver(notify),
-        Sent::Remote { domain, port: peer } => send_remote(cx, domain, peer, port),
+        Sent::Remote { domain, port: peer } => {
+            send_remote(cx.hv, cx.domain.facts.id, (domain, peer), port);
+        }
     }
     Ok(0)
 }
 
-fn send_remote<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, domain: DomId, peer: Port, port: Port) {
-    if let Some(remote) = cx.hv.domains.get(domain) {
-        let notify = remote
-            .events
-            .lock()
-            .set_pending_from(peer, cx.domain.facts.id, port);
+#[inline]
+fn send_remote<H: Hal>(hv: &Hypervisor<H>, from: DomId, (domain, peer): (DomId, Port), port: Port) {
+    if let Some(remote) = hv.domains.get(domain) {
+        let notify = remote.events.lock().set_pending_from(peer, from, port);
         remote.deliver(notify);
+    }
+}
+
+/// Notifies the other end of a port of `domain`'s that is the hypervisor's own; with no other end nothing happens. No lock
+/// is held.
+pub(crate) fn notify_from_xen<H: Hal>(hv: &Hypervisor<H>, domain: &Domain<H>, port: Port) {
+    let sent = domain.events.lock().send_from_xen(port);
+    match sent {
+        Ok(Sent::Local(notify)) => domain.deliver(notify),
+        Ok(Sent::Remote {
+            domain: to,
+            port: peer,
+        }) => {
+            send_remote(hv, domain.facts.id, (to, peer), port);
+        }
+        // Closed: the domain dies.
+        Err(_) => {}
     }
 }
 

@@ -45,7 +45,7 @@ use crate::hal::Hal;
 use crate::hypervisor::{Hypervisor, Policy};
 use crate::machine::GuestMemory;
 
-pub(crate) use event_channel::close_with;
+pub(crate) use event_channel::{close_with, notify_from_xen};
 pub(crate) use grant_memory::Reach;
 pub use platform::publish_wallclock;
 

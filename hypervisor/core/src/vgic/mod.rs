@@ -267,6 +267,21 @@ impl Vgic {
         Some(hw)
     }
 
+    /// Returns whether a SPI is linked to a physical one; nothing when there is no such interrupt.
+    pub fn is_linked(&self, irq: IntId) -> Option<bool> {
+        let index = self.irqs.index(0, irq).filter(|_| irq.is_spi())?;
+        Some(self.irqs.nodes[index].state.contains(State::LINKED))
+    }
+
+    /// Returns whether a linked SPI was taken and its guest is not done with it.
+    pub fn is_in_progress(&self, irq: IntId) -> bool {
+        let index = self.irqs.index(0, irq).filter(|_| irq.is_spi());
+        index.is_some_and(|index| {
+            let node = &self.irqs.nodes[index];
+            node.is_in_lr() || node.state.intersects(State::ARRIVED | State::PHYS_ACTIVE)
+        })
+    }
+
     /// Unlinks all SPIs: the domain dies.
     pub fn unlink_all<P: PhysIrq + ?Sized>(&mut self, phys: &mut P) {
         for raw in 32..32 + MAX_SPIS {

@@ -74,6 +74,7 @@ pub(super) fn emit(builder: &mut Builder<'_>) -> Result<Emitted, BuildError> {
                     Fate::CopyDisabled => {
                         emitter.copy_properties(node, &|property| property.name != b"status")?;
                         emitter.writer.property_string("status", "disabled")?;
+                        builder.permit(node);
                     }
                     _ => {
                         let is_aliases =

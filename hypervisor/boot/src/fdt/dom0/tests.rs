@@ -515,6 +515,9 @@ fn awkward_board() {
         spi(31, Edge),
     ];
     assert_eq!(dom0.spis, expected);
+    // Not dom0's, but dom0's to give.
+    assert_eq!(dom0.passthrough_spis, [spi(40, Level)]);
+    assert_eq!(dom0.passthrough_mmio, [range(0x0100_4000, 0x1000)]);
     let expected = [
         (0x0120_0000, 0x1000),
         (0x0130_0000, 0x1000),

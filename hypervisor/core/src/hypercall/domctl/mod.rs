@@ -6,6 +6,7 @@
 //! second caller could disturb say how they notice.
 
 mod create;
+mod devices;
 mod info;
 pub(super) mod layout;
 mod life;
@@ -152,6 +153,12 @@ fn of_domain<H: Hal, M: GuestMemory>(
         abi::XEN_DOMCTL_GETVCPUINFO => placement::vcpu_info(cx, op, target),
         abi::XEN_DOMCTL_SCHEDULER_OP => placement::share(cx, op, target),
         abi::XEN_DOMCTL_SETTIMEOFFSET => life::set_time_offset(cx, op, target),
+        abi::XEN_DOMCTL_IOMEM_PERMISSION => devices::permit_memory(cx, op, target),
+        abi::XEN_DOMCTL_IRQ_PERMISSION => devices::permit_interrupt(cx, op, target),
+        abi::XEN_DOMCTL_MEMORY_MAPPING => devices::map_memory(cx, op, target),
+        abi::XEN_DOMCTL_BIND_PT_IRQ => devices::bind_interrupt(cx, op, target),
+        abi::XEN_DOMCTL_UNBIND_PT_IRQ => devices::unbind_interrupt(cx, op, target),
+        abi::XEN_DOMCTL_VUART_OP => devices::make_uart(cx, op, target),
         // There is no IOMMU.
         abi::XEN_DOMCTL_ASSIGN_DEVICE
         | abi::XEN_DOMCTL_TEST_ASSIGN_DEVICE

@@ -1,6 +1,7 @@
 //! Hypercalls as guests make them, on a machine in the host's memory.
 
 mod between;
+mod devices;
 mod domctl;
 mod events;
 mod fuzz;
@@ -13,6 +14,7 @@ mod plain;
 mod runstate;
 mod spis;
 mod sysctl;
+mod uart;
 mod xsa;
 
 use xen_abi::hypercall::*;
