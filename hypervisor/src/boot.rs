@@ -24,7 +24,9 @@ use xenith_core::domain::Domain;
 use xenith_core::errno::Errno;
 use xenith_core::fallible;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
-use xenith_core::hypervisor::{GuestDefaults, Hypervisor, Identity, Policy as SecurityPolicy};
+use xenith_core::hypervisor::{
+    GuestDefaults, Hypervisor, Identity, Policy as SecurityPolicy, Setting,
+};
 use xenith_core::p2m::PageAccount;
 use xenith_core::sched::{self, Policy, PolicyParameters, Scheduler};
 use xenith_core::sync::SpinLock;
@@ -533,6 +535,7 @@ fn xenith_main(boot: Boot) -> ! {
     }
     smp::start_boot_cpu(distributor.sgi_sender(), distributor.own_target());
     let geometry = crate::arch::init_stage2(&features);
+    let grants = crate::builder::grant_limits(&line.options, None);
     let hv: &'static Hv = crate::machine::install(Hypervisor {
         hal: Machine::new(memory, distributor, tables, features),
         frames,
@@ -549,11 +552,13 @@ fn xenith_main(boot: Boot) -> ! {
             gicv: Mfn::new((gic.gicv.base().raw() / PAGE_SIZE as u64) as u32),
             virtual_timer: host.timer.virt.intid,
             clock_frequency: host.timer.clock_frequency.unwrap_or(0),
-            grants: crate::builder::grant_limits(&line.options, None),
-            maptrack_frames: line
-                .options
-                .gnttab_max_maptrack_frames
-                .unwrap_or(crate::builder::MAPTRACK_FRAMES),
+            grants,
+            grant_frames: Setting::new(grants.max_frames),
+            maptrack_frames: Setting::new(
+                line.options
+                    .gnttab_max_maptrack_frames
+                    .unwrap_or(crate::builder::MAPTRACK_FRAMES),
+            ),
         },
         vmids: Default::default(),
         watchdog: AtomicU64::new(u64::MAX),

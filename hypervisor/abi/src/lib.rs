@@ -14,6 +14,7 @@ pub mod grant_table;
 pub mod guest;
 pub mod hvm;
 pub mod hypercall;
+pub mod hypfs;
 pub mod memory;
 pub mod misc;
 pub mod physdev;

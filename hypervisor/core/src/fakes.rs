@@ -29,7 +29,7 @@ use crate::frames::{Contents, FrameAllocator, FrameTable, Owner};
 use crate::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use crate::hal::Hal;
 use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
-use crate::hypervisor::{GuestDefaults, Hypervisor, Identity, Policy};
+use crate::hypervisor::{GuestDefaults, Hypervisor, Identity, Policy, Setting};
 use crate::machine::{Fault, GuestMemory, PhysIrq, SharedPage, Trigger};
 use crate::p2m::{P2m, P2mMemory, PageAccount};
 use crate::sched::{Affinity, CpuSet, Kicker, Scheduler, UnitTable};
@@ -836,7 +836,8 @@ impl World {
                 virtual_timer: IntId::new(27),
                 clock_frequency: 0,
                 grants: Limits::default(),
-                maptrack_frames: 1024,
+                grant_frames: Setting::new(Limits::default().max_frames),
+                maptrack_frames: Setting::new(1024),
             },
             vmids: Vmids::default(),
             watchdog: AtomicU64::new(u64::MAX),

@@ -1,6 +1,6 @@
 //! The state of the whole machine, made once at boot and shared by reference.
 
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -90,7 +90,7 @@ pub struct FreeMemory {
 }
 
 /// What every domain that is made at run time gets of the machine, and how much it gets when nobody says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct GuestDefaults {
     /// The shape of stage 2.
     pub geometry: Geometry,
@@ -104,10 +104,34 @@ pub struct GuestDefaults {
     pub virtual_timer: IntId,
     /// The counter's rate in Hz where firmware does not tell it to guests, else 0.
     pub clock_frequency: u32,
-    /// The limits of a grant table; a toolstack may ask for another number of frames, and for less of the rest.
+    /// The limits of a grant table; a toolstack may ask for another number of frames (`max_frames` here counts for none),
+    /// and for less of the rest.
     pub grants: Limits,
-    /// Frames of mappings of others' grants.
-    pub maptrack_frames: u32,
+    /// Frames of a grant table. Changes while the machine runs (hypfs).
+    pub grant_frames: Setting,
+    /// Frames of mappings of others' grants. Changes as well.
+    pub maptrack_frames: Setting,
+}
+
+/// A number that dom0 may change.
+#[derive(Debug)]
+pub struct Setting(AtomicU32);
+
+impl Setting {
+    /// Begins with a value.
+    pub const fn new(value: u32) -> Self {
+        Self(AtomicU32::new(value))
+    }
+
+    /// Returns the value.
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Changes the value, for what is made from now on.
+    pub fn set(&self, value: u32) {
+        self.0.store(value, Ordering::Relaxed);
+    }
 }
 
 /// Who may have to do with whom (`xsm=`).

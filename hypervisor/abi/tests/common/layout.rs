@@ -589,6 +589,17 @@ fn structures(rows: &mut Vec<Row>) {
             "pad" = pad,
             "evtchn" = evtchn,
         }
+        "xen_hypfs_direntry" = xen_abi::hypfs::HypfsDirentry {
+            "type" = kind,
+            "encoding" = encoding,
+            "pad" = pad,
+            "content_len" = content_len,
+            "max_write_len" = max_write_len,
+        }
+        "xen_hypfs_dirlistentry" = xen_abi::hypfs::HypfsDirlistentry {
+            "e" = e,
+            "off_next" = off_next,
+        }
         "vcpu_guest_core_regs" = xen_abi::vcpu::VcpuGuestCoreRegs {
             "cpsr" = cpsr,
             "spsr_fiq" = spsr_fiq,
@@ -696,6 +707,13 @@ fn constants(rows: &mut Vec<Row>) {
         "__HYPERVISOR_argo_op" = xen_abi::hypercall::HYPERVISOR_ARGO_OP,
         "__HYPERVISOR_dm_op" = xen_abi::hypercall::HYPERVISOR_DM_OP,
         "__HYPERVISOR_hypfs_op" = xen_abi::hypercall::HYPERVISOR_HYPFS_OP,
+        "XEN_HYPFS_OP_get_version" = xen_abi::hypfs::XEN_HYPFS_OP_GET_VERSION,
+        "XEN_HYPFS_OP_read" = xen_abi::hypfs::XEN_HYPFS_OP_READ,
+        "XEN_HYPFS_OP_write_contents" = xen_abi::hypfs::XEN_HYPFS_OP_WRITE_CONTENTS,
+        "XEN_HYPFS_TYPE_DIR" = xen_abi::hypfs::XEN_HYPFS_TYPE_DIR,
+        "XEN_HYPFS_TYPE_STRING" = xen_abi::hypfs::XEN_HYPFS_TYPE_STRING,
+        "XEN_HYPFS_TYPE_UINT" = xen_abi::hypfs::XEN_HYPFS_TYPE_UINT,
+        "XEN_HYPFS_ENC_PLAIN" = xen_abi::hypfs::XEN_HYPFS_ENC_PLAIN,
         "DOMID_FIRST_RESERVED" = xen_abi::hypercall::DOMID_FIRST_RESERVED,
         "DOMID_SELF" = xen_abi::hypercall::DOMID_SELF,
         "DOMID_IO" = xen_abi::hypercall::DOMID_IO,

@@ -19,6 +19,7 @@ mod grant_memory;
 mod grant_table;
 mod guest;
 mod hvm;
+mod hypfs;
 mod memory;
 mod misc;
 mod multicall;
@@ -254,6 +255,7 @@ fn execute<H: Hal, M: GuestMemory>(
         abi::HYPERVISOR_XSM_OP => misc::xsm_op(),
         abi::HYPERVISOR_DOMCTL => domctl::call(cx, args),
         abi::HYPERVISOR_SYSCTL => sysctl::call(cx, args),
+        abi::HYPERVISOR_HYPFS_OP => hypfs::call(cx, args),
         // Argo and dm_op are not configured on Debian either; the others never were on Arm.
         _ => Err(Errno::NoSys),
     }

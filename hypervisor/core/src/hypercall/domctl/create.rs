@@ -52,7 +52,7 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
         return Err(Errno::Inval);
     }
     let or_default = |wanted: i32, default: u32| u32::try_from(wanted).unwrap_or(default);
-    let max_frames = or_default(wanted.max_grant_frames, defaults.grants.max_frames);
+    let max_frames = or_default(wanted.max_grant_frames, defaults.grant_frames.get());
     let max_version = wanted.grant_opts & abi::XEN_DOMCTL_GRANT_VERSION_MASK;
     if max_frames == 0 || max_version == 0 || max_version > defaults.grants.max_version {
         return Err(Errno::Inval);
@@ -68,7 +68,7 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
             max_version,
             has_transitive: defaults.grants.has_transitive,
         },
-        maptrack_frames: or_default(wanted.max_maptrack_frames, defaults.maptrack_frames),
+        maptrack_frames: or_default(wanted.max_maptrack_frames, defaults.maptrack_frames.get()),
         nr_spis: wanted.nr_spis as u16,
         pool: wanted.pool,
     })

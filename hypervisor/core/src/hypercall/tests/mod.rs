@@ -6,6 +6,7 @@ mod domctl;
 mod events;
 mod fuzz;
 mod grants;
+mod hypfs;
 mod life;
 mod lives;
 mod memory;
@@ -33,6 +34,8 @@ mod errno {
     pub const EEXIST: i64 = -17;
     pub const EINVAL: i64 = -22;
     pub const ENODEV: i64 = -19;
+    pub const ENOSPC: i64 = -28;
+    pub const ERANGE: i64 = -34;
     pub const ENOSYS: i64 = -38;
     pub const ENODATA: i64 = -61;
     pub const EOVERFLOW: i64 = -75;
