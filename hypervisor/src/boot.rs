@@ -563,6 +563,7 @@ fn xenith_main(boot: Boot) -> ! {
         vmids: Default::default(),
         watchdog: AtomicU64::new(u64::MAX),
         wants_reap: Default::default(),
+        virq_handlers: Default::default(),
         wallclock: SpinLock::new((0, 0)),
         scale,
         boot_ticks,

@@ -86,7 +86,7 @@ fn note_news() {
     }
 }
 
-/// Tells dom0 if something was printed (VIRQ_CON_RING): xenconsoled then reads it. No lock may be held but that of a vCPU's
+/// Tells dom0, or who else handles it, if something was printed (VIRQ_CON_RING): xenconsoled then reads it. No lock may be held but that of a vCPU's
 /// context.
 #[inline]
 pub fn tell_news(hv: &Hv) {
@@ -98,13 +98,7 @@ pub fn tell_news(hv: &Hv) {
 #[cold]
 fn tell_dom0(hv: &Hv) {
     NEWS.store(false, Ordering::Relaxed);
-    if let Some(dom0) = hv.domains.get(DomId::DOM0) {
-        let notify = dom0
-            .events
-            .lock()
-            .raise_virq(VcpuId::new(0), Virq::CON_RING);
-        dom0.deliver(notify);
-    }
+    hv.raise_global(Virq::CON_RING);
 }
 
 /// The bytes' way to the UART: line feeds become carriage return and line feed, once.
@@ -461,12 +455,7 @@ fn receive_all(hv: &'static Hv, when_full: WhenFull) {
                     crate::keys::handle(hv, key);
                 }
             }
-            Received::QueuedForDom0 => {
-                if let Some(dom0) = hv.domains.get(DomId::DOM0) {
-                    let notify = dom0.events.lock().raise_virq(VcpuId::new(0), Virq::CONSOLE);
-                    dom0.deliver(notify);
-                }
-            }
+            Received::QueuedForDom0 => hv.raise_global(Virq::CONSOLE),
             Received::Domain(id, bytes) => {
                 if let Some(domain) = hv.domains.get(id) {
                     domain.type_to_vuart(bytes.as_slice());

@@ -9,7 +9,7 @@ mod devices;
 mod table;
 mod watchdog;
 
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -122,6 +122,8 @@ pub struct DomainInfo {
     pub is_running: bool,
     /// It runs xenstore.
     pub is_xenstore: bool,
+    /// A debugger is at work on it.
+    pub is_debugged: bool,
     /// Pages that it has.
     pub pages: u32,
     /// Pages that it may have.
@@ -189,6 +191,8 @@ pub struct Domain<H: Hal> {
     pub vm_assist: AtomicU32,
     /// Seconds added to wall-clock time for this domain.
     pub time_offset: AtomicU64,
+    /// A debugger says that it is at work on it.
+    pub is_debugged: AtomicBool,
     /// The toolstack's name for the domain (XENVER_guest_handle).
     pub handle: SpinLock<[u8; 16]>,
     watchdogs: SpinLock<watchdog::Watchdogs>,
@@ -282,6 +286,7 @@ impl<H: Hal> Domain<H> {
             virtual_offset,
             vm_assist: AtomicU32::new(0),
             time_offset: AtomicU64::new(0),
+            is_debugged: AtomicBool::new(false),
             handle: SpinLock::new([0; 16]),
             watchdogs: SpinLock::default(),
             toolstack_pauses: AtomicU32::new(0),
@@ -464,6 +469,7 @@ impl<H: Hal> Domain<H> {
             is_blocked: is_up && is_blocked,
             is_running: is_up && is_running,
             is_xenstore: self.facts.is_xenstore,
+            is_debugged: self.is_debugged.load(Ordering::Relaxed),
             pages: self.account.pages(),
             limit: self.account.limit(),
             claimed: self.account.claimed(),

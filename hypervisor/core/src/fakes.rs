@@ -842,6 +842,7 @@ impl World {
             vmids: Vmids::default(),
             watchdog: AtomicU64::new(u64::MAX),
             wants_reap: AtomicBool::new(false),
+            virq_handlers: Default::default(),
             wallclock: SpinLock::new((0, 0)),
             scale,
             boot_ticks: 1000,

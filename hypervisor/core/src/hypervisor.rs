@@ -1,6 +1,6 @@
 //! The state of the whole machine, made once at boot and shared by reference.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -9,7 +9,7 @@ use crate::addr::{DomId, IntId, Mfn, VcpuId};
 use crate::domain::{Domain, DomainTable, Stage, Vmids};
 use crate::emulate::Execution;
 use crate::errno::Errno;
-use crate::evtchn::Virq;
+use crate::evtchn::{VIRQ_COUNT, Virq};
 use crate::frames::{
     AllocRequest, Allocation, Contents, FrameAllocator, FrameTable, MAX_ORDER, Owner, Put,
 };
@@ -113,6 +113,34 @@ pub struct GuestDefaults {
     pub maptrack_frames: Setting,
 }
 
+/// The domain that each global VIRQ goes to: dom0, unless a toolstack names another (set_virq_handler).
+#[derive(Debug, Default)]
+pub struct VirqHandlers([AtomicU16; VIRQ_COUNT]);
+
+impl VirqHandlers {
+    /// Returns who handles a VIRQ.
+    pub fn get(&self, virq: Virq) -> DomId {
+        let slot = self.0.get(usize::from(virq.raw()));
+        slot.map_or(DomId::DOM0, |slot| DomId::new(slot.load(Ordering::Relaxed)))
+    }
+
+    /// Names another.
+    pub fn set(&self, virq: Virq, handler: DomId) {
+        if let Some(slot) = self.0.get(usize::from(virq.raw())) {
+            slot.store(handler.raw(), Ordering::SeqCst);
+        }
+    }
+
+    /// A domain handles nothing any more: it dies. dom0 does again.
+    pub fn forget(&self, domain: DomId) {
+        let order = Ordering::SeqCst;
+        for slot in &self.0 {
+            // Another toolstack may name another domain meanwhile.
+            let _ = slot.compare_exchange(domain.raw(), DomId::DOM0.raw(), order, order);
+        }
+    }
+}
+
 /// A number that dom0 may change.
 #[derive(Debug)]
 pub struct Setting(AtomicU32);
@@ -170,6 +198,8 @@ pub struct Hypervisor<H: Hal> {
     pub wants_reap: AtomicBool,
     /// Who may have to do with whom.
     pub policy: Policy,
+    /// Who handles the global VIRQs.
+    pub virq_handlers: VirqHandlers,
     /// Wall-clock seconds and nanoseconds at system time 0, as dom0 set it (XENPF_settime64).
     pub wallclock: SpinLock<(u64, u32)>,
     /// The counter's rate.
@@ -321,9 +351,9 @@ impl<H: Hal> Hypervisor<H> {
         self.raise_global(Virq::DOM_EXC);
     }
 
-    /// Raises a global VIRQ with who handles it.
+    /// Raises a global VIRQ with who handles it. The event channels are not locked.
     pub fn raise_global(&self, virq: Virq) {
-        if let Some(handler) = self.domains.get(DomId::DOM0) {
+        if let Some(handler) = self.domains.get(self.virq_handlers.get(virq)) {
             let notify = handler.events.lock().raise_virq(VcpuId::new(0), virq);
             handler.deliver(notify);
         }

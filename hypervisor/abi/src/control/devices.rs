@@ -77,6 +77,14 @@ pub struct DomctlSettimeoffset {
     pub time_offset_seconds: i64,
 }
 
+/// Says whether a domain is being debugged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct DomctlSetdebugging {
+    /// In: not 0: it is.
+    pub enable: u8,
+}
+
 /// Has a domain hear of something on behalf of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]

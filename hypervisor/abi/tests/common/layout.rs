@@ -575,6 +575,9 @@ fn structures(rows: &mut Vec<Row>) {
         "xen_domctl_settimeoffset" = xen_abi::control::DomctlSettimeoffset {
             "time_offset_seconds" = time_offset_seconds,
         }
+        "xen_domctl_setdebugging" = xen_abi::control::DomctlSetdebugging {
+            "enable" = enable,
+        }
         "xen_domctl_set_virq_handler" = xen_abi::control::DomctlSetVirqHandler {
             "virq" = virq,
         }

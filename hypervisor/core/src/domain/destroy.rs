@@ -96,6 +96,7 @@ impl<H: Hal> Hypervisor<H> {
             Teardown::Stopped => {
                 self.units.remove_domain(&self.scheduler, domain);
                 self.hal.release_interrupts(domain);
+                self.virq_handlers.forget(domain.facts.id);
                 // Its claim ends.
                 self.claim_pages(domain, 0)?;
                 domain.events.lock().set_dying();

@@ -85,6 +85,7 @@ pub fn domain_info(info: &DomainInfo) -> Getdomaininfo {
         | flag(info.is_paused, abi::XEN_DOMINF_PAUSED)
         | flag(info.is_blocked, abi::XEN_DOMINF_BLOCKED)
         | flag(info.is_running, abi::XEN_DOMINF_RUNNING)
+        | flag(info.is_debugged, abi::XEN_DOMINF_DEBUGGED)
         | flag(info.is_xenstore, abi::XEN_DOMINF_XS_DOMAIN)
         // Xen: all ones while there is no reason.
         | info.shutdown.map_or(u32::MAX, |reason| reason as u32) << abi::XEN_DOMINF_SHUTDOWNSHIFT;

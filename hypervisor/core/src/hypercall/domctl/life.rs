@@ -8,8 +8,9 @@ use xen_abi::control as abi;
 
 use super::{Done, Reply, part};
 use crate::addr::PAGE_SIZE;
-use crate::domain::Domain;
+use crate::domain::{Domain, Stage};
 use crate::errno::Errno;
+use crate::evtchn::Virq;
 use crate::hal::Hal;
 use crate::hypercall::{Cx, publish_wallclock};
 use crate::machine::GuestMemory;
@@ -35,6 +36,39 @@ pub(super) fn max_mem<H: Hal>(op: &abi::Domctl, target: &Domain<H>) -> Done {
     target
         .account
         .set_limit(u32::try_from(pages).unwrap_or(u32::MAX));
+    Ok(Reply::None)
+}
+
+/// A debugger begins or ends its work on a domain: said in its flags, and nothing else on Arm.
+pub(super) fn set_debugging<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    op: &abi::Domctl,
+    target: &Domain<H>,
+) -> Done {
+    let wanted: abi::DomctlSetdebugging = part(op)?;
+    if target.facts.id == cx.domain.facts.id {
+        return Err(Errno::Inval);
+    }
+    target
+        .is_debugged
+        .store(wanted.enable != 0, Ordering::Relaxed);
+    Ok(Reply::None)
+}
+
+/// Has a global VIRQ go to a domain instead of dom0 (to one that runs xenstore, for instance).
+pub(super) fn set_virq_handler<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    op: &abi::Domctl,
+    target: &Domain<H>,
+) -> Done {
+    let wanted: abi::DomctlSetVirqHandler = part(op)?;
+    let virq = Virq::new(wanted.virq).filter(|virq| virq.is_global());
+    let handlers = &cx.hv.virq_handlers;
+    handlers.set(virq.ok_or(Errno::Inval)?, target.facts.id);
+    if target.stage() != Stage::Alive {
+        handlers.forget(target.facts.id);
+        return Err(Errno::Inval);
+    }
     Ok(Reply::None)
 }
 

@@ -141,6 +141,8 @@ fn of_domain<H: Hal, M: GuestMemory>(
         abi::XEN_DOMCTL_GETVCPUCONTEXT => vcpu::get_context(cx, op, target),
         abi::XEN_DOMCTL_MAX_MEM => life::max_mem(op, target),
         abi::XEN_DOMCTL_SETDOMAINHANDLE => life::set_handle(op, target),
+        abi::XEN_DOMCTL_SETDEBUGGING => life::set_debugging(cx, op, target),
+        abi::XEN_DOMCTL_SET_VIRQ_HANDLER => life::set_virq_handler(cx, op, target),
         abi::XEN_DOMCTL_SET_ADDRESS_SIZE => life::address_size(op),
         abi::XEN_DOMCTL_RESUMEDOMAIN => life::resume(cx, target),
         abi::XEN_DOMCTL_CACHEFLUSH => memory::cache_flush(cx, op, target),

@@ -37,6 +37,11 @@ fn free_pages<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>) -> (u64, u64) {
 
 pub(super) fn physinfo<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, op: &mut abi::Sysctl) -> Done {
     let (free, dirty) = free_pages(cx);
+    let grants = if cx.hv.guests.grants.max_version >= 2 {
+        abi::XEN_SYSCTL_PHYSCAP_GNTTAB_V1 | abi::XEN_SYSCTL_PHYSCAP_GNTTAB_V2
+    } else {
+        abi::XEN_SYSCTL_PHYSCAP_GNTTAB_V1
+    };
     let info = abi::SysctlPhysinfo {
         threads_per_core: 1,
         cores_per_socket: 1,
@@ -45,9 +50,7 @@ pub(super) fn physinfo<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, op: &mut abi::
         nr_nodes: 1,
         max_node_id: 0,
         cpu_khz: (cx.hv.scale.frequency() / 1000) as u32,
-        capabilities: abi::XEN_SYSCTL_PHYSCAP_HVM
-            | abi::XEN_SYSCTL_PHYSCAP_HAP
-            | abi::XEN_SYSCTL_PHYSCAP_GNTTAB_V1,
+        capabilities: abi::XEN_SYSCTL_PHYSCAP_HVM | abi::XEN_SYSCTL_PHYSCAP_HAP | grants,
         arch_capabilities: 0,
         pad: 0,
         total_pages: u64::from(cx.hv.frames.total_frames()),

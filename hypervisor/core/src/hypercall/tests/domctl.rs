@@ -1,6 +1,9 @@
 //! domctl on domains that exist: who may, what it says, pausing.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use xen_abi::control::*;
+use xen_abi::event_channel::*;
 use xen_abi::hypercall::*;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
@@ -126,4 +129,59 @@ fn what_a_toolstack_hears() {
         let (result, ..) = domctl(&world.dom0, XEN_DOMCTL_SET_ADDRESS_SIZE, 1, size);
         assert_eq!(result, expected);
     }
+}
+
+/// A global VIRQ goes to whom the toolstack names, and back to dom0 when that domain dies.
+#[test]
+fn another_domain_handles_a_virq() {
+    let world = World::new();
+    let set = |domain, virq| {
+        let wanted = DomctlSetVirqHandler { virq };
+        domctl(&world.dom0, XEN_DOMCTL_SET_VIRQ_HANDLER, domain, wanted).0
+    };
+    let bind = |guest: &Guest| {
+        let op = EvtchnBindVirq {
+            virq: VIRQ_DOM_EXC,
+            vcpu: 0,
+            port: 0,
+        };
+        let (result, op) = guest.op(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_VIRQ, op);
+        assert_eq!(result, 0);
+        op.port
+    };
+    let (own, others) = (bind(&world.dom0), bind(&world.dom1));
+    let heard = |guest: &Guest, port: u32| {
+        let before = guest.domain.shared_info_words()[12].fetch_and(!(1 << port), SeqCst);
+        before & 1 << port != 0
+    };
+    world.hv.tell_domain_changed();
+    assert_eq!(
+        (heard(&world.dom0, own), heard(&world.dom1, others)),
+        (true, false)
+    );
+    assert_eq!(set(NO_DOMAIN, VIRQ_DOM_EXC), ESRCH);
+    assert_eq!((set(1, VIRQ_TIMER), set(1, 24)), (EINVAL, EINVAL));
+    assert_eq!(set(1, VIRQ_DOM_EXC), 0);
+    world.hv.tell_domain_changed();
+    assert_eq!(
+        (heard(&world.dom0, own), heard(&world.dom1, others)),
+        (false, true)
+    );
+    assert_eq!(simple(&world.dom0, XEN_DOMCTL_DESTROYDOMAIN, 1), 0);
+    assert!(heard(&world.dom0, own), "that dom1 has gone");
+}
+
+#[test]
+fn a_debugger_is_shown() {
+    let world = World::new();
+    let set = |domain, enable| {
+        let wanted = DomctlSetdebugging { enable };
+        domctl(&world.dom0, XEN_DOMCTL_SETDEBUGGING, domain, wanted).0
+    };
+    let shown = || info(&world.dom0, 1).1.flags & XEN_DOMINF_DEBUGGED != 0;
+    assert!(!shown());
+    assert_eq!((set(0, 1), set(1, 1)), (EINVAL, 0));
+    assert!(shown());
+    assert_eq!(set(1, 0), 0);
+    assert!(!shown());
 }
