@@ -552,6 +552,7 @@ fn xenith_main(boot: Boot) -> ! {
             gicv: Mfn::new((gic.gicv.base().raw() / PAGE_SIZE as u64) as u32),
             virtual_timer: host.timer.virt.intid,
             clock_frequency: host.timer.clock_frequency.unwrap_or(0),
+            has_pmu: xenith_arch::pmu::exists(),
             grants,
             grant_frames: Setting::new(grants.max_frames),
             maptrack_frames: Setting::new(

@@ -96,6 +96,8 @@ pub struct Start<'a> {
     pub grants: Limits,
     /// Frames of its mappings of others' grants, at most.
     pub maptrack_frames: u32,
+    /// Whether it has performance monitors.
+    pub has_pmu: bool,
     /// Where each vCPU may run.
     pub affinity: &'a dyn Fn(VcpuId) -> Affinity,
 }
@@ -618,7 +620,7 @@ impl Draft {
         };
         let vcpus = start.vcpus as u16;
         let mut contexts: Vec<VcpuContext> = (0..vcpus)
-            .map(|index| VcpuContext::new(index, start.features))
+            .map(|index| VcpuContext::new(index, start.features, start.has_pmu))
             .collect();
         if let Some(boot) = contexts.first_mut() {
             let tree = start.placement.tree.base().raw();
@@ -630,6 +632,7 @@ impl Draft {
             is_privileged: id == DomId::DOM0,
             is_xenstore: false,
             is_direct_mapped: self.is_direct_mapped,
+            has_pmu: start.has_pmu,
             execution: EXECUTION,
             upcall_ppi: start.upcall_ppi,
             virtual_timer_ppi: virt,

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use log::{LevelFilter as LogFilter, Log, Metadata, Record};
 use xenith_arch::guest_memory::this_cpu;
-use xenith_core::addr::{DomId, VcpuId};
+use xenith_core::addr::DomId;
 use xenith_core::console::{
     Clocks, ConSwitch, ConsoleRing, GuestLine, InputTarget, LevelFilter, LineState, Named,
     RateLimiter, Received, SerialInput, Source, Threshold, Timestamps, Verdict, classify,

@@ -195,6 +195,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
             .options
             .gnttab_max_maptrack_frames
             .unwrap_or(MAPTRACK_FRAMES),
+        has_pmu: false,
         affinity: &|vcpu| Affinity {
             hard: pinned_to(vcpu),
             ..Affinity::default()

@@ -236,6 +236,10 @@ fn finish(
         }
         wanted
     };
+    let has_pmu = config.has_pmu && xenith_arch::pmu::exists();
+    if config.has_pmu && !has_pmu {
+        return Err("this machine has no performance monitors to give (vpmu)".to_string());
+    }
     let options = plan.options;
     let mut grants = grant_limits(options, config.max_grant_frames);
     grants.max_version = config.max_grant_version.unwrap_or(grants.max_version);
@@ -254,6 +258,7 @@ fn finish(
             .max_maptrack_frames
             .or(options.gnttab_max_maptrack_frames)
             .unwrap_or(MAPTRACK_FRAMES),
+        has_pmu,
         affinity: &|vcpu| Affinity {
             hard: hard(vcpu),
             ..Affinity::default()

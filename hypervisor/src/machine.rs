@@ -227,8 +227,8 @@ impl Hal for Machine {
         self.memory.flush(mfn);
     }
 
-    fn new_context(&self, vcpu: VcpuId) -> VcpuContext {
-        VcpuContext::new(vcpu.raw(), &self.features)
+    fn new_context(&self, vcpu: VcpuId, has_pmu: bool) -> VcpuContext {
+        VcpuContext::new(vcpu.raw(), &self.features, has_pmu)
     }
 
     fn set_registers(

@@ -261,6 +261,9 @@ impl Pcpu {
             setup::flush_own_guest_tlb();
         }
         context.virtual_timer.restore(domain.virtual_offset);
+        if let Some(pmu) = &context.pmu {
+            pmu.restore();
+        }
         self.with_quiet_vgic(domain, |vgic, host| vgic.restore(vcpu.id, host));
         self.change_runstate(domain, vcpu, true);
         self.set_timer(Some((loaded, context)));
@@ -271,6 +274,9 @@ impl Pcpu {
         domain.kick(set.without(vcpu.id));
         context.virtual_timer = VirtualTimer::save();
         context.saved.save();
+        if let Some(pmu) = &mut context.pmu {
+            pmu.save();
+        }
         if !self.is_vfp_trapped {
             // They stay in the registers too: whoever comes next may not use any.
             context.saved.vfp.save();

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use xenith_arch::pmu::PmuState;
 use xenith_arch::timer::VirtualTimer;
 use xenith_arch::{GuestFrame, SavedContext, setup};
 use xenith_core::addr::{CpuId, Gfn};
@@ -27,6 +28,8 @@ pub struct VcpuContext {
     pub virtual_timer: VirtualTimer,
     /// The emulated physical timer.
     pub physical_timer: PhysicalTimer,
+    /// The performance monitors, if the domain has them; valid while the vCPU is not loaded.
+    pub pmu: Option<PmuState>,
     /// The pCPU whose floating-point registers were this vCPU's when it used them last.
     pub vfp_home: Option<CpuId>,
     /// Where flushing the domain's RAM for this vCPU's set/way operation goes on.
@@ -39,7 +42,7 @@ pub struct VcpuContext {
 
 impl VcpuContext {
     /// Makes the context of a vCPU that has never run.
-    pub fn new(index: u16, features: &Features) -> Self {
+    pub fn new(index: u16, features: &Features, has_pmu: bool) -> Self {
         let affinity = u32::from(index % 16) | (u32::from(index / 16) << 8);
         let mut traps = traps_for(features);
         if IS_WFI_NATIVE.load(Ordering::Relaxed) {
@@ -50,6 +53,7 @@ impl VcpuContext {
             saved: SavedContext::reset(affinity, traps),
             virtual_timer: VirtualTimer::default(),
             physical_timer: PhysicalTimer::new(),
+            pmu: has_pmu.then(PmuState::default),
             vfp_home: None,
             flush_next: Gfn::new(0),
             affinity,
@@ -62,6 +66,7 @@ impl VcpuContext {
         self.saved = SavedContext::reset(self.affinity, self.traps);
         self.virtual_timer = VirtualTimer::default();
         self.physical_timer = PhysicalTimer::new();
+        self.pmu = self.pmu.as_ref().map(|_| PmuState::default());
         self.vfp_home = None;
         self.flush_next = Gfn::new(0);
         self.frame = frame;

@@ -155,3 +155,17 @@ def shared_memory(t):
     ask(m, 1, "devmem 0x70008000; devmem 0x70008000 32 0x1234abcd; ls /proc/device-tree/reserved-memory", r"0x00000000[\s\S]*xen-shmem@70000000")
     go_to(m, "DOM2")
     ask(m, 2, "devmem 0x70008000", r"0x1234ABCD")
+
+
+@test("dom0less/performance-monitors", "dom0less ours", cost=5)
+def performance_monitors(t):
+    """Two domains with counters of their own and one without, in turns on one CPU."""
+    m = t.debian(
+        "--guest", "demo", "--no-dom0", "--dom0less", 3, "--domu-mem", "32M", "--mem", "256M", "--smp", 1,
+        "--domu-first", "vpmu; }; domU2 { vpmu;", "--domu-props", 'xen,enhanced = "no-xenstore";',
+        "--domu-args", "demo=pmu:2", "--xen-cmdline", "console=dtuart loglvl=all guest_loglvl=all")
+    said = {}
+    while len(said) < 3:
+        found = m.expect(r"DOM(\d): demo: (with|without) pmu: (\w+)\r?\n", 60)
+        said[int(found[1])] = (found[2], found[3])
+    require(said == {1: ("with", "ok"), 2: ("with", "ok"), 3: ("without", "ok")}, str(said))

@@ -81,6 +81,8 @@ pub struct DomainFacts {
     pub is_xenstore: bool,
     /// Whether its RAM has guest frame = machine frame.
     pub is_direct_mapped: bool,
+    /// Whether it has performance monitors.
+    pub has_pmu: bool,
     /// Whether its registers and pointers have 32 or 64 bits.
     pub execution: Execution,
     /// The PPI of the event-channel upcall.

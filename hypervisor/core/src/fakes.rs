@@ -376,7 +376,7 @@ impl Hal for FakeHal {
     fn flush_frame(&self, mfn: Mfn) {
         fail_alloc::never(|| self.flushed.lock().unwrap().push(mfn));
     }
-    fn new_context(&self, _vcpu: VcpuId) -> Self::VcpuContext {
+    fn new_context(&self, _vcpu: VcpuId, _has_pmu: bool) -> Self::VcpuContext {
         None
     }
     fn set_registers(
@@ -835,6 +835,7 @@ impl World {
                 gicv: Mfn::new(0x804),
                 virtual_timer: IntId::new(27),
                 clock_frequency: 0,
+                has_pmu: true,
                 grants: Limits::default(),
                 grant_frames: Setting::new(Limits::default().max_frames),
                 maptrack_frames: Setting::new(1024),
@@ -915,6 +916,7 @@ fn domain(hv: &Arc<Hv>, number: u16, size: Size) -> Guest {
         is_privileged: is_dom0,
         is_xenstore: false,
         is_direct_mapped: is_dom0,
+        has_pmu: false,
         execution: Execution::AArch32,
         upcall_ppi: UPCALL,
         virtual_timer_ppi: IntId::new(27),

@@ -52,8 +52,8 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn zero_frame(&self, mfn: Mfn);
     /// Cleans and invalidates the caches of a frame.
     fn flush_frame(&self, mfn: Mfn);
-    /// Makes the registers of a vCPU as they are out of reset.
-    fn new_context(&self, vcpu: VcpuId) -> Self::VcpuContext;
+    /// Makes the registers of a vCPU as they are out of reset, with performance monitors or without.
+    fn new_context(&self, vcpu: VcpuId, has_pmu: bool) -> Self::VcpuContext;
     /// Sets a vCPU's registers as a toolstack says.
     ///
     /// # Errors

@@ -104,6 +104,8 @@ pub struct GuestDefaults {
     pub virtual_timer: IntId,
     /// The counter's rate in Hz where firmware does not tell it to guests, else 0.
     pub clock_frequency: u32,
+    /// Whether a domain may have performance monitors.
+    pub has_pmu: bool,
     /// The limits of a grant table; a toolstack may ask for another number of frames (`max_frames` here counts for none),
     /// and for less of the rest.
     pub grants: Limits,

@@ -2,6 +2,7 @@
 
 pub mod context;
 pub mod monitor;
+pub mod pmu;
 pub mod setup;
 pub mod sysreg;
 pub(crate) mod tlb;

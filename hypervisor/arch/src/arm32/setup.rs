@@ -61,6 +61,8 @@ pub mod hcr {
 
 /// HDCR: TDRA, TDOSA, TDA, TPM, TPMCR.
 const HDCR_TRAPS: u32 = (1 << 11) | (1 << 10) | (1 << 9) | (1 << 6) | (1 << 5);
+/// HDCR: TPM, TPMCR.
+const HDCR_PMU: u32 = (1 << 6) | (1 << 5);
 /// HSTR: T15.
 const HSTR_TRAPS: u32 = 1 << 15;
 /// HCPTR: cp0–9, 12, 13, trace registers, activity monitors. cp10/11 (VFP) are the guest's.
@@ -108,6 +110,14 @@ pub fn trap_vfp(on: bool) {
     };
     // SAFETY: More or fewer traps of the guest; the hypervisor uses these registers only to switch them.
     unsafe { sysreg::hcptr::write(traps) };
+    sysreg::isb();
+}
+
+/// Traps the guest's accesses to the performance monitors, or not.
+pub fn trap_pmu(on: bool) {
+    let others = sysreg::hdcr::read() & !HDCR_PMU;
+    // SAFETY: More or fewer traps of the guest.
+    unsafe { sysreg::hdcr::write(if on { others | HDCR_PMU } else { others }) };
     sysreg::isb();
 }
 

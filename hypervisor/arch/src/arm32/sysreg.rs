@@ -177,6 +177,20 @@ sysreg14! { #[doc = "TEEHBR of the guest."] teehbr, "6", "c1", "c0", "0" }
 sysreg32! { #[doc = "ATS12NSOPR: translate as the guest's privileged read."] ats12nsopr, "0", "c7", "c8", "4" }
 sysreg32! { #[doc = "ATS12NSOPW: translate as the guest's privileged write."] ats12nsopw, "0", "c7", "c8", "5" }
 
+// Performance monitors.
+sysreg32! { #[doc = "PMCR."] pmcr, "0", "c9", "c12", "0" }
+sysreg32! { #[doc = "PMCNTENSET."] pmcntenset, "0", "c9", "c12", "1" }
+sysreg32! { #[doc = "PMCNTENCLR."] pmcntenclr, "0", "c9", "c12", "2" }
+sysreg32! { #[doc = "PMOVSR: written ones clear."] pmovsr, "0", "c9", "c12", "3" }
+sysreg32! { #[doc = "PMSELR."] pmselr, "0", "c9", "c12", "5" }
+sysreg32! { #[doc = "PMCCNTR."] pmccntr, "0", "c9", "c13", "0" }
+sysreg32! { #[doc = "PMXEVTYPER."] pmxevtyper, "0", "c9", "c13", "1" }
+sysreg32! { #[doc = "PMXEVCNTR."] pmxevcntr, "0", "c9", "c13", "2" }
+sysreg32! { #[doc = "PMUSERENR."] pmuserenr, "0", "c9", "c14", "0" }
+sysreg32! { #[doc = "PMINTENSET."] pmintenset, "0", "c9", "c14", "1" }
+sysreg32! { #[doc = "PMINTENCLR."] pmintenclr, "0", "c9", "c14", "2" }
+sysreg32! { #[doc = "PMOVSSET."] pmovsset, "0", "c9", "c14", "3" }
+
 // Hyp configuration.
 sysreg32! { #[doc = "VPIDR."] vpidr, "4", "c0", "c0", "0" }
 sysreg32! { #[doc = "VMPIDR."] vmpidr, "4", "c0", "c0", "5" }

@@ -82,6 +82,8 @@ pub struct DomainConfig<'a> {
     pub has_uart: bool,
     /// `nr_spis`; `None` for as many as are used.
     pub nr_spis: Option<u16>,
+    /// `vpmu`.
+    pub has_pmu: bool,
     /// `direct-map`.
     pub is_direct_mapped: bool,
     /// `xen,static-mem`, in the order of the property.
@@ -438,6 +440,7 @@ fn domain<'a>(node: Node<'_, 'a>, id: DomId) -> Result<DomainConfig<'a>, ConfigE
         memory,
         vcpus,
         has_uart,
+        has_pmu: node.prop("vpmu").is_some(),
         nr_spis,
         is_direct_mapped,
         static_memory,

@@ -33,6 +33,8 @@ pub struct Request {
     pub handle: [u8; 16],
     /// It runs xenstore.
     pub is_xenstore: bool,
+    /// It has performance monitors.
+    pub has_pmu: bool,
     /// vCPUs.
     pub vcpus: u16,
     /// The highest event channel.
@@ -151,6 +153,7 @@ impl<H: Hal> Hypervisor<H> {
             is_privileged: false,
             is_xenstore: request.is_xenstore,
             is_direct_mapped: false,
+            has_pmu: request.has_pmu,
             execution: guests.execution,
             upcall_ppi: ppi(map::GUEST_EVTCHN_PPI),
             virtual_timer_ppi: ppi(map::GUEST_TIMER_VIRT_PPI),
@@ -179,7 +182,8 @@ impl<H: Hal> Hypervisor<H> {
         contexts
             .try_reserve_exact(usize::from(request.vcpus))
             .map_err(|_| Errno::NoMem)?;
-        contexts.extend((0..request.vcpus).map(|index| self.hal.new_context(VcpuId::new(index))));
+        let ids = (0..request.vcpus).map(VcpuId::new);
+        contexts.extend(ids.map(|id| self.hal.new_context(id, request.has_pmu)));
         let virtual_offset = self.hal.now();
         let scheduler = self.scheduler.clone();
         Ok(Parts {

@@ -3,6 +3,8 @@
 #![no_std]
 #![no_main]
 
+mod pmu;
+
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -114,6 +116,9 @@ fn demo(start: &Start) {
         platform.cpus,
         platform.bootargs
     );
+    if pmu::run(start) {
+        return;
+    }
     VIRTUAL_IRQ.store(platform.timers[2], Relaxed);
     PHYSICAL_IRQ.store(platform.timers[1], Relaxed);
     EVENT_IRQ.store(platform.event_irq, Relaxed);

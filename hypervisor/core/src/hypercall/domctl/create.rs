@@ -16,7 +16,7 @@ use crate::vgic::{MAX_SPIS, MAX_VCPUS};
 
 /// What a domain must have here, and what it may have.
 const REQUIRED: u32 = abi::XEN_DOMCTL_CDF_HVM | abi::XEN_DOMCTL_CDF_HAP;
-const OPTIONAL: u32 = abi::XEN_DOMCTL_CDF_XS_DOMAIN;
+const OPTIONAL: u32 = abi::XEN_DOMCTL_CDF_XS_DOMAIN | abi::XEN_DOMCTL_CDF_VPMU;
 
 pub(super) fn create<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, op: &mut abi::Domctl) -> Done {
     let mut wanted = layout::creation(op)?;
@@ -39,8 +39,10 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
         wanted.gic_version,
         abi::XEN_DOMCTL_CONFIG_GIC_NATIVE | abi::XEN_DOMCTL_CONFIG_GIC_V2
     );
-    // There is no IOMMU, no virtual performance monitor and no trusted execution environment to give.
+    let has_pmu = wanted.flags & abi::XEN_DOMCTL_CDF_VPMU != 0;
+    // There is no IOMMU and no trusted execution environment to give.
     let is_valid = wanted.flags & !OPTIONAL == REQUIRED
+        && (defaults.has_pmu || !has_pmu)
         && wanted.iommu_opts == 0
         && wanted.vmtrace_size == 0
         && wanted.grant_opts & !abi::XEN_DOMCTL_GRANT_VERSION_MASK == 0
@@ -61,6 +63,7 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
         id: None,
         handle: wanted.handle,
         is_xenstore: wanted.flags & abi::XEN_DOMCTL_CDF_XS_DOMAIN != 0,
+        has_pmu,
         vcpus: wanted.vcpus as u16,
         max_port: wanted.max_port.min(i32::MAX as u32),
         grants: Limits {

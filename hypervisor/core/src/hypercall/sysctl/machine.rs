@@ -42,6 +42,11 @@ pub(super) fn physinfo<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, op: &mut abi::
     } else {
         abi::XEN_SYSCTL_PHYSCAP_GNTTAB_V1
     };
+    let pmu = if cx.hv.guests.has_pmu {
+        abi::XEN_SYSCTL_PHYSCAP_VPMU
+    } else {
+        0
+    };
     let info = abi::SysctlPhysinfo {
         threads_per_core: 1,
         cores_per_socket: 1,
@@ -50,7 +55,7 @@ pub(super) fn physinfo<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, op: &mut abi::
         nr_nodes: 1,
         max_node_id: 0,
         cpu_khz: (cx.hv.scale.frequency() / 1000) as u32,
-        capabilities: abi::XEN_SYSCTL_PHYSCAP_HVM | abi::XEN_SYSCTL_PHYSCAP_HAP | grants,
+        capabilities: abi::XEN_SYSCTL_PHYSCAP_HVM | abi::XEN_SYSCTL_PHYSCAP_HAP | grants | pmu,
         arch_capabilities: 0,
         pad: 0,
         total_pages: u64::from(cx.hv.frames.total_frames()),

@@ -157,6 +157,20 @@ fn numbers() {
 }
 
 #[test]
+fn performance_monitors_for_who_asks() {
+    let world = World::new();
+    let good = creation();
+    for flag in [0, XEN_DOMCTL_CDF_VPMU] {
+        let flags = good.flags | flag;
+        let wanted = DomctlCreatedomain { flags, ..good };
+        let (result, id, _) = domctl(&world.dom0, XEN_DOMCTL_CREATEDOMAIN, 0, wanted);
+        assert_eq!(result, 0);
+        let domain = world.hv.domains.get(DomId::new(id)).unwrap();
+        assert_eq!(domain.facts.has_pmu, flag != 0);
+    }
+}
+
+#[test]
 fn what_cannot_be_made() {
     let world = World::new();
     let before = balance(&world);

@@ -76,7 +76,7 @@ fn the_machine_tells_of_itself() {
     assert_eq!(done, 0);
     assert_eq!((info.nr_cpus, info.max_cpu_id, info.nr_nodes), (2, 1, 1));
     assert_eq!(info.cpu_khz, 62_500);
-    assert_eq!(info.capabilities, 1 | 1 << 3 | 1 << 8);
+    assert_eq!(info.capabilities, 1 | 1 << 3 | 1 << 7 | 1 << 8);
     assert_eq!(info.total_pages, u64::from(world.hv.frames.total_frames()));
     let free = u64::from(world.hv.allocator.lock().free_frames());
     assert_eq!(info.free_pages, free);
