@@ -7,6 +7,7 @@
 #![no_main]
 
 mod cases;
+mod domains;
 mod interrupts;
 mod measure;
 mod memory;
@@ -39,5 +40,6 @@ fn bench(start: &Start) {
     interrupts::run(&start.platform);
     cases::run();
     memory::run(&start.platform);
+    domains::run();
     println!("bench: done at {}", cpu::cntpct() * u64::from(tick));
 }
