@@ -615,6 +615,8 @@ fn xenith_main(boot: Boot) -> ! {
     };
     smp::bring_up(template, &host, line.options.maxcpus, image_start);
 
+    let pools = crate::dom0less::make_pools(hv, &tree, &host);
+
     let mut built: Vec<Arc<Domain<Machine>>> = Vec::new();
     if has_dom0 {
         let dom0 = crate::dom0::build(crate::dom0::Plan {
@@ -644,6 +646,7 @@ fn xenith_main(boot: Boot) -> ! {
             image,
             lr_count: usize::from(gich.lr_count()),
             features: &features,
+            pools: &pools,
             has_dom0,
         },
         &domains,

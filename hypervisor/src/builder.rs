@@ -24,7 +24,7 @@ use xenith_core::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use xenith_core::hal::Hal;
 use xenith_core::machine::{PhysIrq, Trigger};
 use xenith_core::p2m::{Access, P2m, PageAccount, Relinquish};
-use xenith_core::sched::{Affinity, FIRST_POOL};
+use xenith_core::sched::Affinity;
 use xenith_core::stage2::PageType;
 use xenith_core::vgic::{Resample, Vgic, VgicConfig};
 use xenith_hw::shared_page::MappedPage;
@@ -98,6 +98,8 @@ pub struct Start<'a> {
     pub maptrack_frames: u32,
     /// Whether it has performance monitors.
     pub has_pmu: bool,
+    /// Its pool of CPUs.
+    pub pool: u32,
     /// Where each vCPU may run.
     pub affinity: &'a dyn Fn(VcpuId) -> Affinity,
 }
@@ -659,7 +661,7 @@ impl Draft {
             Domain::new(parts, self.p2m).map_err(|_| format!("no memory for {id} itself"))?;
         hv.start_clock(&domain);
         hv.units
-            .add_domain(&hv.scheduler, &domain, FIRST_POOL, |vcpu| {
+            .add_domain(&hv.scheduler, &domain, start.pool, |vcpu| {
                 (start.affinity)(vcpu)
             })
             .map_err(|error| format!("no memory for {id}'s vCPUs: {error:?}"))?;

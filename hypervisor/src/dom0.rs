@@ -16,7 +16,7 @@ use xenith_core::domain::Domain;
 use xenith_core::emulate::Execution;
 use xenith_core::errno::Errno;
 use xenith_core::frames::Contents;
-use xenith_core::sched::{Affinity, CpuSet};
+use xenith_core::sched::{Affinity, CpuSet, FIRST_POOL};
 use xenith_core::stage2::PageType;
 use xenith_core::vgic::MAX_SPIS;
 
@@ -196,6 +196,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
             .gnttab_max_maptrack_frames
             .unwrap_or(MAPTRACK_FRAMES),
         has_pmu: false,
+        pool: FIRST_POOL,
         affinity: &|vcpu| Affinity {
             hard: pinned_to(vcpu),
             ..Affinity::default()

@@ -10,6 +10,7 @@ use log::{info, warn};
 use xenith_boot::cmdline::Options;
 use xenith_boot::dom0less::links::{Channel, End};
 use xenith_boot::dom0less::passthrough::{self, Passthrough};
+use xenith_boot::dom0less::pools::{self, PoolConfig};
 use xenith_boot::dom0less::{Dom0less, DomainConfig, Enhanced, SharedMemory};
 use xenith_boot::fdt::domu::{self, DomuInput, Layout, SharedRegion, guest_banks};
 use xenith_boot::fdt::host::{ConsoleUart, HostInfo};
@@ -18,11 +19,12 @@ use xenith_boot::fdt::tree::{MAX_SIZE, Tree};
 use xenith_boot::memory::PhysRange;
 use xenith_core::addr::{DomId, GuestPhys, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
+use xenith_core::errno::Errno;
 use xenith_core::evtchn::{EventChannels, Port};
 use xenith_core::frames::{AllocRequest, Contents, Owner};
 use xenith_core::hal::Hal;
 use xenith_core::machine::Trigger;
-use xenith_core::sched::{Affinity, CpuSet};
+use xenith_core::sched::{Affinity, CpuSet, FIRST_POOL};
 use xenith_core::stage2::PageType;
 use xenith_core::vuart::Vuart;
 
@@ -51,6 +53,8 @@ pub struct Plan<'a> {
     pub lr_count: usize,
     /// The CPU.
     pub features: &'a Features,
+    /// The pools of the device tree: phandle and number.
+    pub pools: &'a [(u32, u32)],
     /// Whether there is a dom0.
     pub has_dom0: bool,
 }
@@ -70,6 +74,61 @@ struct Given {
     registers: Vec<PhysRange>,
     /// Shared memory by id.
     shared: Vec<(String, Vec<Mfn>)>,
+}
+
+/// Makes the pools of CPUs that the device tree describes: by phandle, their numbers. What is wrong with one is reported.
+#[cold]
+#[inline(never)]
+pub fn make_pools(hv: &Hv, tree: &Tree<'_>, host: &HostInfo<'_>) -> Vec<(u32, u32)> {
+    let (pools, bad) = pools::read(tree, &host.cpus);
+    for bad in bad {
+        warn!("{bad}");
+    }
+    let mut made = Vec::new();
+    for pool in pools {
+        match make_pool(hv, host, &pool) {
+            Ok(number) => made.extend(pool.phandle.map(|phandle| (phandle, number))),
+            Err(error) => warn!("pool {} cannot be made: {error:?}", pool.path),
+        }
+    }
+    made
+}
+
+fn make_pool(hv: &Hv, host: &HostInfo<'_>, config: &PoolConfig) -> Result<u32, Errno> {
+    let scheduler = &hv.scheduler;
+    let number = scheduler.with(|pools, _, _| {
+        let first = pools.info(FIRST_POOL).ok_or(Errno::NoEnt)?;
+        pools.create(None, config.policy.unwrap_or(first.policy))
+    })?;
+    for &mpidr in &config.cpus {
+        let Some(cpu) = crate::smp::number_of(host, mpidr) else {
+            warn!(
+                "{}: the CPU with MPIDR {mpidr:#x} does not run",
+                config.path
+            );
+            continue;
+        };
+        scheduler.with(|pools, now, kick| {
+            let first = pools.info(FIRST_POOL).ok_or(Errno::NoEnt)?;
+            if first.cpus.len() == 1 {
+                warn!(
+                    "{}: CPU{} stays in Pool-0, which would have none",
+                    config.path,
+                    cpu.index()
+                );
+                return Ok(());
+            }
+            pools.unassign(FIRST_POOL, Some(cpu), now, kick)?;
+            pools.assign(number, Some(cpu), now, kick)
+        })?;
+    }
+    let info = scheduler.with(|pools, _, _| pools.info(number));
+    say!(
+        "Pool-{number} of {}: {} CPUs",
+        config.path,
+        info.map_or(0, |info| info.cpus.len())
+    );
+    Ok(number)
 }
 
 /// Builds all domains; returns those that can run.
@@ -240,6 +299,15 @@ fn finish(
     if config.has_pmu && !has_pmu {
         return Err("this machine has no performance monitors to give (vpmu)".to_string());
     }
+    let pool = match config.pool {
+        None => FIRST_POOL,
+        Some(phandle) => {
+            let mut pools = plan.pools.iter();
+            let made = pools.find(|(other, _)| *other == phandle);
+            made.ok_or("\"domain-cpupool\" names no pool that was made: correct it")?
+                .1
+        }
+    };
     let options = plan.options;
     let mut grants = grant_limits(options, config.max_grant_frames);
     grants.max_version = config.max_grant_version.unwrap_or(grants.max_version);
@@ -259,6 +327,7 @@ fn finish(
             .or(options.gnttab_max_maptrack_frames)
             .unwrap_or(MAPTRACK_FRAMES),
         has_pmu,
+        pool,
         affinity: &|vcpu| Affinity {
             hard: hard(vcpu),
             ..Affinity::default()

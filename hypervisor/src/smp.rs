@@ -279,16 +279,29 @@ impl Kicker for Ipi {
     }
 }
 
+/// Returns the CPUs of the device tree beside the boot CPU: they are numbered in this order, from 1.
+fn others<'h, 'a>(host: &'h HostInfo<'a>) -> impl Iterator<Item = &'h HostCpu<'a>> + Clone {
+    let boot = u64::from(affinity());
+    let cpus = host.cpus.cpus.iter();
+    cpus.filter(move |cpu| cpu.is_enabled && cpu.mpidr != boot)
+}
+
+/// Returns the number of the CPU with these affinity fields of MPIDR, if it is in service.
+pub fn number_of(host: &HostInfo<'_>, mpidr: u64) -> Option<CpuId> {
+    let number = if mpidr == u64::from(affinity()) {
+        0
+    } else {
+        1 + others(host).position(|cpu| cpu.mpidr == mpidr)?
+    };
+    let cpu = CpuId::new(u16::try_from(number).ok()?);
+    online().contains(cpu).then_some(cpu)
+}
+
 /// Starts the CPUs of the device tree beside the boot CPU, at most `limit` in all. `image` is where the image is loaded.
 pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, image: HostPhys) {
     let hv = template.hv;
     let template = TEMPLATE.call_once(|| template);
-    let boot = affinity();
-    let others = host
-        .cpus
-        .cpus
-        .iter()
-        .filter(|cpu| cpu.is_enabled && cpu.mpidr != u64::from(boot));
+    let others = others(host);
     let limit = limit
         .map_or(MAX_CPUS, |limit| limit as usize)
         .clamp(1, MAX_CPUS);

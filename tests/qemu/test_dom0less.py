@@ -169,3 +169,25 @@ def performance_monitors(t):
         found = m.expect(r"DOM(\d): demo: (with|without) pmu: (\w+)\r?\n", 60)
         said[int(found[1])] = (found[2], found[3])
     require(said == {1: ("with", "ok"), 2: ("with", "ok"), 3: ("without", "ok")}, str(said))
+
+
+@test("dom0less/pools", "dom0less ours", cost=5)
+def pools(t):
+    """Pools of CPUs that the device tree makes; a faulty one is reported, and who names it is not started."""
+    tree = """/ { cpus { cpu@1 { phandle = <0x101>; }; cpu@2 { phandle = <0x102>; }; };
+        chosen { pool: pool { compatible = "xen,cpupool"; cpupool-cpus = <0x102>; cpupool-sched = "null"; };
+                 bad: bad { compatible = "xen,cpupool"; cpupool-cpus = <0x102 0x101>; }; }; };"""
+    m = t.debian(
+        "--guest", "demo", "--no-dom0", "--dom0less", 3, "--domu-mem", "32M", "--mem", "256M", "--smp", 3,
+        "--domu-first", "}; domU2 { domain-cpupool = <&pool>; }; domU3 { domain-cpupool = <&bad>;",
+        "--domu-args", "demo=spin", "--domu-props", 'xen,enhanced = "no-xenstore";', "--tree", tree,
+        "--xen-cmdline", "console=dtuart loglvl=all guest_loglvl=all",
+        allow=[r"domain-cpupool", r"is not made"])
+    m.expect(r"pool /chosen/bad is not made: another pool has the CPU with MPIDR 0x2", 30)
+    m.expect(r"Pool-1 of /chosen/pool: 1 CPUs", 30)
+    m.expect(r'"domain-cpupool" names no pool that was made', 30)
+    for _ in range(2):
+        m.expect(r"DOM[12]: demo: spins", 30)
+    m.send("r")
+    m.expect(r"d1v0 Running CPUSome\((0|1)\)", 30)
+    m.expect(r"d2v0 Running CPUSome\(2\)", 30)

@@ -11,6 +11,7 @@
 
 pub mod links;
 pub mod passthrough;
+pub mod pools;
 #[cfg(test)]
 mod tests;
 
@@ -106,6 +107,8 @@ pub struct DomainConfig<'a> {
     pub device_tree: Option<Module<'a>>,
     /// Shared memory.
     pub shared_memory: Vec<SharedMemory<'a>>,
+    /// `domain-cpupool`: the phandle of its pool.
+    pub pool: Option<u32>,
     /// `hard-affinity` of each vCPU.
     pub affinity: Vec<CpuSet>,
 }
@@ -453,21 +456,18 @@ fn domain<'a>(node: Node<'_, 'a>, id: DomId) -> Result<DomainConfig<'a>, ConfigE
         ramdisk,
         device_tree,
         shared_memory: links::read_shared_memory(node)?,
+        pool: optional(node, "domain-cpupool", "a phandle")?,
         affinity: affinity(node, vcpus)?,
     })
 }
 
 /// Refuses what would change the domain's isolation or its machine, and is not there.
 fn refuse_unsupported(node: Node<'_, '_>) -> Result<(), ConfigError> {
-    const UNSUPPORTED: [(&str, &str); 5] = [
+    const UNSUPPORTED: [(&str, &str); 4] = [
         ("llc-colors", "there is no cache colouring; remove it"),
         ("sve", "the CPUs are 32-bit; remove it"),
         ("xen,sci_type", "there is no SCI mediator; remove it"),
         ("v8r_el1_msa", "the CPUs have no MPU; remove it"),
-        (
-            "domain-cpupool",
-            "there are no CPU pools at boot; remove it",
-        ),
     ];
     for (name, remedy) in UNSUPPORTED {
         if node.prop(name).is_some() && node.text(name) != "none" {

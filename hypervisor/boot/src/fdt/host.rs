@@ -130,6 +130,8 @@ pub struct HostCpu<'a> {
     pub enable_method: &'a str,
     /// Its `clock-frequency` in Hz, if the node says.
     pub clock_frequency: Option<u64>,
+    /// By which other nodes name it.
+    pub phandle: Option<u32>,
     /// False when its `status` forbids its use.
     pub is_enabled: bool,
 }
@@ -423,6 +425,7 @@ pub fn cpus<'a>(tree: &Tree<'a>) -> Result<HostCpus<'a>, HostError> {
                 .strings("enable-method")
                 .map_or(shared_method, Strings::first),
             clock_frequency: node.u64("clock-frequency"),
+            phandle: node.phandle(),
             is_enabled: node.is_available(),
         });
     }

@@ -119,6 +119,12 @@ fn demo(start: &Start) {
     if pmu::run(start) {
         return;
     }
+    if platform.bootargs.contains("demo=spin") {
+        println!("demo: spins");
+        loop {
+            core::hint::spin_loop();
+        }
+    }
     VIRTUAL_IRQ.store(platform.timers[2], Relaxed);
     PHYSICAL_IRQ.store(platform.timers[1], Relaxed);
     EVENT_IRQ.store(platform.event_irq, Relaxed);
