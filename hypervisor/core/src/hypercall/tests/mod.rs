@@ -11,6 +11,7 @@ mod life;
 mod lives;
 mod memory;
 mod no_memory;
+mod orders;
 mod plain;
 mod runstate;
 mod spis;
