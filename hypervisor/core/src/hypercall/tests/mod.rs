@@ -12,6 +12,7 @@ mod lives;
 mod memory;
 mod no_memory;
 mod orders;
+mod orders_of_grants;
 mod plain;
 mod runstate;
 mod spis;
