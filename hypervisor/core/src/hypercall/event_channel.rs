@@ -213,7 +213,10 @@ pub(crate) fn close_with<H: Hal>(
     peer: DomId,
     port: Port,
 ) -> Result<Closed, Errno> {
-    let remote = hv.domains.get(peer).ok_or(Errno::Srch)?;
+    let Some(remote) = hv.domains.get(peer) else {
+        // It ended since, and with it the connection: the port waits for nobody now.
+        return domain.events.lock().close(port);
+    };
     with_pair(domain, &remote, |local, remote| {
         EventChannels::close_pair(local, remote, port)
     })

@@ -11,6 +11,8 @@ mod life;
 mod lives;
 mod memory;
 mod no_memory;
+mod orders;
+mod orders_of_grants;
 mod plain;
 mod runstate;
 mod spis;
