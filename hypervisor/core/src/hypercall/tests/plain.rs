@@ -48,7 +48,6 @@ fn numbers_that_are_no_calls() {
         39,
         40,
         41,
-        42,
         48,
         63,
         64,
