@@ -29,7 +29,7 @@ use crate::frames::{Contents, FrameAllocator, FrameTable, Owner};
 use crate::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
 use crate::hal::Hal;
 use crate::hypercall::{Cx, Effects, HypercallRegs, Outcome, dispatch};
-use crate::hypervisor::{GuestDefaults, Hypervisor, Identity, Policy, Setting};
+use crate::hypervisor::{GuestDefaults, Hypervisor, Identity, Policy, Release, Setting, XEN_4_17};
 use crate::machine::{Fault, GuestMemory, PhysIrq, SharedPage, Trigger};
 use crate::p2m::{P2m, P2mMemory, PageAccount};
 use crate::sched::{Affinity, CpuSet, Kicker, Scheduler, UnitTable};
@@ -796,6 +796,11 @@ impl World {
     }
 
     pub fn sized(size: Size) -> Self {
+        Self::of(size, XEN_4_17)
+    }
+
+    /// A machine whose hypervisor speaks as this release does.
+    pub fn of(size: Size, release: Release) -> Self {
         let storage = storage();
         let bank = (Mfn::new(RAM), size.frames);
         let frames = FrameTable::new(&[bank], storage).unwrap();
@@ -826,7 +831,7 @@ impl World {
             policy: Policy::default(),
             identity: Identity {
                 virt_start: 0x20_0000,
-                version: (4, 17),
+                version: release.version,
                 extra_version: text(".5-xenith"),
                 capabilities: text("xen-3.0-armv7l "),
                 command_line: text("dom0_mem=512M"),

@@ -104,6 +104,56 @@ pub struct DomctlCreatedomain {
     pub arch: ArchDomainconfig,
 }
 
+/// As [`ArchDomainconfig`] in 4.20.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct ArchDomainconfig420 {
+    /// In and out: `XEN_DOMCTL_CONFIG_GIC_*`.
+    pub gic_version: u8,
+    /// In: bits of SVE vectors / 128; 0: no SVE.
+    pub sve_vl: u8,
+    /// In: `XEN_DOMCTL_CONFIG_TEE_*`.
+    pub tee_type: u16,
+    /// In: shared interrupts.
+    pub nr_spis: u32,
+    /// Out: the timer's rate in Hz where the guest must be told, else 0.
+    pub clock_frequency: u32,
+}
+
+/// As [`DomctlCreatedomain`] in 4.20.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct DomctlCreatedomain420 {
+    /// In: the security label.
+    pub ssidref: u32,
+    /// In: the toolstack's name for it (UUID).
+    pub handle: [u8; 16],
+    /// In: `XEN_DOMCTL_CDF_*`.
+    pub flags: u32,
+    /// In: `XEN_DOMCTL_IOMMU_*`.
+    pub iommu_opts: u32,
+    /// In: vCPUs.
+    pub max_vcpus: u32,
+    /// In: the highest event channel.
+    pub max_evtchn_port: u32,
+    /// In: frames of the grant table; negative: the hypervisor's default.
+    pub max_grant_frames: i32,
+    /// In: frames for mappings of others' grants; negative: the hypervisor's default.
+    pub max_maptrack_frames: i32,
+    /// In: version of the grant table.
+    pub grant_opts: u32,
+    /// In: alternative p2m (x86).
+    pub altp2m_opts: u32,
+    /// In: bytes of trace (x86).
+    pub vmtrace_size: u32,
+    /// In: CPU pool.
+    pub cpupool_id: u32,
+    /// In and out.
+    pub arch: ArchDomainconfig420,
+}
+
 /// Tells about a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]

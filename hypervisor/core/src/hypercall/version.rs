@@ -124,8 +124,33 @@ pub(super) fn call<H: Hal, M: GuestMemory>(
             Ok(0)
         }
         abi::XENVER_BUILD_ID => build_id(cx, at),
+        // Newer than the release that others speak.
+        _ if identity.version < (4, 18) => Err(Errno::NoSys),
+        abi::XENVER_EXTRAVERSION2 => counted(cx, at, &identity.extra_version),
+        abi::XENVER_CAPABILITIES2 => counted(cx, at, &identity.capabilities),
+        abi::XENVER_CHANGESET2 => counted(cx, at, &identity.changeset),
+        abi::XENVER_COMMANDLINE2 if facts.is_privileged => counted(cx, at, &identity.command_line),
+        abi::XENVER_COMMANDLINE2 => Err(Errno::Perm),
         _ => Err(Errno::NoSys),
     }
+}
+
+/// Copies a text without a zero behind the length that there is room for; returns its length, which is all that is done
+/// without a buffer.
+fn counted<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt, text: &str) -> CallResult {
+    let size = text.len() as u32;
+    if size == 0 {
+        return Err(Errno::NoData);
+    }
+    if at.raw() != 0 {
+        let header: abi::BuildIdHeader = cx.read(at)?;
+        if header.len < size {
+            return Err(Errno::NoBufs);
+        }
+        let to = at.checked_add(size_of_val(header.as_bytes()) as u64);
+        cx.copy_out(to.ok_or(Errno::Fault)?, text.as_bytes())?;
+    }
+    Ok(i64::from(size))
 }
 
 fn build_id<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> CallResult {

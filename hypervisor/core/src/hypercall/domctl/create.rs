@@ -18,8 +18,12 @@ use crate::vgic::{MAX_SPIS, MAX_VCPUS};
 const REQUIRED: u32 = abi::XEN_DOMCTL_CDF_HVM | abi::XEN_DOMCTL_CDF_HAP;
 const OPTIONAL: u32 = abi::XEN_DOMCTL_CDF_XS_DOMAIN | abi::XEN_DOMCTL_CDF_VPMU;
 
-pub(super) fn create<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, op: &mut abi::Domctl) -> Done {
-    let mut wanted = layout::creation(op)?;
+pub(super) fn create<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    interface: layout::Interface,
+    op: &mut abi::Domctl,
+) -> Done {
+    let mut wanted = layout::creation(interface, op)?;
     let mut request = check(&wanted, &cx.hv.guests)?;
     // 0, and what is no domain's number: any.
     request.id = (1..DOMID_FIRST_RESERVED)
@@ -29,7 +33,7 @@ pub(super) fn create<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, op: &mut abi::Do
     op.domain = domain.facts.id.raw();
     wanted.gic_version = abi::XEN_DOMCTL_CONFIG_GIC_V2;
     wanted.clock_frequency = cx.hv.guests.clock_frequency;
-    layout::created(op, &wanted);
+    layout::created(interface, op, &wanted);
     Ok(Reply::Whole)
 }
 

@@ -6,8 +6,38 @@ use super::{part, set_part};
 use crate::domain::DomainInfo;
 use crate::errno::Errno;
 
-/// The version of domctl that is spoken.
-pub const VERSION: u32 = abi::XEN_DOMCTL_INTERFACE_VERSION;
+/// The form of domctl that a release of Xen speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// Of 4.17.
+    V0x15,
+    /// Of 4.20.
+    V0x17,
+}
+
+impl Interface {
+    /// Returns the form for a release (major, minor).
+    pub fn of(release: (u16, u16)) -> Self {
+        if release < (4, 20) {
+            Self::V0x15
+        } else {
+            Self::V0x17
+        }
+    }
+
+    /// Returns what a caller says that it speaks.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::V0x15 => abi::XEN_DOMCTL_INTERFACE_VERSION,
+            Self::V0x17 => abi::XEN_DOMCTL_INTERFACE_VERSION_4_20,
+        }
+    }
+
+    /// Returns whether getdomaininfo of a domain that there is not tells about the next one.
+    pub fn has_next_domain(self) -> bool {
+        self == Self::V0x15
+    }
+}
 
 /// What a toolstack wants of a new domain, as it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +73,20 @@ pub struct Creation {
 }
 
 /// Takes what createdomain wants from the interface's form.
-pub fn creation(op: &abi::Domctl) -> Result<Creation, Errno> {
-    let wanted: abi::DomctlCreatedomain = part(op)?;
+///
+/// # Errors
+/// `EINVAL` for what only other machines have.
+pub fn creation(interface: Interface, op: &abi::Domctl) -> Result<Creation, Errno> {
+    let wanted = match interface {
+        Interface::V0x15 => part(op)?,
+        Interface::V0x17 => {
+            let wanted: abi::DomctlCreatedomain420 = part(op)?;
+            if wanted.altp2m_opts != 0 || wanted.arch.sve_vl != 0 {
+                return Err(Errno::Inval);
+            }
+            older(&wanted)
+        }
+    };
     Ok(Creation {
         handle: wanted.handle,
         flags: wanted.flags,
@@ -63,12 +105,47 @@ pub fn creation(op: &abi::Domctl) -> Result<Creation, Errno> {
     })
 }
 
+/// Returns the same in the form of 4.17.
+fn older(wanted: &abi::DomctlCreatedomain420) -> abi::DomctlCreatedomain {
+    abi::DomctlCreatedomain {
+        ssidref: wanted.ssidref,
+        handle: wanted.handle,
+        flags: wanted.flags,
+        iommu_opts: wanted.iommu_opts,
+        max_vcpus: wanted.max_vcpus,
+        max_evtchn_port: wanted.max_evtchn_port,
+        max_grant_frames: wanted.max_grant_frames,
+        max_maptrack_frames: wanted.max_maptrack_frames,
+        grant_opts: wanted.grant_opts,
+        vmtrace_size: wanted.vmtrace_size,
+        cpupool_id: wanted.cpupool_id,
+        arch: abi::ArchDomainconfig {
+            gic_version: wanted.arch.gic_version,
+            _pad0: 0,
+            tee_type: wanted.arch.tee_type,
+            nr_spis: wanted.arch.nr_spis,
+            clock_frequency: wanted.arch.clock_frequency,
+        },
+    }
+}
+
 /// Puts what createdomain decided back into the interface's form.
-pub fn created(op: &mut abi::Domctl, creation: &Creation) {
-    if let Ok(mut wanted) = part::<abi::DomctlCreatedomain>(op) {
-        wanted.arch.gic_version = creation.gic_version;
-        wanted.arch.clock_frequency = creation.clock_frequency;
-        set_part(op, &wanted);
+pub fn created(interface: Interface, op: &mut abi::Domctl, creation: &Creation) {
+    match interface {
+        Interface::V0x15 => {
+            if let Ok(mut wanted) = part::<abi::DomctlCreatedomain>(op) {
+                wanted.arch.gic_version = creation.gic_version;
+                wanted.arch.clock_frequency = creation.clock_frequency;
+                set_part(op, &wanted);
+            }
+        }
+        Interface::V0x17 => {
+            if let Ok(mut wanted) = part::<abi::DomctlCreatedomain420>(op) {
+                wanted.arch.gic_version = creation.gic_version;
+                wanted.arch.clock_frequency = creation.clock_frequency;
+                set_part(op, &wanted);
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use xen_abi::control as abi;
 use super::{Done, Reply, part};
 use crate::addr::PAGE_SIZE;
 use crate::domain::{Domain, Stage};
+use crate::emulate::Execution;
 use crate::errno::Errno;
 use crate::evtchn::Virq;
 use crate::hal::Hal;
@@ -94,9 +95,14 @@ pub(super) fn set_time_offset<H: Hal, M: GuestMemory>(
 }
 
 /// Guests of 32 bits are all there are on this architecture.
-pub(super) fn address_size(op: &abi::Domctl) -> Done {
+/// The width of the domain's registers, which is that of all here.
+pub(super) fn address_size<H: Hal>(op: &abi::Domctl, target: &Domain<H>) -> Done {
     let wanted: abi::DomctlAddressSize = part(op)?;
-    if wanted.size == 32 {
+    let own = match target.facts.execution {
+        Execution::AArch32 => 32,
+        Execution::AArch64 => 64,
+    };
+    if wanted.size == own {
         Ok(Reply::None)
     } else {
         Err(Errno::Inval)

@@ -20,6 +20,7 @@ use xen_abi::control as abi;
 use xen_abi::hypercall::{DOMID_INVALID, DOMID_SELF};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use self::layout::Interface;
 use super::{Args, CallResult, Cx};
 use crate::addr::{DomId, GuestVirt};
 use crate::domain::Domain;
@@ -57,17 +58,18 @@ fn set_part<T: IntoBytes + Immutable>(op: &mut abi::Domctl, value: &T) {
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
     let at = GuestVirt::new(args[0]);
     let mut op: abi::Domctl = cx.read(at)?;
-    if op.interface_version != layout::VERSION {
+    let interface = Interface::of(cx.hv.identity.version);
+    if op.interface_version != interface.number() {
         return Err(Errno::Access);
     }
     cx.hv.reap();
-    let target = target(cx, &op)?;
+    let target = target(cx, interface, &op)?;
     if !cx.domain.facts.is_privileged {
         return Err(Errno::Perm);
     }
     let done = match &target {
         Some(target) => of_domain(cx, &mut op, target),
-        None => of_none(cx, &mut op),
+        None => of_none(cx, interface, &mut op),
     };
     drop(target);
     cx.hv.reap();
@@ -92,6 +94,7 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
 /// `ESRCH` when there is none, but for the operations that need none.
 fn target<H: Hal, M: GuestMemory>(
     cx: &Cx<'_, H, M>,
+    interface: Interface,
     op: &abi::Domctl,
 ) -> Result<Option<Arc<Domain<H>>>, Errno> {
     match op.cmd {
@@ -109,16 +112,21 @@ fn target<H: Hal, M: GuestMemory>(
     } else {
         cx.hv.domains.get(DomId::new(op.domain))
     };
-    if found.is_none() && op.cmd != abi::XEN_DOMCTL_GETDOMAININFO {
+    let may_be_none = op.cmd == abi::XEN_DOMCTL_GETDOMAININFO && interface.has_next_domain();
+    if found.is_none() && !may_be_none {
         return Err(Errno::Srch);
     }
     Ok(found)
 }
 
 /// Operations without a domain, or on one that does not exist.
-fn of_none<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, op: &mut abi::Domctl) -> Done {
+fn of_none<H: Hal, M: GuestMemory>(
+    cx: &mut Cx<'_, H, M>,
+    interface: Interface,
+    op: &mut abi::Domctl,
+) -> Done {
     match op.cmd {
-        abi::XEN_DOMCTL_CREATEDOMAIN => create::create(cx, op),
+        abi::XEN_DOMCTL_CREATEDOMAIN => create::create(cx, interface, op),
         abi::XEN_DOMCTL_GETDOMAININFO => info::get_next(cx, op),
         abi::XEN_DOMCTL_TEST_ASSIGN_DEVICE => Err(Errno::OpNotSupp),
         _ => Err(Errno::NoSys),
@@ -143,7 +151,7 @@ fn of_domain<H: Hal, M: GuestMemory>(
         abi::XEN_DOMCTL_SETDOMAINHANDLE => life::set_handle(op, target),
         abi::XEN_DOMCTL_SETDEBUGGING => life::set_debugging(cx, op, target),
         abi::XEN_DOMCTL_SET_VIRQ_HANDLER => life::set_virq_handler(cx, op, target),
-        abi::XEN_DOMCTL_SET_ADDRESS_SIZE => life::address_size(op),
+        abi::XEN_DOMCTL_SET_ADDRESS_SIZE => life::address_size(op, target),
         abi::XEN_DOMCTL_RESUMEDOMAIN => life::resume(cx, target),
         abi::XEN_DOMCTL_CACHEFLUSH => memory::cache_flush(cx, op, target),
         abi::XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE => memory::pool_size(op, target),

@@ -14,6 +14,7 @@ mod no_memory;
 mod orders;
 mod orders_of_grants;
 mod plain;
+mod releases;
 mod runstate;
 mod spis;
 mod sysctl;
