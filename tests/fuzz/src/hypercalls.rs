@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use xen_abi::hypercall::{HYPERVISOR_MULTICALL, MulticallEntry};
-use xenith_core::addr::VcpuId;
+use xenith_core::addr::{IntId, Mfn, VcpuId};
 use xenith_core::domain::{Domain, Stage};
 use xenith_core::fakes::{ARG, Guest, Hv, LIST, RAM, Size, World, page};
+use xenith_core::machine::Trigger;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::input::Input;
@@ -21,6 +22,10 @@ const MAX_STEPS: usize = 96;
 const MAX_PREEMPTIONS: u32 = 100;
 /// Where the calls of a multicall have their structures.
 const SUB_ARGS: u64 = page(11);
+
+/// A device of dom0's, which it can give away: the first of four frames, and the interrupt.
+pub const DEVICE: u32 = 0x9010;
+const DEVICE_IRQ: u16 = 34;
 
 /// Returns a domain that lives, as a caller; it is held for one step only, so that it can end.
 fn pick(hv: &Arc<Hv>, who: u8) -> Option<Guest> {
@@ -39,7 +44,15 @@ fn pick(hv: &Arc<Hv>, who: u8) -> Option<Guest> {
 }
 
 pub fn run(bytes: &[u8]) {
-    let World { hv, .. } = World::sized(Size::SMALL);
+    let World { hv, dom0, .. } = World::sized(Size::SMALL);
+    {
+        let mut devices = dom0.domain.devices.lock();
+        let memory = devices.permit_memory(Mfn::new(DEVICE), 4);
+        memory.expect("memory");
+        let interrupt = devices.permit_interrupt(IntId::new(DEVICE_IRQ), Trigger::Edge);
+        interrupt.expect("memory");
+    }
+    drop(dom0);
     let mut input = Input::new(bytes);
     for _ in 0..MAX_STEPS {
         if input.is_empty() {
@@ -139,16 +152,11 @@ fn multicall(guest: &Guest, input: &mut Input<'_>) {
     call(guest, HYPERVISOR_MULTICALL, &[ARG, count, 0, 0, 0]);
 }
 
-/// The guest writes an entry of its grant table.
+/// The guest writes an entry of its grant table, as the table's version has it.
 fn grant(guest: &Guest, input: &mut Input<'_>) {
     let reference = operations::reference(input);
     let grants = guest.domain.grants.lock();
-    let (Some(flags), Some(frame)) = (
-        grants.entry_word(reference, 0),
-        grants.entry_word(reference, 1),
-    ) else {
-        return;
-    };
+    let words: [_; 4] = std::array::from_fn(|n| grants.entry_word(reference, n));
     let low = match input.byte() {
         0..=159 => 1,
         160..=191 => 5,
@@ -157,9 +165,32 @@ fn grant(guest: &Guest, input: &mut Input<'_>) {
         211..=220 => 3,
         _ => u32::from(input.half()),
     };
-    let domain = u32::from(input.pick(&[0u16, 0, 1, 2, 77]));
-    frame.store(operations::frame(input) as u32, Ordering::SeqCst);
-    flags.store(low | domain << 16, Ordering::SeqCst);
+    let domain = u32::from(input.pick(&[0u16, 0, 1, 2, 3, 77]));
+    let frame = operations::frame(input);
+    let values = if grants.version() == 1 {
+        [low | domain << 16, frame as u32, 0, 0]
+    } else {
+        // A page, a part of one for copies, or a grant of another's.
+        match input.byte() {
+            0..=127 => [low | domain << 16, 0, frame as u32, (frame >> 32) as u32],
+            128..=191 => {
+                let window = u32::from(input.half() % 4200) | u32::from(input.half() % 4200) << 16;
+                let part = low | 1 << 8 | domain << 16;
+                [part, window, frame as u32, (frame >> 32) as u32]
+            }
+            _ => {
+                let through = low | 3 | domain << 16;
+                let granter = u32::from(input.pick(&[0u16, 1, 2, 3]));
+                [through, granter, operations::reference(input), 0]
+            }
+        }
+    };
+    let count = if grants.version() == 1 { 2 } else { 4 };
+    for (word, value) in words.into_iter().zip(values).take(count).rev() {
+        if let Some(word) = word {
+            word.store(value, Ordering::SeqCst);
+        }
+    }
 }
 
 /// The guest writes where it shares a page: event words, FIFO blocks, `vcpu_info`.

@@ -2,10 +2,22 @@
 //! stays a program: `scripts/fuzz` gives them to libFuzzer, `tests/replay.rs` random ones and those that failed once.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod made {
+    macro_rules! made {
+        ($ty:ty { $($field:ident: $value:expr),* $(,)? }) => {{
+            #[allow(unused_mut, reason = "a structure may have no field")]
+            let mut value = <$ty>::new_zeroed();
+            $(value.$field = $value;)*
+            value
+        }};
+    }
+}
 mod hypercalls;
 mod input;
 mod instructions;
 mod operations;
+mod toolstack;
 mod trees;
 mod vgic;
 mod vpl011;

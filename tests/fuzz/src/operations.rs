@@ -1,6 +1,5 @@
 //! Each hypercall with a structure that means something: fields are drawn from the few values that make calls meet.
 
-use xen_abi::control::*;
 use xen_abi::event_channel::*;
 use xen_abi::grant_table::*;
 use xen_abi::hypercall::*;
@@ -12,6 +11,7 @@ use xenith_core::fakes::{ARG, LIST, NOWHERE, RAM, page};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::input::Input;
+use crate::toolstack;
 
 /// A call.
 pub struct Call {
@@ -34,7 +34,15 @@ pub fn domain(input: &mut Input<'_>) -> u16 {
     }
 }
 
-fn port(input: &mut Input<'_>) -> u32 {
+/// A domain's number, mostly another's than dom0's: as a toolstack gives it.
+pub fn other_domain(input: &mut Input<'_>) -> u16 {
+    match input.byte() {
+        byte @ 0..=219 => 1 + u16::from(byte) % 5,
+        _ => domain(input),
+    }
+}
+
+pub fn port(input: &mut Input<'_>) -> u32 {
     match input.byte() {
         byte @ 0..=239 => u32::from(byte) % 16,
         240..=247 => (1024 * input.below(5))
@@ -75,7 +83,7 @@ pub fn frame(input: &mut Input<'_>) -> u64 {
     }
 }
 
-fn vcpu(input: &mut Input<'_>) -> u32 {
+pub fn vcpu(input: &mut Input<'_>) -> u32 {
     match input.byte() {
         byte @ 0..=239 => u32::from(byte) % 3,
         _ => input.number(),
@@ -83,7 +91,7 @@ fn vcpu(input: &mut Input<'_>) -> u32 {
 }
 
 /// An address of the guest's for a list.
-fn list_at(input: &mut Input<'_>) -> u64 {
+pub fn list_at(input: &mut Input<'_>) -> u64 {
     match input.byte() {
         0..=219 => LIST,
         220..=229 => page(11) - 8,
@@ -107,7 +115,7 @@ pub fn any(input: &mut Input<'_>) -> u64 {
     }
 }
 
-fn count(input: &mut Input<'_>) -> u32 {
+pub fn count(input: &mut Input<'_>) -> u32 {
     match input.byte() {
         byte @ 0..=239 => u32::from(byte) % 5,
         _ => input.number(),
@@ -123,7 +131,7 @@ fn order(input: &mut Input<'_>) -> u32 {
 }
 
 /// A call with a structure.
-fn with(number: u32, command: u32, structure: &(impl IntoBytes + zerocopy::Immutable)) -> Call {
+pub fn with(number: u32, command: u32, structure: &(impl IntoBytes + zerocopy::Immutable)) -> Call {
     Call {
         number,
         args: [u64::from(command), ARG, 1, 0, 0],
@@ -140,7 +148,8 @@ pub fn decode(input: &mut Input<'_>) -> Call {
         145..=204 => memory(input),
         205..=214 => sched(input),
         215..=226 => of_vcpu(input),
-        227..=244 => control(input),
+        227..=238 => toolstack::domain_control(input),
+        239..=245 => toolstack::system_control(input),
         _ => other(input),
     };
     if input.byte() >= 252 {
@@ -152,15 +161,6 @@ pub fn decode(input: &mut Input<'_>) -> Call {
         }
     }
     call
-}
-
-macro_rules! made {
-    ($ty:ty { $($field:ident: $value:expr),* $(,)? }) => {{
-        #[allow(unused_mut, reason = "a structure may have no field")]
-        let mut value = <$ty>::new_zeroed();
-        $(value.$field = $value;)*
-        value
-    }};
 }
 
 fn event(input: &mut Input<'_>) -> Call {
@@ -334,7 +334,7 @@ fn grant(input: &mut Input<'_>) -> Call {
                 .as_bytes()
                 .to_vec(),
                 GNTTABOP_SET_VERSION => made!(GnttabSetVersion {
-                    version: input.below(4)
+                    version: input.pick(&[2, 2, 2, 1, 1, 0, 3])
                 })
                 .as_bytes()
                 .to_vec(),
@@ -385,7 +385,7 @@ fn memory(input: &mut Input<'_>) -> Call {
         call.list = (0..8).map(|_| frame(input)).collect();
         call
     };
-    let mut call = match input.below(12) {
+    let mut call = match input.below(14) {
         op @ 0..=4 => {
             let command = [
                 XENMEM_POPULATE_PHYSMAP,
@@ -439,12 +439,16 @@ fn memory(input: &mut Input<'_>) -> Call {
         ),
         9 => {
             let op = made!(MemAcquireResource {
-                domid: domain(input),
-                type_: input.pick(&[1, 1, 1, 0, 2]),
-                id: input.pick(&[0, 0, 0, 1, 2]),
+                domid: other_domain(input),
+                type_: input.pick(&[1, 1, 1, 1, 1, 1, 0, 2]),
+                id: input.pick(&[0, 0, 0, 1, 1, 2]),
                 nr_frames: count(input),
-                frame: input.number().into(),
-                frame_list: list_at(input),
+                frame: if input.byte() < 200 {
+                    u64::from(input.below(4))
+                } else {
+                    input.number().into()
+                },
+                frame_list: if input.byte() < 230 { LIST } else { any(input) },
             });
             lists(with(number, XENMEM_ACQUIRE_RESOURCE, &op), input)
         }
@@ -458,6 +462,27 @@ fn memory(input: &mut Input<'_>) -> Call {
             }
             op.nr_exchanged = input.number().into();
             lists(with(number, XENMEM_EXCHANGE, &op), input)
+        }
+        11 => with(
+            number,
+            XENMEM_CLAIM_PAGES,
+            &made!(MemoryReservation {
+                domid: other_domain(input),
+                nr_extents: match input.byte() {
+                    byte @ 0..=219 => u64::from(byte),
+                    _ => any(input),
+                },
+                extent_order: u32::from(input.byte() == 255),
+            }),
+        ),
+        12 => {
+            // What a toolstack builds a domain with.
+            let op = made!(MemoryReservation {
+                extent_start: LIST,
+                nr_extents: u64::from(1 + input.below(8)),
+                domid: other_domain(input),
+            });
+            lists(with(number, XENMEM_POPULATE_PHYSMAP, &op), input)
         }
         _ => with(
             number,
@@ -559,112 +584,6 @@ fn of_vcpu(input: &mut Input<'_>) -> Call {
         )
     };
     call.args = [call.args[0], who.into(), ARG, 0, 0];
-    call
-}
-
-/// A toolstack's call.
-fn control(input: &mut Input<'_>) -> Call {
-    let mut op = Domctl::new_zeroed();
-    op.interface_version = XEN_DOMCTL_INTERFACE_VERSION;
-    op.domain = match input.byte() {
-        byte @ 0..=199 => 1 + u16::from(byte) % 5,
-        _ => domain(input),
-    };
-    macro_rules! part {
-        ($command:expr, $($rest:tt)*) => {{
-            op.cmd = $command;
-            let value = made!($($rest)*);
-            op.u[..value.as_bytes().len()].copy_from_slice(value.as_bytes());
-        }};
-    }
-    match input.below(14) {
-        0..=2 => {
-            if input.flag() {
-                op.domain = 0;
-            }
-            part!(
-                XEN_DOMCTL_CREATEDOMAIN,
-                DomctlCreatedomain {
-                    flags: if input.byte() < 240 {
-                        XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP
-                    } else {
-                        input.number()
-                    },
-                    max_vcpus: 1 + input.below(3),
-                    max_evtchn_port: if input.flag() { 1023 } else { input.number() },
-                    max_grant_frames: if input.byte() < 240 {
-                        4
-                    } else {
-                        input.number() as i32
-                    },
-                    max_maptrack_frames: if input.byte() < 240 {
-                        2
-                    } else {
-                        input.number() as i32
-                    },
-                    grant_opts: if input.byte() < 220 {
-                        1
-                    } else {
-                        input.number()
-                    },
-                }
-            );
-        }
-        3 | 4 => op.cmd = XEN_DOMCTL_DESTROYDOMAIN,
-        5 => op.cmd = XEN_DOMCTL_PAUSEDOMAIN,
-        6 => op.cmd = XEN_DOMCTL_UNPAUSEDOMAIN,
-        7 => op.cmd = XEN_DOMCTL_GETDOMAININFO,
-        8 => part!(
-            XEN_DOMCTL_MAX_MEM,
-            DomctlMaxMem {
-                max_memkb: if input.flag() {
-                    4 * u64::from(input.byte())
-                } else {
-                    any(input)
-                },
-            }
-        ),
-        9 => part!(
-            XEN_DOMCTL_SETVCPUCONTEXT,
-            DomctlVcpucontext {
-                vcpu: vcpu(input),
-                ctxt: if input.flag() { 0 } else { list_at(input) },
-            }
-        ),
-        10 => part!(
-            XEN_DOMCTL_GETVCPUCONTEXT,
-            DomctlVcpucontext {
-                vcpu: vcpu(input),
-                ctxt: list_at(input)
-            }
-        ),
-        11 => part!(
-            XEN_DOMCTL_CACHEFLUSH,
-            DomctlCacheflush {
-                start_pfn: frame(input),
-                nr_pfns: input.number().into()
-            }
-        ),
-        12 => part!(
-            XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE,
-            DomctlPagingMempool {
-                size: if input.byte() < 200 {
-                    u64::from(input.byte()) << 12
-                } else {
-                    any(input)
-                },
-            }
-        ),
-        _ => part!(
-            input.below(90),
-            DomctlVcpucontext {
-                vcpu: input.number(),
-                ctxt: any(input)
-            }
-        ),
-    }
-    let mut call = with(HYPERVISOR_DOMCTL, 0, &op);
-    call.args[0] = ARG;
     call
 }
 

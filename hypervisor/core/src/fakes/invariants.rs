@@ -6,10 +6,11 @@
 //! for claims and pools of tables.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{FakeHal, Hv, RAM, World};
 use crate::addr::{DomId, Gfn, Mfn};
-use crate::domain::Domain;
+use crate::domain::{Domain, Stage};
 use crate::evtchn::{Port, PortState};
 use crate::frames::Owner;
 use crate::gnttab::{self, table::inspect::Use};
@@ -60,6 +61,33 @@ impl Hv {
         }
         self.check_frames(&references);
         self.check_accounts();
+        self.check_pools();
+    }
+
+    /// Checks that each pCPU is in one pool or in none, and each domain in a pool with pCPUs.
+    fn check_pools(&self) {
+        let stage = |domain: Arc<Domain<FakeHal>>| (domain.facts.id, domain.stage());
+        let known: Vec<_> = self.domains.all().map(stage).collect();
+        self.scheduler.with(|pools, _, _| {
+            let (mut cpus, mut domains) = (pools.free(), 0);
+            let mut next = Some(0);
+            while let Some(pool) = next.and_then(|id| pools.info(id)) {
+                let twice = cpus.and(&pool.cpus);
+                assert!(twice.is_empty(), "{pool:?}: its pCPUs are elsewhere, too");
+                assert!(pool.domains == 0 || !pool.cpus.is_empty(), "{pool:?}");
+                cpus = cpus.or(&pool.cpus);
+                domains += pool.domains as usize;
+                next = pool.id.checked_add(1);
+            }
+            assert_eq!(cpus, self.hal.cpus(), "pCPUs are lost");
+            for &(id, stage) in &known {
+                // One that ends leaves its pool on the way.
+                let is_somewhere = pools.pool_of(id).is_some();
+                assert!(is_somewhere || stage != Stage::Alive, "{id}: in no pool");
+                domains -= usize::from(is_somewhere);
+            }
+            assert_eq!(domains, 0, "pools have domains that are not there");
+        });
     }
 
     /// Checks that accounts count the frames that the domains own.
