@@ -81,7 +81,7 @@ fn yes(input: &mut Input<'_>) -> u8 {
 /// domctl.
 pub fn domain_control(input: &mut Input<'_>) -> Call {
     let mut op = Domctl::new_zeroed();
-    op.interface_version = if input.byte() < 200 {
+    op.interface_version = if input.byte() < 248 {
         XEN_DOMCTL_INTERFACE_VERSION
     } else {
         XEN_DOMCTL_INTERFACE_VERSION_4_20

@@ -266,3 +266,49 @@ fn a_copy_an_unmap_and_a_swap() {
         },
     );
 }
+
+/// A vCPU shows itself a status frame while another goes back to version 1, which frees it.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn a_status_frame_is_mapped_while_it_goes_away() {
+    use xen_abi::memory::{AddToPhysmap, XENMAPIDX_GRANT_TABLE_STATUS, XENMEM_ADD_TO_PHYSMAP};
+    let version = |guest: &Guest, version| {
+        op(guest, GNTTABOP_SET_VERSION, GnttabSetVersion { version });
+    };
+    let add = |guest: &Guest| {
+        let add = AddToPhysmap {
+            domid: SELF,
+            size: 0,
+            space: 1,
+            idx: XENMAPIDX_GRANT_TABLE_STATUS.into(),
+            gpfn: HERE.into(),
+        };
+        let (result, _) = guest.op(HYPERVISOR_MEMORY_OP, XENMEM_ADD_TO_PHYSMAP, add);
+        assert!([0, super::errno::EINVAL].contains(&result), "{result}");
+    };
+    for bounds in [GRANTS, AND_P2M] {
+        let make = || {
+            let world = granted();
+            version(&world.dom0, 2);
+            world
+        };
+        let other = |world: &World| {
+            for number in [1, 2, 1] {
+                version(&world.dom0.on_vcpu(1), number);
+            }
+        };
+        let runs = explore(
+            bounds,
+            make,
+            &[&|world| add(&world.dom0), &other],
+            |world| {
+                world.check();
+                // What is left of it there ends as any page does.
+                version(&world.dom0, 2);
+                add(&world.dom0);
+                world.check();
+            },
+        );
+        println!("add_to_physmap; set_version: {runs} orders");
+    }
+}
