@@ -6,6 +6,7 @@ import re
 import messages
 from harness import TARGET, Failure, Skip, test
 from test_dom0 import facts, require
+from test_toolstack import digest, domains, enter, leave, until
 
 IMAGE = TARGET / "images/xenith-arm64.Image"
 XEN = "console=dtuart dom0_mem=512M loglvl=all guest_loglvl=all"
@@ -156,6 +157,27 @@ def toolstack(t):
     m = debian64(t, "--toolstack", "--smp", 2, "--mem", "1G",
                  "--xen-cmdline", "console=dtuart dom0_mem=512M loglvl=all guest_loglvl=all")
     m.login(400)
-    print(m.shell("xl info; xl list", 100))
-    print(m.shell("xl create -vvv /root/domu.cfg 2>&1; xl list; cat /var/log/xen/console/guest-domu.log", 300, check=False))
-    raise Failure("to do")
+    info = m.shell("xl info", 100)
+    for wanted in (r"xen_version +: 4\.20\.", r"nr_cpus +: 2$", r"virt_caps +: hvm hap gnttab-v1$", r"total_memory +: 1024$", r"xen_commandline +: .*dom0_mem=512M"):
+        require(re.search(f"^{wanted}", info, re.M), f"xl info lacks {wanted}: {info}")
+    m.shell("sed -i 's/vcpus = 1/vcpus = 2/' /root/domu.cfg && xl create /root/domu.cfg", 300)
+    number, memory, vcpus, _ = domains(m)["domu"]
+    require((number, memory, vcpus) == (1, 256, 2), f"xl list shows {number, memory, vcpus}")
+    enter(m, "domu")
+    require("xen aarch64 2" in m.shell("echo $(cat /sys/hypervisor/type) $(uname -m) $(nproc)"), "the domU is not what it should be")
+    m.shell("dd if=/dev/urandom of=/mnt/file bs=64k count=64 && sync", 200)
+    written = digest(m.shell("sha256sum /mnt/file", 100))
+    leave(m)
+    m.shell("ping -c 3 10.0.0.2", 100)
+    m.shell("xl pause domu", 100)
+    require("p" in domains(m)["domu"][3], "xl list does not show that it is paused")
+    m.shell("xl unpause domu && xl vcpu-pin domu 0 1", 100)
+    require(re.search(r"^domu +1 +0 +\d+ +\S+ +[\d.]+ +1 / all", m.shell("xl vcpu-list domu", 100), re.M), "xl vcpu-pin")
+    m.shell("xl shutdown -w domu", 300)
+    until(m, "! xl domid domu 2> /dev/null", "the end of the domain")
+    m.shell("mount -o loop /root/domu.img /mnt", 100)
+    require(digest(m.shell("sha256sum /mnt/file", 100)) == written, "the disk does not hold what the domU wrote")
+    m.shell("umount /mnt", 100)
+    m.shell("xl create -p /root/domu.cfg && xl destroy domu", 300)
+    require(list(domains(m)) == ["Domain-0"], f"left over: {domains(m)}")
+    m.poweroff()

@@ -125,6 +125,8 @@ pub const XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE: u32 = 85;
 pub const XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE: u32 = 86;
 /// The hypervisor's own continuation of a soft reset.
 pub const XEN_DOMCTL_SOFT_RESET_CONT: u32 = 23;
+/// Command `set_llc_colors` (4.20).
+pub const XEN_DOMCTL_SET_LLC_COLORS: u32 = 89;
 /// Command `readconsole`.
 pub const XEN_SYSCTL_READCONSOLE: u32 = 1;
 /// Command `tbuf_op`.

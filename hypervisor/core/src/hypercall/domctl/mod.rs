@@ -68,7 +68,7 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
         return Err(Errno::Perm);
     }
     let done = match &target {
-        Some(target) => of_domain(cx, &mut op, target),
+        Some(target) => of_domain(cx, interface, &mut op, target),
         None => of_none(cx, interface, &mut op),
     };
     drop(target);
@@ -136,10 +136,13 @@ fn of_none<H: Hal, M: GuestMemory>(
 /// Operations on a domain.
 fn of_domain<H: Hal, M: GuestMemory>(
     cx: &mut Cx<'_, H, M>,
+    interface: Interface,
     op: &mut abi::Domctl,
     target: &Arc<Domain<H>>,
 ) -> Done {
     match op.cmd {
+        // There is no cache colouring: libxl asks with every domain, and goes on when it hears so.
+        abi::XEN_DOMCTL_SET_LLC_COLORS if interface == Interface::V0x17 => Err(Errno::OpNotSupp),
         abi::XEN_DOMCTL_DESTROYDOMAIN => life::destroy(cx, target),
         abi::XEN_DOMCTL_PAUSEDOMAIN => life::pause(cx, target),
         abi::XEN_DOMCTL_UNPAUSEDOMAIN => life::unpause(target),

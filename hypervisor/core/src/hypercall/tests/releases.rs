@@ -68,6 +68,9 @@ fn a_domain_by_the_newer_interface() {
     odd.arch.sve_vl = 1;
     assert_eq!(create(newer, odd).0, EINVAL);
 
+    let colors = domctl(&world.dom0, newer, XEN_DOMCTL_SET_LLC_COLORS, 3, [0u8; 0]);
+    assert_eq!(colors.0, EOPNOTSUPP, "libxl goes on with this answer only");
+
     // A number that nobody has is an error, and not the next domain.
     let info = |domain| {
         let nothing = DomctlGetdomaininfo::new_zeroed();
