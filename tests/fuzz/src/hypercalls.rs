@@ -44,7 +44,18 @@ fn pick(hv: &Arc<Hv>, who: u8) -> Option<Guest> {
 }
 
 pub fn run(bytes: &[u8]) {
-    let World { hv, dom0, .. } = World::sized(Size::SMALL);
+    let World {
+        hv,
+        dom0,
+        dom1,
+        dom2,
+        ..
+    } = World::sized(Size::SMALL);
+    // Room to claim and to grow into.
+    for guest in [dom1, dom2] {
+        let account = &guest.domain.account;
+        account.set_limit(account.limit() + 16);
+    }
     {
         let mut devices = dom0.domain.devices.lock();
         let memory = devices.permit_memory(Mfn::new(DEVICE), 4);
@@ -174,8 +185,9 @@ fn grant(guest: &Guest, input: &mut Input<'_>) {
         match input.byte() {
             0..=127 => [low | domain << 16, 0, frame as u32, (frame >> 32) as u32],
             128..=191 => {
-                let window = u32::from(input.half() % 4200) | u32::from(input.half() % 4200) << 16;
-                let part = low | 1 << 8 | domain << 16;
+                let start = input.pick(&[0, 0, 8, 4000, 4095, 4097]);
+                let window = start | input.pick(&[4096, 97, 96, 8, 1, 0, 0xffff]) << 16;
+                let part = low & !3 | 1 | 1 << 8 | domain << 16;
                 [part, window, frame as u32, (frame >> 32) as u32]
             }
             _ => {
