@@ -161,13 +161,13 @@ def toolstack(t):
     for wanted in (r"xen_version +: 4\.20\.", r"nr_cpus +: 2$", r"virt_caps +: hvm hap gnttab-v1$", r"total_memory +: 1024$", r"xen_commandline +: .*dom0_mem=512M"):
         require(re.search(f"^{wanted}", info, re.M), f"xl info lacks {wanted}: {info}")
     m.shell("sed -i 's/vcpus = 1/vcpus = 2/' /root/domu.cfg && xl create /root/domu.cfg", 300)
-    number, memory, vcpus, _ = domains(m)["domu"]
-    require((number, memory, vcpus) == (1, 256, 2), f"xl list shows {number, memory, vcpus}")
     enter(m, "domu")
     require("xen aarch64 2" in m.shell("echo $(cat /sys/hypervisor/type) $(uname -m) $(nproc)"), "the domU is not what it should be")
     m.shell("dd if=/dev/urandom of=/mnt/file bs=64k count=64 && sync", 200)
     written = digest(m.shell("sha256sum /mnt/file", 100))
     leave(m)
+    number, memory, vcpus, _ = domains(m)["domu"]
+    require((number, memory, vcpus) == (1, 256, 2), f"xl list shows {number, memory, vcpus}")
     m.shell("ping -c 3 10.0.0.2", 100)
     m.shell("xl pause domu", 100)
     require("p" in domains(m)["domu"][3], "xl list does not show that it is paused")
