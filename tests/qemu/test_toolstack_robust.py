@@ -244,7 +244,7 @@ def twenty(t):
     # Each answers by itself.
     for n in (0, 7, 19):
         enter(m, f"d{n}")
-        m.shell("head -c 1M /dev/urandom | sha256sum", 120)
+        m.shell("dd if=/dev/urandom bs=64k count=16 | sha256sum", 120)
         leave(m)
     m.shell("xl shutdown -a -w", 900)
     until(m, "[ $(xl list | wc -l) = 2 ]", "the end of all")
@@ -266,7 +266,7 @@ def little_memory(t):
     m.shell(f"mount -t tmpfs -o size=90% tmpfs /mnt && dd if=/dev/urandom of=/mnt/fill bs=1M count=$(( $({available}) - 150 ))", 300)
     filled = digest(m.shell("sha256sum /mnt/fill", 120))
     enter(m, "one")
-    m.shell("head -c 16M /dev/urandom > /tmp/fill", 120)
+    m.shell("dd if=/dev/urandom of=/tmp/fill bs=64k count=256", 120)
     inside = digest(m.shell("sha256sum /tmp/fill", 60))
     leave(m)
     unused = int(field(m, "xl info", "free_memory", 3)[0])
