@@ -962,15 +962,15 @@ fn domain(hv: &Arc<Hv>, number: u16, size: Size) -> Guest {
 }
 
 impl Guest {
-    /// Gives the guest RAM at a frame again, whatever is there, if it may have any.
-    pub fn restore(&self, gfn: u32) {
+    /// Gives the guest RAM at a frame again, whatever is there. Returns false when there is none left.
+    pub fn restore(&self, gfn: u32) -> bool {
         let mut memory = self.hv.hal.p2m_memory(self.domain.vttbr);
         let mut p2m = self.domain.p2m.lock();
-        if p2m.populate(&mut memory, Gfn::new(gfn), 0).is_err() {
+        p2m.populate(&mut memory, Gfn::new(gfn), 0).is_ok() || {
             // At its limit: RAM that lost its address still counts.
             let limit = self.domain.account.limit();
             self.domain.account.set_limit(limit + 1);
-            p2m.populate(&mut memory, Gfn::new(gfn), 0).expect("memory");
+            p2m.populate(&mut memory, Gfn::new(gfn), 0).is_ok()
         }
     }
 }

@@ -63,8 +63,12 @@ pub fn run(bytes: &[u8]) {
         let interrupt = devices.permit_interrupt(IntId::new(DEVICE_IRQ), Trigger::Edge);
         interrupt.expect("memory");
     }
-    drop(dom0);
     let mut input = Input::new(bytes);
+    if input.flag() {
+        // Much must come together before entries of version 2 are used, so that is where half of all begin.
+        make(&dom0, &operations::second_version());
+    }
+    drop(dom0);
     for _ in 0..MAX_STEPS {
         if input.is_empty() {
             break;
@@ -114,25 +118,27 @@ pub fn run(bytes: &[u8]) {
     hv.end();
 }
 
-/// The pages with arguments are there, also if the guest gave them up.
-fn restore(guest: &Guest) {
-    for n in 8..13 {
+/// The pages with arguments are there, also if the guest gave them up. Returns false when no memory is left for that.
+fn restore(guest: &Guest) -> bool {
+    (8..13).all(|n| {
         let is_ram = |mapping: xenith_core::stage2::Mapping| mapping.ty.is_ram();
-        if !guest.mapping(RAM + n).is_some_and(is_ram) {
-            guest.restore(RAM + n);
-        }
-    }
+        guest.mapping(RAM + n).is_some_and(is_ram) || guest.restore(RAM + n)
+    })
 }
 
 fn make(guest: &Guest, decoded: &Call) {
-    restore(guest);
+    if !restore(guest) {
+        return;
+    }
     guest.put(ARG, &decoded.structure[..]);
     guest.put(LIST, &decoded.list[..]);
     call(guest, decoded.number, &decoded.args);
 }
 
 fn call(guest: &Guest, number: u32, args: &[u64; 5]) {
-    restore(guest);
+    if !restore(guest) {
+        return;
+    }
     if let Some(called) = guest.call_at_most(number, args, MAX_PREEMPTIONS) {
         assert!(called.result >= -200, "call {number}: {called:?}");
     }
@@ -145,7 +151,9 @@ fn call(guest: &Guest, number: u32, args: &[u64; 5]) {
 
 /// Up to four calls at once, each with its own structure; the lists are the last one's.
 fn multicall(guest: &Guest, input: &mut Input<'_>) {
-    restore(guest);
+    if !restore(guest) {
+        return;
+    }
     let count = 1 + input.below(4);
     for n in 0..u64::from(count) {
         let decoded = operations::decode(input);

@@ -247,6 +247,12 @@ fn event(input: &mut Input<'_>) -> Call {
     }
 }
 
+/// A domain takes version 2 of the grant table.
+pub fn second_version() -> Call {
+    let op = GnttabSetVersion { version: 2 };
+    with(HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SET_VERSION, &op)
+}
+
 fn grant(input: &mut Input<'_>) -> Call {
     // Several elements in a row.
     let number = HYPERVISOR_GRANT_TABLE_OP;
