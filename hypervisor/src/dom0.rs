@@ -71,7 +71,9 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
     }
     let size = dom0_mem_size(plan.options.dom0_mem, plan.usable).map_err(text)?;
     let banks = dom0_banks(plan.usable, size).map_err(text)?;
-    let pcpus = crate::smp::online();
+    // Those that no pool of the device tree has.
+    let first = hv.scheduler.with(|pools, _, _| pools.info(FIRST_POOL));
+    let pcpus = first.map_or_else(crate::smp::online, |pool| pool.cpus);
     let vcpus = plan
         .options
         .dom0_max_vcpus

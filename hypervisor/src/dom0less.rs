@@ -88,6 +88,7 @@ pub fn make_pools(hv: &Hv, tree: &Tree<'_>, host: &HostInfo<'_>) -> Vec<(u32, u3
     for pool in pools {
         match make_pool(hv, host, &pool) {
             Ok(number) => made.extend(pool.phandle.map(|phandle| (phandle, number))),
+            Err(Errno::NoDev) => warn!("pool {} is not made: it would have no CPU", pool.path),
             Err(error) => warn!("pool {} cannot be made: {error:?}", pool.path),
         }
     }
@@ -108,26 +109,36 @@ fn make_pool(hv: &Hv, host: &HostInfo<'_>, config: &PoolConfig) -> Result<u32, E
             );
             continue;
         };
-        scheduler.with(|pools, now, kick| {
+        let moved = scheduler.with(|pools, now, kick| {
             let first = pools.info(FIRST_POOL).ok_or(Errno::NoEnt)?;
             if first.cpus.len() == 1 {
-                warn!(
-                    "{}: CPU{} stays in Pool-0, which would have none",
-                    config.path,
-                    cpu.index()
-                );
-                return Ok(());
+                return Err(Errno::Busy);
             }
             pools.unassign(FIRST_POOL, Some(cpu), now, kick)?;
-            pools.assign(number, Some(cpu), now, kick)
-        })?;
+            pools
+                .assign(number, Some(cpu), now, kick)
+                .inspect_err(|_| drop(pools.assign(FIRST_POOL, Some(cpu), now, kick)))
+        });
+        if let Err(error) = moved {
+            warn!(
+                "{}: CPU{} stays in Pool-0: {}",
+                config.path,
+                cpu.index(),
+                if error == Errno::Busy {
+                    "there would be none"
+                } else {
+                    "no memory"
+                }
+            );
+        }
     }
     let info = scheduler.with(|pools, _, _| pools.info(number));
-    say!(
-        "Pool-{number} of {}: {} CPUs",
-        config.path,
-        info.map_or(0, |info| info.cpus.len())
-    );
+    let cpus = info.map_or(0, |info| info.cpus.len());
+    if cpus == 0 {
+        scheduler.with(|pools, _, _| pools.destroy(number))?;
+        return Err(Errno::NoDev);
+    }
+    say!("Pool-{number} of {}: {cpus} CPUs", config.path);
     Ok(number)
 }
 

@@ -99,6 +99,13 @@ impl LineLevels for VgicHost<'_> {
 const LR_PENDING: u32 = 1 << 28;
 const LR_ID: u32 = 0x3ff;
 
+/// Gives a SPI to a domain, unless it is not its own any more.
+#[inline]
+fn inject(domain: &Domain<Machine>, irq: IntId) -> Option<KickSet> {
+    let mut vgic = domain.vgic.lock();
+    vgic.inject_hw(VcpuId::new(0), irq)
+}
+
 /// Wakes the vCPUs that the vGIC named; the loaded one looks by itself unless it waits.
 #[inline]
 fn kick_from(domain: &Domain<Machine>, loaded: &Vcpu<Machine>, set: KickSet) {
@@ -219,7 +226,7 @@ impl Pcpu {
         {
             // Stays active, so the level cannot fire again, until the guest ends it through the list register.
             let set = domain.vgic.lock().inject_hw(vcpu.id, irq);
-            kick_from(domain, vcpu, set);
+            kick_from(domain, vcpu, set.unwrap_or(KickSet::NONE));
             self.expect_resignal();
             return;
         }
@@ -245,9 +252,10 @@ impl Pcpu {
             self.deadline_changed |= crate::console::is_stalled();
         } else if irq.is_spi()
             && let Some(domain) = self.hv.hal.route(irq)
+            // Taken from it since it was signalled, perhaps.
+            && let Some(set) = inject(&domain, irq)
         {
             // Stays active until the guest ends it.
-            let set = domain.vgic.lock().inject_hw(VcpuId::new(0), irq);
             domain.kick(set);
             if let Some(home) = domain.better_home(set, self.id) {
                 let target = smp::state(home).target();

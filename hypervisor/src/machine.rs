@@ -117,13 +117,16 @@ impl Machine {
         }
     }
 
-    /// A SPI is nobody's any more. The domain is dropped after the lock.
-    fn clear_route(&self, irq: IntId) {
-        let owner = self
-            .routes
-            .lock()
-            .get_mut(irq.index())
-            .and_then(Option::take);
+    /// A SPI is not this domain's any more; it may be another's already. The domain is dropped after the lock.
+    fn clear_route(&self, irq: IntId, domain: &Arc<Domain<Machine>>) {
+        let mut routes = self.routes.lock();
+        let slot = routes.get_mut(irq.index());
+        let slot = slot.filter(|slot| {
+            slot.as_ref()
+                .is_some_and(|owner| Arc::ptr_eq(owner, domain))
+        });
+        let owner = slot.and_then(Option::take);
+        drop(routes);
         drop(owner);
     }
 
@@ -270,7 +273,7 @@ impl Hal for Machine {
         let linked = vgic.link_hw(irq, irq, trigger, &mut *distributor);
         drop(distributor);
         drop(vgic);
-        linked.inspect_err(|_| self.clear_route(irq))
+        linked.inspect_err(|_| self.clear_route(irq, domain))
     }
 
     fn take_interrupt(&self, domain: &Arc<Domain<Self>>, irq: IntId) -> Result<(), Errno> {
@@ -285,7 +288,7 @@ impl Hal for Machine {
         let unlinked = vgic.unlink_hw(irq, &mut *self.distributor.lock());
         drop(vgic);
         unlinked.ok_or(Errno::Inval)?;
-        self.clear_route(irq);
+        self.clear_route(irq, domain);
         Ok(())
     }
 

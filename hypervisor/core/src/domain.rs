@@ -179,7 +179,7 @@ pub struct Domain<H: Hal> {
     pub scheduler: Arc<Scheduler>,
     /// The shared info page.
     pub shared_info: H::Page,
-    /// The virtual UART, set before the domain runs; without one, never.
+    /// The virtual UART, set once; without one, never.
     pub vuart: Once<Vuart<H::Page>>,
     /// Device memory and interrupts that it may have.
     pub devices: SpinLock<DeviceAccess>,

@@ -115,9 +115,12 @@ impl<P: SharedPage> State<P> {
             return false;
         };
         let mut has_taken = false;
-        while self.device.room() > 0
-            && let Some(byte) = ring.pop()
-        {
+        // Not until none waits: the page is the guest's, which can go on for ever.
+        for _ in 0..ring.waiting() {
+            if self.device.room() == 0 {
+                break;
+            }
+            let Some(byte) = ring.pop() else { break };
             // Lost while the receiver is off, as on a wire.
             let _is_heard = self.device.receive(byte);
             has_taken = true;

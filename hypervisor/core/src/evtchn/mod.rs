@@ -205,10 +205,13 @@ impl<P: SharedPage> EventChannels<P> {
     pub fn set_dying(&mut self) {
         self.is_dying = true;
         self.reset_next = 0;
-        for (_, channel) in self.table.iter_mut() {
-            channel.is_xen = false;
+        // Few domains have any, and the table may be long.
+        if self.xen_count > 0 {
+            for (_, channel) in self.table.iter_mut() {
+                channel.is_xen = false;
+            }
+            self.xen_count = 0;
         }
-        self.xen_count = 0;
     }
 
     /// Looks a guest's vCPU number up.

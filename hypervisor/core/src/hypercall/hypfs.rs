@@ -279,6 +279,20 @@ impl<H: Hal, M: GuestMemory> Out<'_, '_, H, M> {
     }
 }
 
+/// Reads a number as C writes them: in base 16 behind `0x`, in base 8 behind `0`.
+fn number(text: &str) -> Option<u64> {
+    let (digits, base) = match text.as_bytes() {
+        [b'0', b'x' | b'X', ..] => (text.get(2..)?, 16),
+        [b'0', _, ..] => (text.get(1..)?, 8),
+        _ => (text, 10),
+    };
+    // Not a sign, which Rust takes.
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_number
+        .then(|| u64::from_str_radix(digits, base).ok())
+        .flatten()
+}
+
 /// Changes a number: for domains that are made from now on.
 fn write<H: Hal, M: GuestMemory>(
     cx: &Cx<'_, H, M>,
@@ -296,7 +310,7 @@ fn write<H: Hal, M: GuestMemory>(
         return Err(Errno::Inval);
     };
     let text = core::str::from_utf8(text).map_err(|_| Errno::Inval)?;
-    let value: u64 = text.parse().map_err(|_| Errno::Inval)?;
+    let value = number(text).ok_or(Errno::Inval)?;
     let value = i32::try_from(value).map_err(|_| Errno::Range)?;
     setting.set(value.unsigned_abs());
     Ok(0)

@@ -247,8 +247,8 @@ impl Vgic {
 
     /// Unlinks an SPI: disables the physical interrupt, and ends its active state.
     ///
-    /// If it is in a list register of a vCPU, the guest's EOI still deactivates it there, so the caller pauses the
-    /// domain and saves its vCPUs first. Returns the physical interrupt.
+    /// If it is in a list register of a vCPU, the guest's EOI still deactivates it there, so the caller either has made
+    /// sure that it is not ([`Vgic::is_in_progress`]), or has paused the domain and saved its vCPUs. Returns the physical interrupt.
     pub fn unlink_hw<P: PhysIrq + ?Sized>(&mut self, irq: IntId, phys: &mut P) -> Option<IntId> {
         let index = self.irqs.index(0, irq).filter(|_| irq.is_spi())?;
         let node = &mut self.irqs.nodes[index];
@@ -306,17 +306,17 @@ impl Vgic {
         Ok(())
     }
 
-    /// A linked physical interrupt was taken. For a PPI `vcpu` is the current one; for an SPI it is ignored.
-    pub fn inject_hw(&mut self, vcpu: VcpuId, irq: IntId) -> KickSet {
-        let Some(index) = self.irqs.index(vcpu.index(), irq) else {
-            return KickSet::NONE;
-        };
+    /// A linked physical interrupt was taken. For a PPI `vcpu` is the current one; for an SPI it is ignored. Returns
+    /// nothing when it is not linked (any more): then it is the caller's to deactivate.
+    #[inline]
+    pub fn inject_hw(&mut self, vcpu: VcpuId, irq: IntId) -> Option<KickSet> {
+        let index = self.irqs.index(vcpu.index(), irq)?;
         let state = &mut self.irqs.nodes[index].state;
         if !state.contains(State::LINKED) {
-            return KickSet::NONE;
+            return None;
         }
         state.insert(State::ARRIVED | State::PHYS_ACTIVE);
-        self.irqs.evaluate(index)
+        Some(self.irqs.evaluate(index))
     }
 
     /// Pends an interrupt as by an edge. `vcpu` is ignored for an SPI. SGIs cannot be pended so.

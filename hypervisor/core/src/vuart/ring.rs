@@ -63,13 +63,20 @@ impl<P: SharedPage> Ring<P> {
         true
     }
 
+    /// Returns how many bytes for the guest wait. To be asked once: more may come faster than they are taken.
+    pub fn waiting(&self) -> u32 {
+        let waiting = self.page.words()[IN_PROD]
+            .load(SeqCst)
+            .wrapping_sub(self.in_cons);
+        if waiting > IN_BYTES { 0 } else { waiting }
+    }
+
     /// Takes a byte for the guest.
     pub fn pop(&mut self) -> Option<u8> {
-        let words = self.page.words();
-        let waiting = words[IN_PROD].load(SeqCst).wrapping_sub(self.in_cons);
-        if waiting == 0 || waiting > IN_BYTES {
+        if self.waiting() == 0 {
             return None;
         }
+        let words = self.page.words();
         let at = self.in_cons % IN_BYTES;
         let byte = words[(at / 4) as usize].load(Relaxed) >> (at % 4 * 8);
         self.in_cons = self.in_cons.wrapping_add(1);

@@ -137,6 +137,11 @@ pub(super) fn bind_interrupt<H: Hal, M: GuestMemory>(
         return Err(Errno::Busy);
     }
     cx.hv.hal.give_interrupt(target, irq, trigger)?;
+    // The other way round, make_uart finds the link.
+    if target.vuart.get().is_some_and(|vuart| vuart.irq() == irq) {
+        cx.hv.hal.take_interrupt(target, irq)?;
+        return Err(Errno::Busy);
+    }
     if target.stage() != Stage::Alive {
         // Its end may have passed the point at which its interrupts go. While its vCPUs still run it has not.
         if target.is_descheduled() {
@@ -174,22 +179,26 @@ pub(super) fn make_uart<H: Hal, M: GuestMemory>(
         return Err(Errno::OpNotSupp);
     }
     let gfn = Gfn::try_from(wanted.gfn).map_err(|_| Errno::Inval)?;
-    // Its interrupt must be there, and nobody else's.
-    if target.vuart.is_completed() || target.vgic.lock().is_linked(IRQ) != Some(false) {
+    if target.vuart.is_completed() {
         return Err(Errno::Inval);
     }
     let page = cx.map_page_of(target, gfn)?;
     let daemon = DomId::new(wanted.console_domid);
     let port = target.events.lock().alloc_unbound_xen(daemon)?;
     let mut is_made = false;
-    let vuart = target.vuart.call_once(|| {
-        is_made = true;
-        Vuart::with_daemon(page, port)
+    // Its interrupt must be there, and nobody else's; linking takes this lock, too.
+    let vgic = target.vgic.lock();
+    let vuart = (vgic.is_linked(IRQ) == Some(false)).then(|| {
+        target.vuart.call_once(|| {
+            is_made = true;
+            Vuart::with_daemon(page, port)
+        })
     });
-    if !is_made {
+    drop(vgic);
+    let Some(vuart) = vuart.filter(|_| is_made) else {
         target.events.lock().close_xen(port);
         return Err(Errno::Inval);
-    }
+    };
     if target.stage() != Stage::Alive {
         // Its end may have passed the point at which this page goes.
         vuart.detach();

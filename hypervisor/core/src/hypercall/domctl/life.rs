@@ -94,7 +94,6 @@ pub(super) fn set_time_offset<H: Hal, M: GuestMemory>(
     Ok(Reply::None)
 }
 
-/// Guests of 32 bits are all there are on this architecture.
 /// The width of the domain's registers, which is that of all here.
 pub(super) fn address_size<H: Hal>(op: &abi::Domctl, target: &Domain<H>) -> Done {
     let wanted: abi::DomctlAddressSize = part(op)?;

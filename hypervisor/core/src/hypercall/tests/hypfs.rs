@@ -154,10 +154,21 @@ fn a_limit_for_new_domains() {
     assert_eq!(read(dom0, path, 64).1.max_write_len, 12);
     assert_eq!(write(path, b"7\0"), 0);
     assert_eq!(text(dom0, path), "7");
+    for (value, read) in [
+        (&b"0x1f\0"[..], "31"),
+        (b"017\0", "15"),
+        (b"0\0", "0"),
+        (b"7\0", "7"),
+    ] {
+        assert_eq!((write(path, value), text(dom0, path).as_str()), (0, read));
+    }
     for (value, error) in [
         (&b"8"[..], EINVAL),
         (b"8x\0", EINVAL),
         (b"-8\0", EINVAL),
+        (b"+8\0", EINVAL),
+        (b"0x\0", EINVAL),
+        (b"08\0", EINVAL),
         (b"\0", EINVAL),
         (b"", EINVAL),
         (b"8\08\0", EINVAL),

@@ -21,7 +21,7 @@ fn a_spi_follows_its_vcpu() {
     };
     // Takes the interrupt on a pCPU, and has the guest end it, as a vCPU does that leaves and comes back.
     let arrives = |here: CpuId| {
-        let set = domain.vgic.lock().inject_hw(VcpuId::new(0), SPI);
+        let set = domain.vgic.lock().inject_hw(VcpuId::new(0), SPI).unwrap();
         let better = domain.better_home(set, here);
         write(0x280 + 4, Width::Word, 1 << (SPI.raw() - 32));
         (set.bits(), better)

@@ -147,6 +147,31 @@ fn a_long_line_is_whole() {
     assert_eq!(page[IN_CONS].load(SeqCst), 1024);
 }
 
+/// The page is the guest's own: who fills it as fast as it is emptied, with the receiver off, does not keep the hypervisor.
+#[test]
+fn a_producer_that_never_stops() {
+    let (world, ..) = world();
+    let page = page(&world);
+    access(&world, reg::CR, Some(0));
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (words, stopped) = (page.clone(), stop.clone());
+    let producer = std::thread::spawn(move || {
+        while !stopped.load(SeqCst) {
+            words[IN_PROD].store(words[IN_CONS].load(SeqCst).wrapping_add(1024), SeqCst);
+        }
+    });
+    let mut taken = 0;
+    while taken < if cfg!(miri) { 2000 } else { 200_000 } {
+        let before = page[IN_CONS].load(SeqCst);
+        access(&world, reg::FR, None);
+        let now = page[IN_CONS].load(SeqCst).wrapping_sub(before);
+        assert!(now <= 1024);
+        taken += now;
+    }
+    stop.store(true, SeqCst);
+    producer.join().unwrap();
+}
+
 #[test]
 fn the_port_is_the_hypervisors() {
     let (world, near, far) = world();

@@ -1,6 +1,6 @@
 //! Hostile guests: random accesses and events, no panic, structures stay whole.
 
-use super::super::Resample;
+use super::super::{KickSet, Resample};
 use super::{Machine, Width, vcpu};
 use crate::addr::IntId;
 use crate::machine::Trigger;
@@ -99,7 +99,10 @@ fn hostile_accesses() {
                         0 => m.vgic.set_pending(vcpu(rng.below(9)), irq),
                         1 => m.vgic.raise_level(vcpu(rng.below(9)), irq),
                         2 => m.vgic.lower_level(vcpu(rng.below(9)), irq),
-                        _ => m.vgic.inject_hw(vcpu(rng.below(9)), IntId::new(300)),
+                        _ => {
+                            let set = m.vgic.inject_hw(vcpu(rng.below(9)), IntId::new(300));
+                            set.unwrap_or(KickSet::NONE)
+                        }
                     };
                 }
                 8 => {
