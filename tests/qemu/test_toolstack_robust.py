@@ -157,6 +157,9 @@ def actions(m):
             ended(m, "dumped")
         else:
             until(m, f"[ $(xl domid dumped 2> /dev/null || echo 0) -gt {number} ]", "the restart after the dump", 60)
+        # The first may still be written: xl list does not always show the domain meanwhile.
+        first = "/var/lib/xen/dump/$(ls /var/lib/xen/dump | head -n 1)"
+        until(m, f"[ -f {first} ] && [ $(stat -c %s {first}) -ge {8 << 20} ]", f"the dump of {action}", 60)
         name, size = m.shell("cd /var/lib/xen/dump && stat -c '%n %s' * | head -n 1; cd /root").split()
         require("dumped" in name and 8 << 20 <= int(size) <= 10 << 20, f"the dump of {action}: {name}, {size} bytes")
         require("ELF" in m.shell(f"head -c 4 /var/lib/xen/dump/{name}"), f"{action}: no ELF file")
