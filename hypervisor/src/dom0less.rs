@@ -115,9 +115,12 @@ fn make_pool(hv: &Hv, host: &HostInfo<'_>, config: &PoolConfig) -> Result<u32, E
                 return Err(Errno::Busy);
             }
             pools.unassign(FIRST_POOL, Some(cpu), now, kick)?;
-            pools
-                .assign(number, Some(cpu), now, kick)
-                .inspect_err(|_| drop(pools.assign(FIRST_POOL, Some(cpu), now, kick)))
+            let assigned = pools.assign(number, Some(cpu), now, kick);
+            if assigned.is_err() {
+                // Where it was a moment ago there is room for it.
+                pools.assign(FIRST_POOL, Some(cpu), now, kick)?;
+            }
+            assigned
         });
         if let Err(error) = moved {
             warn!(
