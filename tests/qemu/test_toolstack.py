@@ -285,7 +285,9 @@ def commands_of_memory(m, smp):
     require(m.shell("xenstore-read /local/domain/$(xl domid one)/cpu/1/availability").strip() == "online", "xl vcpu-set")
     soft = smp - 1
     m.shell(f"xl vcpu-pin one all 0 && xl vcpu-pin one 0 - {soft}", 60)
-    require(re.search(rf"^one +\d+ +0 .* 0 / {soft if smp > 1 else '(0|all)'}$", m.shell("xl vcpu-list one"), re.M), "xl vcpu-pin, soft")
+    # The only processor is all.
+    pinned = f"0 / {soft}" if smp > 1 else "all / all"
+    require(re.search(rf"^one +\d+ +0 .* {pinned}$", m.shell("xl vcpu-list one"), re.M), "xl vcpu-pin, soft")
     m.shell("xl vcpu-pin one all all all", 60)
     before = int(field(m, "xl info", "free_memory", 3)[0])
     m.shell("xl mem-set one 64", 60)
