@@ -2,7 +2,7 @@
 
 use xenith_core::addr::{IntId, VcpuId};
 use xenith_core::machine::{PhysIrq, Trigger};
-use xenith_core::vgic::{LineLevels, ListRegisters, Resample, Vgic, VgicConfig, Width};
+use xenith_core::vgic::{KickSet, LineLevels, ListRegisters, Resample, Vgic, VgicConfig, Width};
 
 use crate::input::Input;
 
@@ -204,7 +204,7 @@ pub fn run(bytes: &[u8]) {
                     0 => m.vgic.set_pending(of, irq),
                     1 => m.vgic.raise_level(of, irq),
                     2 => m.vgic.lower_level(of, irq),
-                    _ => m.vgic.inject_hw(of, irq),
+                    _ => m.vgic.inject_hw(of, irq).unwrap_or(KickSet::NONE),
                 };
             }
             10 | 11 if m.loaded[cpu] => m.acknowledge(cpu),
