@@ -114,19 +114,11 @@ impl<P: SharedPage> State<P> {
         let FarEnd::Daemon(ring, _) = &mut self.far_end else {
             return false;
         };
-        let mut has_taken = false;
-        // Not until none waits: the page is the guest's, which can go on for ever.
-        for _ in 0..ring.waiting() {
-            if self.device.room() == 0 {
-                break;
-            }
-            let Some(byte) = ring.pop() else { break };
-            // Lost while the receiver is off, as on a wire.
-            let _is_heard = self.device.receive(byte);
-            has_taken = true;
-        }
-        self.device.set_transmitter_full(ring.room() == 0);
-        has_taken
+        let device = &mut self.device;
+        // Lost while the receiver is off, as on a wire.
+        let count = ring.drain(device.room(), &mut |byte| _ = device.receive(byte));
+        device.set_transmitter_full(ring.room() == 0);
+        count > 0
     }
 }
 

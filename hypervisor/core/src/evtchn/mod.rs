@@ -266,15 +266,6 @@ impl<P: SharedPage> EventChannels<P> {
         Ok(port)
     }
 
-    /// Closes a port of the hypervisor's that nobody has bound.
-    pub fn close_xen(&mut self, port: Port) {
-        if let Some(channel) = self.table.get_mut(port).filter(|channel| channel.is_xen) {
-            channel.is_xen = false;
-            self.xen_count -= 1;
-            self.release(port);
-        }
-    }
-
     /// Checks that `from` may bind `port`, which waits for it.
     fn check_unbound(&self, port: Port, from: DomId) -> Result<(), Errno> {
         match self.state(port)? {

@@ -63,25 +63,27 @@ impl<P: SharedPage> Ring<P> {
         true
     }
 
-    /// Returns how many bytes for the guest wait. To be asked once: more may come faster than they are taken.
-    pub fn waiting(&self) -> u32 {
-        let waiting = self.page.words()[IN_PROD]
-            .load(SeqCst)
-            .wrapping_sub(self.in_cons);
-        if waiting > IN_BYTES { 0 } else { waiting }
-    }
-
-    /// Takes a byte for the guest.
-    pub fn pop(&mut self) -> Option<u8> {
-        if self.waiting() == 0 {
-            return None;
-        }
+    /// Gives `take` up to `room` of the bytes for the guest, and returns how many. What comes meanwhile waits for the next
+    /// time: the page is the guest's, which can go on for ever.
+    pub fn drain(&mut self, room: usize, take: &mut dyn FnMut(u8)) -> u32 {
         let words = self.page.words();
-        let at = self.in_cons % IN_BYTES;
-        let byte = words[(at / 4) as usize].load(Relaxed) >> (at % 4 * 8);
-        self.in_cons = self.in_cons.wrapping_add(1);
-        words[IN_CONS].store(self.in_cons, SeqCst);
-        Some(byte as u8)
+        let waiting = words[IN_PROD].load(SeqCst).wrapping_sub(self.in_cons);
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        // More than fits in the ring: nonsense.
+        let count = if waiting > IN_BYTES {
+            0
+        } else {
+            waiting.min(room)
+        };
+        for _ in 0..count {
+            let at = self.in_cons % IN_BYTES;
+            take((words[(at / 4) as usize].load(Relaxed) >> (at % 4 * 8)) as u8);
+            self.in_cons = self.in_cons.wrapping_add(1);
+        }
+        if count > 0 {
+            words[IN_CONS].store(self.in_cons, SeqCst);
+        }
+        count
     }
 }
 
@@ -89,6 +91,13 @@ impl<P: SharedPage> Ring<P> {
 mod tests {
     use super::*;
     use crate::fakes::World;
+
+    fn drained(ring: &mut Ring<impl SharedPage>, room: usize) -> Vec<u8> {
+        let mut got = Vec::new();
+        let count = ring.drain(room, &mut |byte| got.push(byte));
+        assert_eq!(count as usize, got.len());
+        got
+    }
 
     #[test]
     fn bytes_go_round_and_nonsense_is_harmless() {
@@ -103,7 +112,7 @@ mod tests {
         }
         let mut ring = Ring::new(page.clone());
         let index = |n: usize| &page.words()[n];
-        assert_eq!((ring.room(), ring.pop()), (OUT_BYTES, None));
+        assert_eq!((ring.room(), drained(&mut ring, 99).len()), (OUT_BYTES, 0));
         for n in 0..OUT_BYTES {
             assert!(ring.push(n as u8));
         }
@@ -123,17 +132,15 @@ mod tests {
         index((at / 4) as usize).store(0x6463_6261, SeqCst);
         index(0).store(0x65, SeqCst);
         index(IN_PROD).fetch_add(5, SeqCst);
-        let got: Vec<_> = core::iter::from_fn(|| ring.pop()).collect();
-        assert_eq!(got, b"abcde");
+        assert_eq!(drained(&mut ring, 0), b"");
+        assert_eq!(drained(&mut ring, 3), b"abc");
+        assert_eq!(drained(&mut ring, 3), b"de");
         assert_eq!(index(IN_CONS).load(SeqCst), 1);
         // Our index is ours, and theirs is bounded.
         index(IN_CONS).store(77, SeqCst);
         index(IN_PROD).store(1 + IN_BYTES + 1, SeqCst);
-        assert_eq!(ring.pop(), None);
+        assert_eq!(drained(&mut ring, 9), b"");
         index(IN_PROD).store(1 + IN_BYTES, SeqCst);
-        assert_eq!(
-            core::iter::from_fn(|| ring.pop()).count(),
-            IN_BYTES as usize
-        );
+        assert_eq!(drained(&mut ring, 5000).len(), IN_BYTES as usize);
     }
 }

@@ -179,26 +179,19 @@ pub(super) fn make_uart<H: Hal, M: GuestMemory>(
         return Err(Errno::OpNotSupp);
     }
     let gfn = Gfn::try_from(wanted.gfn).map_err(|_| Errno::Inval)?;
-    if target.vuart.is_completed() {
-        return Err(Errno::Inval);
-    }
     let page = cx.map_page_of(target, gfn)?;
     let daemon = DomId::new(wanted.console_domid);
-    let port = target.events.lock().alloc_unbound_xen(daemon)?;
-    let mut is_made = false;
-    // Its interrupt must be there, and nobody else's; linking takes this lock, too.
+    // Held together, so that nothing is opened that is not kept: a port can be bound as soon as its lock is free.
+    let mut events = target.events.lock();
     let vgic = target.vgic.lock();
-    let vuart = (vgic.is_linked(IRQ) == Some(false)).then(|| {
-        target.vuart.call_once(|| {
-            is_made = true;
-            Vuart::with_daemon(page, port)
-        })
-    });
-    drop(vgic);
-    let Some(vuart) = vuart.filter(|_| is_made) else {
-        target.events.lock().close_xen(port);
+    // Its interrupt must be there, and nobody else's; linking takes this lock, too.
+    if target.vuart.is_completed() || vgic.is_linked(IRQ) != Some(false) {
         return Err(Errno::Inval);
-    };
+    }
+    let port = events.alloc_unbound_xen(daemon)?;
+    let vuart = target.vuart.call_once(|| Vuart::with_daemon(page, port));
+    drop(vgic);
+    drop(events);
     if target.stage() != Stage::Alive {
         // Its end may have passed the point at which this page goes.
         vuart.detach();
