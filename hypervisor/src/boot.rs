@@ -20,7 +20,7 @@ use xenith_boot::fdt::tree::Tree;
 use xenith_boot::memory::{PhysRange, usable_ram};
 use xenith_boot::modules::{BootModules, ModuleError};
 use xenith_core::addr::{CpuId, HostPhys, Mfn, PAGE_SIZE, VcpuId};
-use xenith_core::domain::Domain;
+use xenith_core::domain::{Domain, InterruptOwners};
 use xenith_core::errno::Errno;
 use xenith_core::fallible;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
@@ -536,6 +536,7 @@ fn xenith_main(boot: Boot) -> ! {
     smp::start_boot_cpu(distributor.sgi_sender(), distributor.own_target());
     let geometry = crate::arch::init_stage2(&features);
     let grants = crate::builder::grant_limits(&line.options, None);
+    let lines = usize::from(distributor.lines());
     let hv: &'static Hv = crate::machine::install(Hypervisor {
         hal: Machine::new(memory, distributor, tables, features),
         frames,
@@ -564,6 +565,7 @@ fn xenith_main(boot: Boot) -> ! {
         vmids: Default::default(),
         watchdog: AtomicU64::new(u64::MAX),
         wants_reap: Default::default(),
+        interrupts: InterruptOwners::new(lines),
         virq_handlers: Default::default(),
         wallclock: SpinLock::new((0, 0)),
         scale,

@@ -666,7 +666,9 @@ impl Draft {
             })
             .map_err(|error| format!("no memory for {id}'s vCPUs: {error:?}"))?;
         for (spi, _) in start.spis {
-            hv.hal.set_route(*spi, &domain);
+            hv.interrupts
+                .set(*spi, &domain)
+                .map_err(|error| format!("SPI {} is not for {id}: {error:?}", spi.raw()))?;
         }
         xenith_arch::cache::invalidate_instruction_caches();
         hv.domains

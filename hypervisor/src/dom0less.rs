@@ -508,7 +508,7 @@ fn resolve(
     let found = passthrough::resolve(partial, plan.tree, &irqs, &limits)?;
     for spi in &found.spis {
         let irq = spi.intid;
-        if hv.hal.route(irq).is_some() || hv.hal.console_irq() == Some(irq) {
+        if hv.interrupts.owner(irq).is_some() || hv.hal.console_irq() == Some(irq) {
             return Err(format!("SPI {} belongs to somebody else", irq.raw()));
         }
         if config.has_uart && irq == layout.uart.1 {

@@ -251,7 +251,7 @@ impl Pcpu {
             crate::console::receive(self.hv);
             self.deadline_changed |= crate::console::is_stalled();
         } else if irq.is_spi()
-            && let Some(domain) = self.hv.hal.route(irq)
+            && let Some(domain) = self.hv.interrupts.owner(irq)
             // Taken from it since it was signalled, perhaps.
             && let Some(set) = inject(&domain, irq)
         {

@@ -2,9 +2,6 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
-use alloc::sync::Arc;
-use alloc::vec::Vec;
-
 use xen_abi::vcpu::VcpuGuestContext;
 use xenith_arch::gicv2::Distributor;
 use xenith_arch::guest_memory::PhysMemory;
@@ -17,7 +14,7 @@ use xenith_core::errno::Errno;
 use xenith_core::frames::{Contents, FrameTable, FrameZero, Owner};
 use xenith_core::hal::Hal;
 use xenith_core::hypervisor::Hypervisor;
-use xenith_core::machine::{Fault, PhysIrq, Trigger};
+use xenith_core::machine::{Fault, PhysIrq};
 use xenith_core::p2m::{P2mMemory, PageAccount};
 use xenith_core::sched::CpuSet;
 use xenith_core::stage2::{Table, TableMemory};
@@ -53,8 +50,6 @@ pub struct Machine {
     pub distributor: SpinLock<Distributor>,
     /// The hypervisor's own address space.
     pub tables: SpinLock<HypTables>,
-    /// Which domain a SPI belongs to, by number.
-    routes: SpinLock<Vec<Option<Arc<Domain<Machine>>>>>,
     /// VTTBR of stage-2 tables without entries; 0 until they are there.
     no_stage2: AtomicU64,
     /// The CPU as guests see it.
@@ -72,14 +67,10 @@ impl Machine {
         tables: HypTables,
         features: Features,
     ) -> Self {
-        let lines = usize::from(distributor.lines());
-        let mut routes = Vec::new();
-        routes.resize_with(lines, || None);
         Self {
             memory,
             distributor: SpinLock::new(distributor),
             tables: SpinLock::new(tables),
-            routes: SpinLock::new(routes),
             no_stage2: AtomicU64::new(0),
             features,
             console_irq: AtomicU16::new(NO_IRQ),
@@ -108,31 +99,6 @@ impl Machine {
     #[inline]
     pub fn no_stage2(&self) -> u64 {
         self.no_stage2.load(Ordering::Relaxed)
-    }
-
-    /// Gives a SPI to a domain.
-    pub fn set_route(&self, irq: IntId, domain: &Arc<Domain<Machine>>) {
-        if let Some(slot) = self.routes.lock().get_mut(irq.index()) {
-            *slot = Some(domain.clone());
-        }
-    }
-
-    /// A SPI is not this domain's any more; it may be another's already. The domain is dropped after the lock.
-    fn clear_route(&self, irq: IntId, domain: &Arc<Domain<Machine>>) {
-        let mut routes = self.routes.lock();
-        let slot = routes.get_mut(irq.index());
-        let slot = slot.filter(|slot| {
-            slot.as_ref()
-                .is_some_and(|owner| Arc::ptr_eq(owner, domain))
-        });
-        let owner = slot.and_then(Option::take);
-        drop(routes);
-        drop(owner);
-    }
-
-    /// Returns the domain that a SPI belongs to.
-    pub fn route(&self, irq: IntId) -> Option<Arc<Domain<Machine>>> {
-        self.routes.lock().get(irq.index())?.clone()
     }
 
     /// Makes `irq` the console's.
@@ -250,61 +216,7 @@ impl Hal for Machine {
         action(&mut *self.distributor.lock())
     }
 
-    fn give_interrupt(
-        &self,
-        domain: &Arc<Domain<Self>>,
-        irq: IntId,
-        trigger: Trigger,
-    ) -> Result<(), Errno> {
-        if irq.raw() == self.console_irq.load(Ordering::Relaxed) {
-            return Err(Errno::Busy);
-        }
-        let mut routes = self.routes.lock();
-        let slot = routes.get_mut(irq.index()).ok_or(Errno::Inval)?;
-        if slot.is_some() {
-            return Err(Errno::Busy);
-        }
-        *slot = Some(domain.clone());
-        drop(routes);
-        let mut vgic = domain.vgic.lock();
-        let mut distributor = self.distributor.lock();
-        distributor.disable(irq);
-        distributor.set_trigger(irq, trigger);
-        let linked = vgic.link_hw(irq, irq, trigger, &mut *distributor);
-        drop(distributor);
-        drop(vgic);
-        linked.inspect_err(|_| self.clear_route(irq, domain))
-    }
-
-    fn take_interrupt(&self, domain: &Arc<Domain<Self>>, irq: IntId) -> Result<(), Errno> {
-        let owner = self.route(irq).ok_or(Errno::Inval)?;
-        if !Arc::ptr_eq(&owner, domain) {
-            return Err(Errno::Inval);
-        }
-        let mut vgic = domain.vgic.lock();
-        if vgic.is_in_progress(irq) {
-            return Err(Errno::Busy);
-        }
-        let unlinked = vgic.unlink_hw(irq, &mut *self.distributor.lock());
-        drop(vgic);
-        unlinked.ok_or(Errno::Inval)?;
-        self.clear_route(irq, domain);
-        Ok(())
-    }
-
-    fn release_interrupts(&self, domain: &Arc<Domain<Self>>) {
-        // The domain may not be dropped with the lock held: the caller has it too.
-        for route in self.routes.lock().iter_mut() {
-            if route
-                .as_ref()
-                .is_some_and(|owner| Arc::ptr_eq(owner, domain))
-            {
-                *route = None;
-            }
-        }
-        let mut vgic = domain.vgic.lock();
-        vgic.unlink_all(&mut *self.distributor.lock());
-        drop(vgic);
+    fn forget_domain(&self, domain: &Domain<Self>) {
         crate::console::forget_domain(domain);
     }
 

@@ -6,6 +6,7 @@
 mod create;
 mod destroy;
 mod devices;
+mod interrupts;
 mod table;
 mod watchdog;
 
@@ -33,6 +34,7 @@ use crate::vuart::Vuart;
 pub use create::Request;
 pub use destroy::Teardown;
 pub use devices::DeviceAccess;
+pub use interrupts::InterruptOwners;
 pub use table::{DomainTable, Reserved, Vmids};
 
 pub use crate::vcpu::{NOT_POLLING, POLL_FOREVER, RunState, RunstateClock, Vcpu};

@@ -20,7 +20,7 @@ use crate::addr::{
     CpuId, DomId, Gfn, GuestPhys, GuestVirt, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId,
 };
 use crate::console::GuestLine;
-use crate::domain::{Domain, DomainFacts, DomainTable, Parts, Vmids};
+use crate::domain::{Domain, DomainFacts, DomainTable, InterruptOwners, Parts, Vmids};
 use crate::emulate::Execution;
 use crate::emulate::psci::PowerStates;
 use crate::errno::Errno;
@@ -74,8 +74,6 @@ pub struct FakeHal {
     /// How often each frame is mapped as a shared page.
     pub mappings: Mutex<HashMap<u32, u32>>,
     pub flushed: Mutex<Vec<Mfn>>,
-    /// Who has which shared interrupt.
-    pub routes: Mutex<HashMap<u16, DomId>>,
 }
 
 impl FakeHal {
@@ -95,7 +93,6 @@ impl FakeHal {
             mapped: AtomicU32::new(0),
             mappings: Mutex::default(),
             flushed: Mutex::default(),
-            routes: Mutex::default(),
         }
     }
 
@@ -393,42 +390,7 @@ impl Hal for FakeHal {
     fn with_distributor<R>(&self, action: impl FnOnce(&mut dyn PhysIrq) -> R) -> R {
         action(&mut NoDevices)
     }
-    fn give_interrupt(
-        &self,
-        domain: &Arc<Domain<Self>>,
-        irq: IntId,
-        trigger: Trigger,
-    ) -> Result<(), Errno> {
-        let mut routes = self.routes.lock().unwrap();
-        if routes.contains_key(&irq.raw()) {
-            return Err(Errno::Busy);
-        }
-        let linked = domain
-            .vgic
-            .lock()
-            .link_hw(irq, irq, trigger, &mut NoDevices);
-        linked?;
-        fail_alloc::never(|| routes.insert(irq.raw(), domain.facts.id));
-        Ok(())
-    }
-    fn take_interrupt(&self, domain: &Arc<Domain<Self>>, irq: IntId) -> Result<(), Errno> {
-        let mut routes = self.routes.lock().unwrap();
-        if routes.get(&irq.raw()) != Some(&domain.facts.id) {
-            return Err(Errno::Inval);
-        }
-        let mut vgic = domain.vgic.lock();
-        if vgic.is_in_progress(irq) {
-            return Err(Errno::Busy);
-        }
-        vgic.unlink_hw(irq, &mut NoDevices).ok_or(Errno::Inval)?;
-        routes.remove(&irq.raw());
-        Ok(())
-    }
-    fn release_interrupts(&self, domain: &Arc<Domain<Self>>) {
-        let mut routes = self.routes.lock().unwrap();
-        routes.retain(|_, owner| *owner != domain.facts.id);
-        domain.vgic.lock().unlink_all(&mut NoDevices);
-    }
+    fn forget_domain(&self, _domain: &Domain<Self>) {}
     fn invalidate_instruction_caches(&self) {}
     fn console_write(&self, bytes: &[u8]) {
         fail_alloc::never(|| self.console.lock().unwrap().extend_from_slice(bytes));
@@ -854,6 +816,7 @@ impl World {
             vmids: Vmids::default(),
             watchdog: AtomicU64::new(u64::MAX),
             wants_reap: AtomicBool::new(false),
+            interrupts: InterruptOwners::new(96),
             virq_handlers: Default::default(),
             wallclock: SpinLock::new((0, 0)),
             scale,

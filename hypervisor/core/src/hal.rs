@@ -1,15 +1,13 @@
 //! The bundle of what the glue (domains, hypercalls, the run loop) needs from a machine. Event channels, grant tables,
 //! the vGIC and the p2m do not see it: they have their own small traits.
 
-use alloc::sync::Arc;
-
 use xen_abi::vcpu::VcpuGuestContext;
 
-use crate::addr::{CpuId, DomId, HostPhys, IntId, Mfn, VcpuId};
+use crate::addr::{CpuId, DomId, HostPhys, Mfn, VcpuId};
 use crate::console::GuestLine;
 use crate::domain::Domain;
 use crate::errno::Errno;
-use crate::machine::{Fault, PhysIrq, SharedPage, Trigger};
+use crate::machine::{Fault, PhysIrq, SharedPage};
 use crate::p2m::P2mMemory;
 use crate::sched::CpuSet;
 
@@ -67,23 +65,8 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn registers(&self, context: &Self::VcpuContext) -> VcpuGuestContext;
     /// Calls `action` with the interrupt distributor.
     fn with_distributor<R>(&self, action: impl FnOnce(&mut dyn PhysIrq) -> R) -> R;
-    /// Gives a shared interrupt of the machine to a domain, under its own number.
-    ///
-    /// # Errors
-    /// `EBUSY` when somebody has it; `EINVAL` when the machine or the domain has no such interrupt.
-    fn give_interrupt(
-        &self,
-        domain: &Arc<Domain<Self>>,
-        irq: IntId,
-        trigger: Trigger,
-    ) -> Result<(), Errno>;
-    /// Takes a shared interrupt from a domain.
-    ///
-    /// # Errors
-    /// `EINVAL` when it does not have it; `EBUSY` while the guest handles it.
-    fn take_interrupt(&self, domain: &Arc<Domain<Self>>, irq: IntId) -> Result<(), Errno>;
-    /// Takes a domain's physical interrupts from it, and forgets it otherwise: it does not run any more.
-    fn release_interrupts(&self, domain: &Arc<Domain<Self>>);
+    /// A domain goes: what it has begun to say is printed, and its input is another's.
+    fn forget_domain(&self, domain: &Domain<Self>);
     /// Code in RAM was written: instruction fetches start over.
     fn invalidate_instruction_caches(&self);
     /// Writes a guest's bytes to the console, as they are.

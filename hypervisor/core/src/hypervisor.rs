@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use crate::addr::{DomId, IntId, Mfn, VcpuId};
-use crate::domain::{Domain, DomainTable, Stage, Vmids};
+use crate::domain::{Domain, DomainTable, InterruptOwners, Stage, Vmids};
 use crate::emulate::Execution;
 use crate::errno::Errno;
 use crate::evtchn::{VIRQ_COUNT, Virq};
@@ -200,6 +200,8 @@ pub struct Hypervisor<H: Hal> {
     pub wants_reap: AtomicBool,
     /// Who may have to do with whom.
     pub policy: Policy,
+    /// Whose the shared interrupts are.
+    pub interrupts: InterruptOwners<H>,
     /// Who handles the global VIRQs.
     pub virq_handlers: VirqHandlers,
     /// Wall-clock seconds and nanoseconds at system time 0, as dom0 set it (XENPF_settime64).

@@ -95,7 +95,8 @@ impl<H: Hal> Hypervisor<H> {
             Teardown::Stopping => Teardown::Stopped,
             Teardown::Stopped => {
                 self.units.remove_domain(&self.scheduler, domain);
-                self.hal.release_interrupts(domain);
+                self.release_interrupts(domain);
+                self.hal.forget_domain(domain);
                 self.virq_handlers.forget(domain.facts.id);
                 // Its claim ends.
                 self.claim_pages(domain, 0)?;

@@ -136,16 +136,16 @@ pub(super) fn bind_interrupt<H: Hal, M: GuestMemory>(
     if target.vuart.get().is_some_and(|vuart| vuart.irq() == irq) {
         return Err(Errno::Busy);
     }
-    cx.hv.hal.give_interrupt(target, irq, trigger)?;
+    cx.hv.give_interrupt(target, irq, trigger)?;
     // The other way round, make_uart finds the link.
     if target.vuart.get().is_some_and(|vuart| vuart.irq() == irq) {
-        cx.hv.hal.take_interrupt(target, irq)?;
+        cx.hv.take_interrupt(target, irq)?;
         return Err(Errno::Busy);
     }
     if target.stage() != Stage::Alive {
         // Its end may have passed the point at which its interrupts go. While its vCPUs still run it has not.
         if target.is_descheduled() {
-            cx.hv.hal.release_interrupts(target);
+            cx.hv.release_interrupts(target);
         }
         return Err(Errno::Inval);
     }
@@ -158,7 +158,7 @@ pub(super) fn unbind_interrupt<H: Hal, M: GuestMemory>(
     target: &Arc<Domain<H>>,
 ) -> Done {
     let (irq, _) = permitted(cx, shared_interrupt(op)?)?;
-    cx.hv.hal.take_interrupt(target, irq)?;
+    cx.hv.take_interrupt(target, irq)?;
     Ok(Reply::None)
 }
 

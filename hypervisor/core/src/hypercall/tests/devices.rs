@@ -16,6 +16,8 @@ use crate::stage2::PageType;
 const DEVICE: u64 = 0x9010;
 const FRAMES: u32 = 80;
 const IRQ: u32 = 34;
+/// Interrupts that no domain's controller has, and the second one no machine's.
+const BEYOND: [u32; 2] = [70, 100];
 
 fn world() -> World {
     let world = World::new();
@@ -26,6 +28,11 @@ fn world() -> World {
     devices
         .permit_interrupt(IntId::new(IRQ as u16), Trigger::Edge)
         .unwrap();
+    for irq in BEYOND {
+        devices
+            .permit_interrupt(IntId::new(irq as u16), Trigger::Level)
+            .unwrap();
+    }
     drop(devices);
     world
 }
@@ -170,12 +177,18 @@ fn an_interrupt_has_one_owner() {
     assert_eq!(unbind(2), EINVAL);
     assert_eq!(unbind(1), 0);
     assert_eq!(bind_it(2), 0);
-    let owners = || world.dom0.hv.hal.routes.lock().unwrap().clone();
-    assert_eq!(owners().get(&spi), Some(&DomId::new(2)));
+    let owner = || world.dom0.hv.interrupts.owner(IntId::new(spi));
+    assert_eq!(owner().map(|domain| domain.facts.id), Some(DomId::new(2)));
     // It goes with its domain.
     assert_eq!(simple(&world.dom0, XEN_DOMCTL_DESTROYDOMAIN, 2), 0);
-    assert!(owners().is_empty());
+    assert!(owner().is_none());
     assert_eq!(bind_it(1), 0);
+    // What cannot be given stays nobody's.
+    for irq in BEYOND {
+        let spi = irq as u16;
+        assert_eq!(bind(&world, command, 1, irq, PT_IRQ_TYPE_SPI, spi), EINVAL);
+        assert!(world.dom0.hv.interrupts.owner(IntId::new(spi)).is_none());
+    }
 }
 
 /// A domain that dies gets nothing any more.
@@ -194,7 +207,7 @@ fn the_dying_get_nothing() {
     let spi = IRQ as u16;
     let bound = bind(&world, XEN_DOMCTL_BIND_PT_IRQ, 2, IRQ, PT_IRQ_TYPE_SPI, spi);
     assert_eq!(bound, EINVAL);
-    assert!(world.dom0.hv.hal.routes.lock().unwrap().is_empty());
+    assert!(world.dom0.hv.interrupts.owner(IntId::new(spi)).is_none());
     let wanted = DomctlMemoryMapping {
         first_gfn: 0x9000,
         first_mfn: DEVICE,
