@@ -109,19 +109,8 @@ fn make_pool(hv: &Hv, host: &HostInfo<'_>, config: &PoolConfig) -> Result<u32, E
             );
             continue;
         };
-        let moved = scheduler.with(|pools, now, kick| {
-            let first = pools.info(FIRST_POOL).ok_or(Errno::NoEnt)?;
-            if first.cpus.len() == 1 {
-                return Err(Errno::Busy);
-            }
-            pools.unassign(FIRST_POOL, Some(cpu), now, kick)?;
-            let assigned = pools.assign(number, Some(cpu), now, kick);
-            if assigned.is_err() {
-                // Where it was a moment ago there is room for it.
-                pools.assign(FIRST_POOL, Some(cpu), now, kick)?;
-            }
-            assigned
-        });
+        let moved =
+            scheduler.with(|pools, now, kick| pools.take_from_first(cpu, number, now, kick));
         if let Err(error) = moved {
             warn!(
                 "{}: CPU{} stays in Pool-0: {}",

@@ -53,7 +53,7 @@ impl VcpuContext {
             saved: SavedContext::reset(affinity, traps),
             virtual_timer: VirtualTimer::default(),
             physical_timer: PhysicalTimer::new(),
-            pmu: has_pmu.then(PmuState::default),
+            pmu: if has_pmu { PmuState::reset() } else { None },
             vfp_home: None,
             flush_next: Gfn::new(0),
             affinity,
@@ -66,7 +66,7 @@ impl VcpuContext {
         self.saved = SavedContext::reset(self.affinity, self.traps);
         self.virtual_timer = VirtualTimer::default();
         self.physical_timer = PhysicalTimer::new();
-        self.pmu = self.pmu.as_ref().map(|_| PmuState::default());
+        self.pmu = self.pmu.as_ref().and_then(|_| PmuState::reset());
         self.vfp_home = None;
         self.flush_next = Gfn::new(0);
         self.frame = frame;

@@ -9,6 +9,15 @@ use crate::hypercalls::DEVICE;
 use crate::input::Input;
 use crate::operations::{Call, any, count, domain, frame, list_at, other_domain, vcpu, with};
 
+/// Makes the structure that belongs to a command, and puts both into an operation.
+macro_rules! set_part {
+    ($op:ident, $command:expr, $($rest:tt)*) => {{
+        $op.cmd = $command;
+        let value = made!($($rest)*);
+        $op.u[..value.as_bytes().len()].copy_from_slice(value.as_bytes());
+    }};
+}
+
 /// A set of CPUs or nodes in the guest's memory.
 fn bitmap(input: &mut Input<'_>) -> XenctlBitmap {
     XenctlBitmap {
@@ -88,19 +97,13 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
     };
     op.domain = other_domain(input);
     let mut list = Vec::new();
-    macro_rules! part {
-        ($command:expr, $($rest:tt)*) => {{
-            op.cmd = $command;
-            let value = made!($($rest)*);
-            op.u[..value.as_bytes().len()].copy_from_slice(value.as_bytes());
-        }};
-    }
     match input.below(34) {
         0..=2 => {
             if input.flag() {
                 op.domain = 0;
             }
-            part!(
+            set_part!(
+                op,
                 XEN_DOMCTL_CREATEDOMAIN,
                 DomctlCreatedomain {
                     flags: match input.byte() {
@@ -133,7 +136,8 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
         5 => op.cmd = XEN_DOMCTL_PAUSEDOMAIN,
         6 => op.cmd = XEN_DOMCTL_UNPAUSEDOMAIN,
         7 => op.cmd = XEN_DOMCTL_GETDOMAININFO,
-        8 => part!(
+        8 => set_part!(
+            op,
             XEN_DOMCTL_MAX_MEM,
             DomctlMaxMem {
                 max_memkb: if input.flag() {
@@ -143,28 +147,32 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
                 },
             }
         ),
-        9 => part!(
+        9 => set_part!(
+            op,
             XEN_DOMCTL_SETVCPUCONTEXT,
             DomctlVcpucontext {
                 vcpu: vcpu(input),
                 ctxt: if input.flag() { 0 } else { list_at(input) },
             }
         ),
-        10 => part!(
+        10 => set_part!(
+            op,
             XEN_DOMCTL_GETVCPUCONTEXT,
             DomctlVcpucontext {
                 vcpu: vcpu(input),
                 ctxt: list_at(input)
             }
         ),
-        11 => part!(
+        11 => set_part!(
+            op,
             XEN_DOMCTL_CACHEFLUSH,
             DomctlCacheflush {
                 start_pfn: frame(input),
                 nr_pfns: input.number().into()
             }
         ),
-        12 | 13 => part!(
+        12 | 13 => set_part!(
+            op,
             XEN_DOMCTL_SET_PAGING_MEMPOOL_SIZE,
             DomctlPagingMempool {
                 size: if input.byte() < 200 {
@@ -175,26 +183,34 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
             }
         ),
         14 => op.cmd = XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE,
-        15 => part!(XEN_DOMCTL_MAX_VCPUS, DomctlMaxVcpus { max: vcpu(input) }),
-        16 => part!(
+        15 => set_part!(
+            op,
+            XEN_DOMCTL_MAX_VCPUS,
+            DomctlMaxVcpus { max: vcpu(input) }
+        ),
+        16 => set_part!(
+            op,
             XEN_DOMCTL_SETDOMAINHANDLE,
             DomctlSetdomainhandle {
                 handle: [input.byte(); 16]
             }
         ),
-        17 => part!(
+        17 => set_part!(
+            op,
             XEN_DOMCTL_SETDEBUGGING,
             DomctlSetdebugging {
                 enable: input.byte() & 1
             }
         ),
-        18 => part!(
+        18 => set_part!(
+            op,
             XEN_DOMCTL_SET_VIRQ_HANDLER,
             DomctlSetVirqHandler {
                 virq: input.number()
             }
         ),
-        19 => part!(
+        19 => set_part!(
+            op,
             XEN_DOMCTL_SET_ADDRESS_SIZE,
             DomctlAddressSize {
                 size: input.pick(&[32, 64, 0])
@@ -207,7 +223,8 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
             } else {
                 XEN_DOMCTL_SETVCPUAFFINITY
             };
-            part!(
+            set_part!(
+                op,
                 command,
                 DomctlVcpuaffinity {
                     vcpu: vcpu(input),
@@ -220,7 +237,8 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
         }
         23 => {
             let command = input.pick(&[XEN_DOMCTL_SETNODEAFFINITY, XEN_DOMCTL_GETNODEAFFINITY]);
-            part!(
+            set_part!(
+                op,
                 command,
                 DomctlNodeaffinity {
                     nodemap: bitmap(input)
@@ -228,11 +246,13 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
             );
             list = sets(input);
         }
-        24 => part!(
+        24 => set_part!(
+            op,
             XEN_DOMCTL_GETVCPUINFO,
             DomctlGetvcpuinfo { vcpu: vcpu(input) }
         ),
-        25 => part!(
+        25 => set_part!(
+            op,
             XEN_DOMCTL_SCHEDULER_OP,
             DomctlSchedulerOp {
                 sched_id: scheduler(input),
@@ -241,7 +261,8 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
                 cap: input.number() as u16,
             }
         ),
-        26 => part!(
+        26 => set_part!(
+            op,
             XEN_DOMCTL_SETTIMEOFFSET,
             DomctlSettimeoffset {
                 time_offset_seconds: any(input) as i64
@@ -249,7 +270,8 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
         ),
         27 => {
             let (first, frames) = device(input);
-            part!(
+            set_part!(
+                op,
                 XEN_DOMCTL_IOMEM_PERMISSION,
                 DomctlIomemPermission {
                     first_mfn: first,
@@ -258,7 +280,8 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
                 }
             );
         }
-        28 => part!(
+        28 => set_part!(
+            op,
             XEN_DOMCTL_IRQ_PERMISSION,
             DomctlIrqPermission {
                 pirq: interrupt(input),
@@ -267,7 +290,8 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
         ),
         29 | 30 => {
             let (first, frames) = device(input);
-            part!(
+            set_part!(
+                op,
                 XEN_DOMCTL_MEMORY_MAPPING,
                 DomctlMemoryMapping {
                     first_gfn: frame(input),
@@ -280,7 +304,8 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
         31 => {
             let command = input.pick(&[XEN_DOMCTL_BIND_PT_IRQ, XEN_DOMCTL_UNBIND_PT_IRQ]);
             let irq = interrupt(input);
-            part!(
+            set_part!(
+                op,
                 command,
                 DomctlBindPtIrq {
                     machine_irq: irq,
@@ -297,7 +322,8 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
                 }
             );
         }
-        32 => part!(
+        32 => set_part!(
+            op,
             XEN_DOMCTL_VUART_OP,
             DomctlVuartOp {
                 cmd: input.below(8) / 7,
@@ -306,7 +332,8 @@ pub fn domain_control(input: &mut Input<'_>) -> Call {
                 console_domid: domain(input),
             }
         ),
-        _ => part!(
+        _ => set_part!(
+            op,
             input.below(90),
             DomctlVcpucontext {
                 vcpu: input.number(),
@@ -325,15 +352,9 @@ pub fn system_control(input: &mut Input<'_>) -> Call {
     let mut op = Sysctl::new_zeroed();
     op.interface_version = XEN_SYSCTL_INTERFACE_VERSION - u32::from(input.byte() == 255);
     let mut list = Vec::new();
-    macro_rules! part {
-        ($command:expr, $($rest:tt)*) => {{
-            op.cmd = $command;
-            let value = made!($($rest)*);
-            op.u[..value.as_bytes().len()].copy_from_slice(value.as_bytes());
-        }};
-    }
     match input.below(18) {
-        0 => part!(
+        0 => set_part!(
+            op,
             XEN_SYSCTL_READCONSOLE,
             SysctlReadconsole {
                 clear: input.byte() & 1,
@@ -343,9 +364,10 @@ pub fn system_control(input: &mut Input<'_>) -> Call {
                 count: input.number(),
             }
         ),
-        1 => part!(XEN_SYSCTL_PHYSINFO, SysctlPhysinfo {}),
+        1 => set_part!(op, XEN_SYSCTL_PHYSINFO, SysctlPhysinfo {}),
         2 => op.cmd = XEN_SYSCTL_SCHED_ID,
-        3 => part!(
+        3 => set_part!(
+            op,
             XEN_SYSCTL_GETDOMAININFOLIST,
             SysctlGetdomaininfolist {
                 first_domain: domain(input),
@@ -353,21 +375,24 @@ pub fn system_control(input: &mut Input<'_>) -> Call {
                 buffer: list_at(input),
             }
         ),
-        4 => part!(
+        4 => set_part!(
+            op,
             XEN_SYSCTL_DEBUG_KEYS,
             SysctlDebugKeys {
                 keys: list_at(input),
                 nr_keys: count(input),
             }
         ),
-        5 => part!(
+        5 => set_part!(
+            op,
             XEN_SYSCTL_GETCPUINFO,
             SysctlGetcpuinfo {
                 max_cpus: count(input),
                 info: list_at(input),
             }
         ),
-        6 => part!(
+        6 => set_part!(
+            op,
             XEN_SYSCTL_AVAILHEAP,
             SysctlAvailheap {
                 min_bitwidth: input.number(),
@@ -375,14 +400,16 @@ pub fn system_control(input: &mut Input<'_>) -> Call {
                 node: input.number() as i32,
             }
         ),
-        7 => part!(
+        7 => set_part!(
+            op,
             XEN_SYSCTL_CPUTOPOINFO,
             SysctlCputopoinfo {
                 num_cpus: count(input),
                 cputopo: list_at(input),
             }
         ),
-        8 => part!(
+        8 => set_part!(
+            op,
             XEN_SYSCTL_NUMAINFO,
             SysctlNumainfo {
                 num_nodes: count(input),
@@ -391,7 +418,8 @@ pub fn system_control(input: &mut Input<'_>) -> Call {
             }
         ),
         9..=13 => {
-            part!(
+            set_part!(
+                op,
                 XEN_SYSCTL_CPUPOOL_OP,
                 SysctlCpupoolOp {
                     op: input.pick(&[1, 1, 2, 3, 4, 4, 5, 5, 6, 6, 7, 8]),
@@ -403,7 +431,8 @@ pub fn system_control(input: &mut Input<'_>) -> Call {
                 }
             );
         }
-        14 => part!(
+        14 => set_part!(
+            op,
             XEN_SYSCTL_SCHEDULER_OP,
             SysctlSchedulerOp {
                 cpupool_id: pool(input),
@@ -417,7 +446,8 @@ pub fn system_control(input: &mut Input<'_>) -> Call {
             }
         ),
         15 | 16 => return files(input),
-        _ => part!(
+        _ => set_part!(
+            op,
             input.below(32),
             SysctlCpuinfo {
                 idletime: any(input)

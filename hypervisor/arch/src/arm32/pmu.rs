@@ -48,6 +48,11 @@ fn count() -> usize {
 }
 
 impl PmuState {
+    /// Returns the state after reset, where there are performance monitors.
+    pub fn reset() -> Option<Self> {
+        exists().then(Self::default)
+    }
+
     /// Saves the live registers, and stops them: accesses trap again.
     #[cold]
     #[inline(never)]

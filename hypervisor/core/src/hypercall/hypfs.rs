@@ -83,6 +83,13 @@ impl Write for Number {
     }
 }
 
+fn digits(setting: &Setting) -> Content<'static> {
+    let mut digits = Number::default();
+    // Ten at most.
+    let _ = write!(digits, "{}", setting.get());
+    Content::Digits(digits)
+}
+
 /// What a node holds.
 enum Content<'a> {
     Entries(&'static [(&'static str, Node)]),
@@ -108,12 +115,6 @@ impl Node {
 
     fn content<H: Hal>(self, hv: &Hypervisor<H>) -> Content<'_> {
         let identity = &hv.identity;
-        if let Some(setting) = self.setting(hv) {
-            let mut digits = Number::default();
-            // Ten digits at most.
-            let _ = write!(digits, "{}", setting.get());
-            return Content::Digits(digits);
-        }
         match self {
             Self::Dir(entries) => Content::Entries(entries),
             Self::Changeset => Content::Text(&identity.changeset),
@@ -123,9 +124,9 @@ impl Node {
             }
             Self::Extra => Content::Text(&identity.extra_version),
             Self::Major => Content::Word(identity.version.0.into()),
-            Self::Minor | Self::GrantFrames | Self::MaptrackFrames => {
-                Content::Word(identity.version.1.into())
-            }
+            Self::Minor => Content::Word(identity.version.1.into()),
+            Self::GrantFrames => digits(&hv.guests.grant_frames),
+            Self::MaptrackFrames => digits(&hv.guests.maptrack_frames),
         }
     }
 

@@ -291,6 +291,34 @@ impl Pools {
         Ok(())
     }
 
+    /// Moves a pCPU of the first pool, which keeps one, to another.
+    ///
+    /// # Errors
+    /// `EBUSY`: it is the first pool's last; `ENOENT`: no such pool; `EINVAL`: the first pool does not have it; `ENOMEM`. Then
+    /// it is where it was.
+    pub fn take_from_first(
+        &mut self,
+        cpu: CpuId,
+        pool: u32,
+        now: u64,
+        kick: &mut CpuSet,
+    ) -> Result<(), Errno> {
+        self.slot_of_pool(pool).ok_or(Errno::NoEnt)?;
+        if self
+            .info(FIRST_POOL)
+            .is_some_and(|first| first.cpus.len() == 1)
+        {
+            return Err(Errno::Busy);
+        }
+        self.unassign(FIRST_POOL, Some(cpu), now, kick)?;
+        let assigned = self.assign(pool, Some(cpu), now, kick);
+        if assigned.is_err() {
+            // Where it was a moment ago there is room for it.
+            self.assign(FIRST_POOL, Some(cpu), now, kick)?;
+        }
+        assigned
+    }
+
     /// Moves a domain, whose units are those of `units` and all asleep and off their pCPUs, to a pool. They may run anywhere
     /// there.
     ///
@@ -531,3 +559,6 @@ impl Pools {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,80 +72,64 @@ pub struct Creation {
     pub clock_frequency: u32,
 }
 
+/// Makes a [`Creation`] of either form: the fields that both have bear the same names.
+macro_rules! creation_of {
+    ($wanted:ident) => {
+        Creation {
+            handle: $wanted.handle,
+            flags: $wanted.flags,
+            iommu_opts: $wanted.iommu_opts,
+            vcpus: $wanted.max_vcpus,
+            max_port: $wanted.max_evtchn_port,
+            max_grant_frames: $wanted.max_grant_frames,
+            max_maptrack_frames: $wanted.max_maptrack_frames,
+            grant_opts: $wanted.grant_opts,
+            vmtrace_size: $wanted.vmtrace_size,
+            pool: $wanted.cpupool_id,
+            gic_version: $wanted.arch.gic_version,
+            tee_type: $wanted.arch.tee_type,
+            nr_spis: $wanted.arch.nr_spis,
+            clock_frequency: $wanted.arch.clock_frequency,
+        }
+    };
+}
+
+/// Puts what was decided into either form.
+macro_rules! put_decided {
+    ($form:ty, $op:ident, $creation:ident) => {
+        if let Ok(mut wanted) = part::<$form>($op) {
+            wanted.arch.gic_version = $creation.gic_version;
+            wanted.arch.clock_frequency = $creation.clock_frequency;
+            set_part($op, &wanted);
+        }
+    };
+}
+
 /// Takes what createdomain wants from the interface's form.
 ///
 /// # Errors
 /// `EINVAL` for what only other machines have.
 pub fn creation(interface: Interface, op: &abi::Domctl) -> Result<Creation, Errno> {
-    let wanted = match interface {
-        Interface::V0x15 => part(op)?,
+    match interface {
+        Interface::V0x15 => {
+            let wanted: abi::DomctlCreatedomain = part(op)?;
+            Ok(creation_of!(wanted))
+        }
         Interface::V0x17 => {
             let wanted: abi::DomctlCreatedomain420 = part(op)?;
             if wanted.altp2m_opts != 0 || wanted.arch.sve_vl != 0 {
                 return Err(Errno::Inval);
             }
-            older(&wanted)
+            Ok(creation_of!(wanted))
         }
-    };
-    Ok(Creation {
-        handle: wanted.handle,
-        flags: wanted.flags,
-        iommu_opts: wanted.iommu_opts,
-        vcpus: wanted.max_vcpus,
-        max_port: wanted.max_evtchn_port,
-        max_grant_frames: wanted.max_grant_frames,
-        max_maptrack_frames: wanted.max_maptrack_frames,
-        grant_opts: wanted.grant_opts,
-        vmtrace_size: wanted.vmtrace_size,
-        pool: wanted.cpupool_id,
-        gic_version: wanted.arch.gic_version,
-        tee_type: wanted.arch.tee_type,
-        nr_spis: wanted.arch.nr_spis,
-        clock_frequency: wanted.arch.clock_frequency,
-    })
-}
-
-/// Returns the same in the form of 4.17.
-fn older(wanted: &abi::DomctlCreatedomain420) -> abi::DomctlCreatedomain {
-    abi::DomctlCreatedomain {
-        ssidref: wanted.ssidref,
-        handle: wanted.handle,
-        flags: wanted.flags,
-        iommu_opts: wanted.iommu_opts,
-        max_vcpus: wanted.max_vcpus,
-        max_evtchn_port: wanted.max_evtchn_port,
-        max_grant_frames: wanted.max_grant_frames,
-        max_maptrack_frames: wanted.max_maptrack_frames,
-        grant_opts: wanted.grant_opts,
-        vmtrace_size: wanted.vmtrace_size,
-        cpupool_id: wanted.cpupool_id,
-        arch: abi::ArchDomainconfig {
-            gic_version: wanted.arch.gic_version,
-            _pad0: 0,
-            tee_type: wanted.arch.tee_type,
-            nr_spis: wanted.arch.nr_spis,
-            clock_frequency: wanted.arch.clock_frequency,
-        },
     }
 }
 
 /// Puts what createdomain decided back into the interface's form.
 pub fn created(interface: Interface, op: &mut abi::Domctl, creation: &Creation) {
     match interface {
-        Interface::V0x15 => {
-            if let Ok(mut wanted) = part::<abi::DomctlCreatedomain>(op) {
-                wanted.arch.gic_version = creation.gic_version;
-                wanted.arch.clock_frequency = creation.clock_frequency;
-                set_part(op, &wanted);
-            }
-        }
-        Interface::V0x17 => {
-            if let Ok(mut wanted) = part::<abi::DomctlCreatedomain420>(op) {
-                wanted.arch.gic_version = creation.gic_version;
-                wanted.arch.clock_frequency = creation.clock_frequency;
-                set_part(op, &wanted);
-            }
-        }
+        Interface::V0x15 => put_decided!(abi::DomctlCreatedomain, op, creation),
+        Interface::V0x17 => put_decided!(abi::DomctlCreatedomain420, op, creation),
     }
 }
 

@@ -12,7 +12,19 @@ use super::{NO_DOMAIN, SELF};
 use crate::fakes::{ARG, DOMU_PAGES, Guest, NOWHERE, World};
 
 /// Executes a domctl; returns the result, the domain in the structure, and the operation's part of it.
+/// Executes a domctl of 4.17's interface: the result, the domain that came back, and the part.
 pub(crate) fn domctl<T: IntoBytes + FromBytes + Immutable>(
+    guest: &Guest,
+    command: u32,
+    domain: u16,
+    part: T,
+) -> (i64, u16, T) {
+    domctl_as(XEN_DOMCTL_INTERFACE_VERSION, guest, command, domain, part)
+}
+
+/// The same of any version's.
+pub(crate) fn domctl_as<T: IntoBytes + FromBytes + Immutable>(
+    version: u32,
     guest: &Guest,
     command: u32,
     domain: u16,
@@ -20,7 +32,7 @@ pub(crate) fn domctl<T: IntoBytes + FromBytes + Immutable>(
 ) -> (i64, u16, T) {
     let mut op = Domctl {
         cmd: command,
-        interface_version: XEN_DOMCTL_INTERFACE_VERSION,
+        interface_version: version,
         domain,
         _pad: [0; 3],
         u: [0; 128],

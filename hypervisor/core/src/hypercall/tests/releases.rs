@@ -3,8 +3,9 @@
 use xen_abi::control::*;
 use xen_abi::hypercall::*;
 use xen_abi::version::*;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::FromZeros;
 
+use super::domctl::domctl_as;
 use super::errno::*;
 use crate::addr::DomId;
 use crate::fakes::{ARG, Guest, Size, World};
@@ -14,27 +15,6 @@ const TEXT: u64 = ARG + 0x100;
 
 fn world() -> World {
     World::of(Size::TESTS, XEN_4_20)
-}
-
-fn domctl<T: IntoBytes + FromBytes + Immutable>(
-    guest: &Guest,
-    version: u32,
-    command: u32,
-    domain: u16,
-    part: T,
-) -> (i64, u16, T) {
-    let mut op = Domctl {
-        cmd: command,
-        interface_version: version,
-        domain,
-        _pad: [0; 3],
-        u: [0; 128],
-    };
-    part.write_to_prefix(&mut op.u).unwrap();
-    guest.put(ARG, &op);
-    let result = guest.result(HYPERVISOR_DOMCTL, &[ARG]);
-    let op: Domctl = guest.get(ARG);
-    (result, op.domain, T::read_from_prefix(&op.u).unwrap().0)
 }
 
 fn creation() -> DomctlCreatedomain420 {
@@ -53,7 +33,8 @@ fn creation() -> DomctlCreatedomain420 {
 #[test]
 fn a_domain_by_the_newer_interface() {
     let world = world();
-    let create = |version, wanted| domctl(&world.dom0, version, XEN_DOMCTL_CREATEDOMAIN, 0, wanted);
+    let create =
+        |version, wanted| domctl_as(version, &world.dom0, XEN_DOMCTL_CREATEDOMAIN, 0, wanted);
     assert_eq!(create(XEN_DOMCTL_INTERFACE_VERSION, creation()).0, EACCES);
     let newer = XEN_DOMCTL_INTERFACE_VERSION_4_20;
     let (result, id, made) = create(newer, creation());
@@ -68,14 +49,14 @@ fn a_domain_by_the_newer_interface() {
     odd.arch.sve_vl = 1;
     assert_eq!(create(newer, odd).0, EINVAL);
 
-    let colors = domctl(&world.dom0, newer, XEN_DOMCTL_SET_LLC_COLORS, 3, [0u8; 0]);
+    let colors = domctl_as(newer, &world.dom0, XEN_DOMCTL_SET_LLC_COLORS, 3, [0u8; 0]);
     assert_eq!(colors.0, EOPNOTSUPP, "libxl goes on with this answer only");
 
     // A number that nobody has is an error, and not the next domain.
     let info = |domain| {
         let nothing = DomctlGetdomaininfo::new_zeroed();
         let command = XEN_DOMCTL_GETDOMAININFO;
-        let (result, _, info) = domctl(&world.dom0, newer, command, domain, nothing);
+        let (result, _, info) = domctl_as(newer, &world.dom0, command, domain, nothing);
         (result, info.domain)
     };
     assert_eq!((info(3), info(2)), ((0, 3), (0, 2)));
