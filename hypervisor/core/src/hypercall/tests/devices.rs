@@ -5,12 +5,13 @@ use xen_abi::control::*;
 use super::NO_DOMAIN;
 use super::domctl::{domctl, simple};
 use super::errno::*;
-use crate::addr::{DomId, Gfn, IntId, Mfn};
-use crate::fakes::World;
+use crate::addr::{DomId, Gfn, IntId, Mfn, VcpuId};
+use crate::fakes::{NoDevices, World};
 use crate::frames::Owner;
 use crate::hal::Hal;
 use crate::machine::Trigger;
 use crate::stage2::PageType;
+use crate::vgic::Width;
 
 /// A device of dom0's: frames and interrupt.
 const DEVICE: u64 = 0x9010;
@@ -123,6 +124,12 @@ fn device_memory_goes_to_who_may_have_it() {
     assert_eq!(permit(&world, 1, DEVICE, 1, false), 0);
     assert_eq!(map(&world, 0x9000, DEVICE, 2, DPCI_ADD_MAPPING), EPERM);
     assert_eq!(map(&world, 0x9000, DEVICE + 1, 2, DPCI_ADD_MAPPING), 0);
+    // Nor without permission of who maps it, whatever the domain may have.
+    let own = Mfn::new(0xa000);
+    let target = &world.dom1.domain;
+    target.devices.lock().permit_memory(own, 1).unwrap();
+    let first = own.raw().into();
+    assert_eq!(map(&world, 0xa000, first, 1, DPCI_ADD_MAPPING), EPERM);
     // RAM is no device, whoever says so.
     let mut devices = world.dom0.domain.devices.lock();
     devices
@@ -175,6 +182,19 @@ fn an_interrupt_has_one_owner() {
     assert_eq!(bind_it(1), 0);
     assert_eq!((bind_it(1), bind_it(2)), (EBUSY, EBUSY));
     assert_eq!(unbind(2), EINVAL);
+    // It has arrived, and the guest has not ended it: the machine's would stay active.
+    let domain = &world.dom1.domain;
+    let _ = domain
+        .vgic
+        .lock()
+        .inject_hw(VcpuId::new(0), IntId::new(spi));
+    assert_eq!(unbind(1), EBUSY);
+    // The guest clears it (GICD_ICPENDR1).
+    let bit = 1 << (irq - 32);
+    let mut vgic = domain.vgic.lock();
+    let done = vgic.mmio_write(VcpuId::new(0), 0x284, Width::Word, bit, &mut NoDevices);
+    assert!(done.is_ok());
+    drop(vgic);
     assert_eq!(unbind(1), 0);
     assert_eq!(bind_it(2), 0);
     let owner = || world.dom0.hv.interrupts.owner(IntId::new(spi));
