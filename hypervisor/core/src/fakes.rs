@@ -74,6 +74,8 @@ pub struct FakeHal {
     /// How often each frame is mapped as a shared page.
     pub mappings: Mutex<HashMap<u32, u32>>,
     pub flushed: Mutex<Vec<Mfn>>,
+    /// How often the TLB was flushed for a change of stage 2.
+    pub tlb_flushes: AtomicU32,
 }
 
 impl FakeHal {
@@ -93,6 +95,7 @@ impl FakeHal {
             mapped: AtomicU32::new(0),
             mappings: Mutex::default(),
             flushed: Mutex::default(),
+            tlb_flushes: AtomicU32::new(0),
         }
     }
 
@@ -289,7 +292,9 @@ impl TableMemory for FakeMemory {
         body(&found)
     }
     fn publish(&self, _entries: &[AtomicU64]) {}
-    fn flush(&mut self) {}
+    fn flush(&mut self) {
+        self.0.hal.tlb_flushes.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl P2mMemory for FakeMemory {

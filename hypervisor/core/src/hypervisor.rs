@@ -266,12 +266,13 @@ impl<H: Hal> Hypervisor<H> {
         owner: Owner,
         account: Option<&PageAccount>,
     ) -> Option<Allocation> {
+        let mut allocator = self.allocator.lock();
+        // The claim may end meanwhile: it is read and changed under the same lock.
         let own = account.map_or(0, PageAccount::claimed);
         let request = AllocRequest {
             own,
             ..AllocRequest::new(order, owner)
         };
-        let mut allocator = self.allocator.lock();
         let got = allocator.alloc(&self.frames, &request).ok()?;
         if own != 0
             && let Some(account) = account

@@ -19,6 +19,9 @@ use crate::machine::GuestMemory;
 const MAX_ORDER: u32 = 9;
 /// Frame numbers copied in at a time.
 const CHUNK: usize = 64;
+/// Pages taken away between two TLB flushes: they are given up in one step after it, during which no interrupt is looked
+/// for. An extent more may come on top.
+const PAGES: u32 = 64;
 
 /// Arguments: command with the extent to begin at, structure.
 #[inline(never)]
@@ -53,6 +56,7 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
         held: 0,
     };
     let mut done = start;
+    let mut taken = 0;
     let mut memory = cx.hv.hal.p2m_memory(target.vttbr);
     let end = loop {
         if done == count {
@@ -72,7 +76,13 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
                     if operation == abi::XENMEM_POPULATE_PHYSMAP {
                         p2m.populate(&mut memory, gfn, op.extent_order).is_ok()
                     } else {
-                        p2m.decrease(&mut memory, gfn, op.extent_order).is_ok()
+                        let is_done = p2m.decrease(&mut memory, gfn, op.extent_order).is_ok();
+                        taken += 1 << op.extent_order;
+                        if taken >= PAGES {
+                            p2m.sync(&mut memory);
+                            taken = 0;
+                        }
+                        is_done
                     }
                 }
             }
@@ -82,8 +92,7 @@ pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Arg
         }
         done += 1;
     };
-    if operation == abi::XENMEM_DECREASE_RESERVATION {
-        // One TLB flush for all of them; only then are the frames given up.
+    if taken != 0 {
         target.p2m.lock().sync(&mut memory);
     }
     match end {

@@ -308,7 +308,10 @@ impl P2m {
                     Err(_) => Put::Kept,
                 }
             } else {
-                if memory.frames().xenheap_gfn(mfn) == Some(released.gfn) {
+                // A domain that maps it as another's may have it at the same address.
+                if released.ty == PageType::Xenheap
+                    && memory.frames().xenheap_gfn(mfn) == Some(released.gfn)
+                {
                     memory.frames().set_xenheap_gfn(mfn, None);
                 }
                 memory.frames().put(mfn)

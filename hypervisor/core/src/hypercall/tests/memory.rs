@@ -152,6 +152,25 @@ fn balloon_down_and_up() {
     world.check();
 }
 
+/// What is taken away is given up before the next look at interrupts, for a few pages at a time.
+#[test]
+fn a_decrease_is_bounded() {
+    let world = World::new();
+    let flushes = &world.hv.hal.tlb_flushes;
+    let list = gfns(20..220);
+    for every in [u32::MAX, 1] {
+        world.hv.hal.interrupt_every.store(every, Ordering::SeqCst);
+        let before = flushes.load(Ordering::SeqCst);
+        let done = change(&world.dom0, XENMEM_DECREASE_RESERVATION, SELF, &list, 0);
+        assert_eq!(done, 200);
+        let flushed = flushes.load(Ordering::SeqCst) - before;
+        assert_eq!(flushed, if every == 1 { 200 } else { 4 });
+        let back = change(&world.dom0, XENMEM_POPULATE_PHYSMAP, SELF, &list, 0);
+        assert_eq!(back, 200);
+    }
+    world.check();
+}
+
 #[test]
 fn a_direct_mapped_domain_gets_its_own_frames_back() {
     let world = World::new();
@@ -372,6 +391,14 @@ fn grant_frames_move_and_are_acquired() {
             .unwrap();
         assert_eq!(dom0.mapping(0x9_0001).unwrap().mfn, frame);
     }
+    // dom0 has it where dom1 has it, and gives it up: dom1 still has it there, and nowhere else.
+    dom0.put(LIST, &[b]);
+    assert_eq!(remove(dom0, SELF, b), 0);
+    assert_eq!(acquire(dom0, 1, 1, 0, 0, 1, LIST).0, 0);
+    assert_eq!(remove(dom0, SELF, b), 0);
+    assert_eq!(add(dom1, SELF, 1, 0, u64::from(RAM + 102)), 0);
+    assert_eq!(dom1.mapping(RAM + 101), None, "moved");
+    dom0.put(LIST, &[0x9_0000u64, 0x9_0001, 0x9_0002]);
     assert_eq!(
         acquire(dom0, 1, 1, 0, 3, 2, LIST).0,
         EINVAL,
