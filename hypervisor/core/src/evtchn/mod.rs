@@ -472,7 +472,8 @@ impl<P: SharedPage> EventChannels<P> {
     /// `EBUSY` when a reset is under way and this is no continuation, or the reverse; `EAGAIN` when ports were opened
     /// behind its back (XSA-344: it must not go on for ever).
     pub fn reset(&mut self, call: ResetCall, budget: u32) -> Result<Reset, Errno> {
-        if (call == ResetCall::Begin) != (self.reset_next == 0) {
+        // While the domain dies, its destruction and what a toolstack began before help each other: nothing opens any more.
+        if !self.is_dying && (call == ResetCall::Begin) != (self.reset_next == 0) {
             return Err(Errno::Busy);
         }
         let first = self.reset_next.max(1);

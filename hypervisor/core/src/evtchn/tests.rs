@@ -485,6 +485,20 @@ fn reset_stops_at_a_port_of_another_domain() {
     assert_eq!(a.reset(ResetCall::Continue, 1024), Ok(Reset::Done));
 }
 
+/// A toolstack's reset that was interrupted goes on while the domain is destroyed: neither keeps the other from its end.
+#[test]
+fn a_dying_domain_is_reset_by_two() {
+    let (mut c, _) = dom0(1);
+    for _ in 0..300 {
+        c.bind_ipi(0).unwrap();
+    }
+    assert_eq!(c.reset(ResetCall::Begin, 64), Ok(Reset::More));
+    c.set_dying();
+    assert_eq!(c.reset(ResetCall::Begin, 64), Ok(Reset::More));
+    assert_eq!(c.reset(ResetCall::Continue, 1024), Ok(Reset::Done));
+    assert_eq!(c.reset(ResetCall::Continue, 1024), Ok(Reset::Done));
+}
+
 #[test]
 fn fifo_calls_check_their_arguments() {
     let (mut c, _) = dom0(2);

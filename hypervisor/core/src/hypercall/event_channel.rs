@@ -10,7 +10,7 @@ use crate::domain::Domain;
 use crate::errno::Errno;
 use crate::evtchn::{Closed, EventChannels, Notify, Port, PortState, Reset, ResetCall, Sent};
 use crate::hal::Hal;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, Policy};
 use crate::machine::GuestMemory;
 use crate::p2m::Access;
 
@@ -161,11 +161,12 @@ fn alloc_unbound<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> Ca
     let op: abi::EvtchnAllocUnbound = cx.read(at)?;
     let owner = cx.find_controlled(op.dom)?;
     let remote = cx.resolve(op.remote_dom);
-    // Under SILO not even the waiting port may exist; a remote that is still to come is allowed.
-    if let Some(remote) = cx.hv.domains.get(remote)
-        && !may_communicate(cx.hv, &owner, &remote)
-    {
-        return Err(Errno::Perm);
+    if cx.hv.policy == Policy::Silo {
+        // Not even the waiting port may exist, unless a toolstack opens it for others; and both must be there.
+        let peer = cx.find_any(op.remote_dom)?;
+        if !cx.domain.facts.is_privileged && !may_communicate(cx.hv, &owner, &peer) {
+            return Err(Errno::Perm);
+        }
     }
     let port = owner.events.lock().alloc_unbound(remote)?;
     cx.write_field(at, offset_of!(abi::EvtchnAllocUnbound, port), &port.raw())?;

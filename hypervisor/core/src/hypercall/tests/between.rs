@@ -93,7 +93,7 @@ fn run_events(seed: u64) {
                     continue;
                 }
                 let (result, got) = alloc_unbound(guest, owner, peer);
-                let may = (owner == caller || caller == 0) && Ports::may(owner, peer);
+                let may = caller == 0 || owner == caller && Ports::may(owner, peer);
                 if may {
                     assert_eq!((result, got), (0, model.free(owner)), "{context}");
                     model.ports.insert((owner, got), Port::Unbound(peer));

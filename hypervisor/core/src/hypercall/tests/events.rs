@@ -202,6 +202,12 @@ fn two_domains() {
     assert_eq!(result, 0);
     assert_eq!(alloc_unbound(dom1, 2, 0).0, EPERM);
     assert_eq!(alloc_unbound(dom1, SELF, 2).0, EPERM, "SILO");
+    assert_eq!(alloc_unbound(dom1, SELF, NO_DOMAIN).0, ESRCH);
+    // A toolstack opens it for two others, who then may not use it.
+    let (result, for_dom2) = alloc_unbound(dom0, 1, 2);
+    assert_eq!(result, 0);
+    assert_eq!(bind(dom2, 1, for_dom2).0, EPERM, "SILO");
+    assert_eq!(on_port(dom1, EVTCHNOP_CLOSE, for_dom2), 0);
     assert_eq!(alloc_unbound(dom0, NO_DOMAIN, 0).0, ESRCH);
     assert_eq!(bind(dom2, 1, for_dom0).0, EPERM, "SILO");
     assert_eq!(bind(dom0, NO_DOMAIN, 1).0, ESRCH);
