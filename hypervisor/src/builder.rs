@@ -20,7 +20,7 @@ use xenith_core::domain::{self, Domain, DomainFacts};
 use xenith_core::emulate::psci::PowerStates;
 use xenith_core::evtchn::{EventChannels, NO_PORT_LIMIT};
 use xenith_core::frames::Owner;
-use xenith_core::gnttab::{DeviceView, GrantTable, Limits, Maptrack};
+use xenith_core::gnttab::{DeviceView, GrantTable, Limits, MOST_FRAMES, Maptrack};
 use xenith_core::hal::Hal;
 use xenith_core::machine::{PhysIrq, Trigger};
 use xenith_core::p2m::{Access, P2m, PageAccount, Relinquish};
@@ -44,7 +44,7 @@ pub fn grant_limits(options: &Options<'_>, frames: Option<u32>) -> Limits {
         max_frames: frames
             .or(options.gnttab_max_frames)
             .unwrap_or(GRANT_FRAMES)
-            .clamp(1, 4096),
+            .clamp(1, MOST_FRAMES),
         max_version: options.gnttab.max_version.unwrap_or(default.max_version),
         has_transitive: options.gnttab.transitive.unwrap_or(default.has_transitive),
     }

@@ -5,7 +5,8 @@
 //! that two domains are never linked to one.
 //!
 //! # Locks
-//! The table has its own, a leaf: nothing is locked inside it, and no domain is dropped with it held.
+//! Each interrupt has its own, so that CPUs which take different ones do not meet. A leaf: nothing is locked inside it, and
+//! no domain is dropped with it held.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -18,21 +19,23 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::Trigger;
 use crate::sync::SpinLock;
 
+type Slot<H> = SpinLock<Option<Arc<Domain<H>>>>;
+
 /// The owners, by the number of the interrupt.
-pub struct InterruptOwners<H: Hal>(SpinLock<Vec<Option<Arc<Domain<H>>>>>);
+pub struct InterruptOwners<H: Hal>(Vec<Slot<H>>);
 
 impl<H: Hal> InterruptOwners<H> {
     /// Makes the table for interrupts 0 to `lines - 1`. At boot: it aborts without memory.
     pub fn new(lines: usize) -> Self {
         let mut owners = Vec::new();
-        owners.resize_with(lines, || None);
-        Self(SpinLock::new(owners))
+        owners.resize_with(lines, || SpinLock::new(None));
+        Self(owners)
     }
 
     /// Returns whose an interrupt is.
     #[inline]
     pub fn owner(&self, irq: IntId) -> Option<Arc<Domain<H>>> {
-        self.0.lock().get(irq.index())?.clone()
+        self.0.get(irq.index())?.lock().clone()
     }
 
     /// Enters that an interrupt is a domain's. One that is linked already; others want [`Hypervisor::give_interrupt`].
@@ -40,8 +43,7 @@ impl<H: Hal> InterruptOwners<H> {
     /// # Errors
     /// `EBUSY` when it is somebody's; `EINVAL` when there is none with that number.
     pub fn set(&self, irq: IntId, domain: &Arc<Domain<H>>) -> Result<(), Errno> {
-        let mut owners = self.0.lock();
-        let slot = owners.get_mut(irq.index()).ok_or(Errno::Inval)?;
+        let mut slot = self.0.get(irq.index()).ok_or(Errno::Inval)?.lock();
         if slot.is_some() {
             return Err(Errno::Busy);
         }
@@ -51,25 +53,24 @@ impl<H: Hal> InterruptOwners<H> {
 
     /// An interrupt is not this domain's any more, if it was.
     fn clear(&self, irq: IntId, domain: &Arc<Domain<H>>) {
-        let mut owners = self.0.lock();
-        let slot = owners.get_mut(irq.index());
-        let slot = slot.filter(|slot| is(slot, domain));
-        let owner = slot.and_then(Option::take);
-        drop(owners);
-        drop(owner);
+        if let Some(slot) = self.0.get(irq.index()) {
+            clear(slot, domain);
+        }
     }
 
-    /// No interrupt is this domain's any more. The caller holds it too, so that it is not dropped here.
+    /// No interrupt is this domain's any more.
     fn clear_all(&self, domain: &Arc<Domain<H>>) {
-        for slot in self.0.lock().iter_mut().filter(|slot| is(slot, domain)) {
-            *slot = None;
+        for slot in &self.0 {
+            clear(slot, domain);
         }
     }
 }
 
-fn is<H: Hal>(slot: &Option<Arc<Domain<H>>>, domain: &Arc<Domain<H>>) -> bool {
-    slot.as_ref()
-        .is_some_and(|owner| Arc::ptr_eq(owner, domain))
+fn clear<H: Hal>(slot: &Slot<H>, domain: &Arc<Domain<H>>) {
+    let is_it = |owner: &mut Arc<Domain<H>>| Arc::ptr_eq(owner, domain);
+    // The domain is dropped after the lock.
+    let owner = slot.lock().take_if(is_it);
+    drop(owner);
 }
 
 impl<H: Hal> Hypervisor<H> {

@@ -45,7 +45,7 @@ pub use ops::{
     CacheFlush, CopyEnd, CopyRequest, MapRequest, Mapped, UnmapRequest, cache_flush, grant_copy,
     map_grant_ref, release_mapping, unmap_and_replace, unmap_grant_ref,
 };
-pub use table::{GrantTable, Limits, Size};
+pub use table::{GrantTable, Limits, MOST_FRAMES, Size};
 
 /// Why a grant operation failed; a guest sees [`GrantError::status`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

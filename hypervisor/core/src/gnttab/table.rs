@@ -24,6 +24,9 @@ const FRAMES_PER_STATUS: u32 = abi::STATUS_PER_PAGE / abi::GRANTS_PER_PAGE_V2;
 /// Entries that a change of version keeps, and that may be in use meanwhile.
 const RESERVED: usize = abi::GNTTAB_NR_RESERVED_ENTRIES as usize;
 
+/// More shared frames than this no table has, whatever its limit: what is done to all of them is done in one step.
+pub const MOST_FRAMES: u32 = 4096;
+
 /// The limits of a domain's grant table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

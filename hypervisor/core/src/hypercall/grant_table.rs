@@ -272,8 +272,11 @@ fn set_version<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, at: GuestVirt) -> Call
         );
         (result, table.version())
     };
-    // The guest learns the version that it has in any case.
-    cx.write(at, &abi::GnttabSetVersion { version })?;
+    // The guest learns the version that it has in any case; but without memory the call may be executed again, and must
+    // find what it asked for.
+    if !matches!(result, Err(Errno::NoMem)) {
+        cx.write(at, &abi::GnttabSetVersion { version })?;
+    }
     result.map(|()| 0)
 }
 

@@ -71,7 +71,7 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
         vcpus: wanted.vcpus as u16,
         max_port: wanted.max_port.min(i32::MAX as u32),
         grants: Limits {
-            max_frames,
+            max_frames: max_frames.min(crate::gnttab::MOST_FRAMES),
             max_version,
             has_transitive: defaults.grants.has_transitive,
         },

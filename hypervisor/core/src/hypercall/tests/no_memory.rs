@@ -128,3 +128,25 @@ fn grant_frames_and_mappings() {
     }
     assert!(mapped > 0);
 }
+
+/// The call is executed again when there is memory, and finds in its argument what it was asked for.
+#[test]
+fn a_version_of_grants() {
+    let world = World::new();
+    let set = |guest: &Guest| {
+        let op = GnttabSetVersion { version: 2 };
+        let (result, op) = guest.op(HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SET_VERSION, op);
+        assert_eq!(op.version, 2);
+        result
+    };
+    // The heap, and then the frames.
+    let mut all = Vec::new();
+    while let Some(got) = world.hv.alloc_frames(0, crate::frames::Owner::Xen, None) {
+        all.push(got.mfn);
+    }
+    assert_eq!(set(&world.dom0), ENOMEM);
+    for mfn in all {
+        world.hv.put_frame(mfn);
+    }
+    until_enough(&world.dom0, set, 0);
+}
