@@ -66,7 +66,15 @@ impl<H: Hal, M: GuestMemory> Cx<'_, H, M> {
                 let foreign = DomId::new(foreign.ok_or(Errno::NoSys)?);
                 self.map_foreign(target, foreign, index, gfn)
             }
-            // Device memory needs the I/O rights of domains, which are still to come.
+            abi::XENMAPSPACE_DEV_MMIO => {
+                let mfn = Mfn::try_from(index).map_err(|_| Errno::Inval)?;
+                // As Xen: what it may not have is not mapped, and that is no error.
+                if !target.devices.lock().permits_memory(mfn, 1) {
+                    return Ok(());
+                }
+                let mut p2m = target.p2m.lock();
+                p2m.map_mmio(&mut memory, gfn, mfn, 1, PageType::MmioDirectC)
+            }
             _ => Err(Errno::NoSys),
         }
     }

@@ -7,7 +7,7 @@ use xen_abi::memory::*;
 
 use super::errno::*;
 use super::{NO_DOMAIN, SELF};
-use crate::addr::Gfn;
+use crate::addr::{Gfn, Mfn};
 use crate::fakes::{ARG, DOM0_PAGES, DOMU_PAGES, FRAMES, Guest, LIST, NOWHERE, RAM, World, page};
 use crate::hal::Hal;
 use crate::hypervisor::RamOf;
@@ -286,7 +286,7 @@ fn shared_info_has_one_place() {
         assert_eq!(remove(dom1, SELF, gpfn), ENOENT);
         assert_eq!(add(dom1, SELF, 0, 0, a), 0);
     }
-    for space in [2, 3, 4, 5, 6, u32::MAX] {
+    for space in [2, 3, 4, 6, u32::MAX] {
         assert_eq!(add(dom1, SELF, space, 0, b), ENOSYS, "{space}");
     }
     assert_eq!(add(dom1, 2, 0, 0, b), EPERM);
@@ -350,6 +350,33 @@ fn foreign_pages_by_batch() {
     assert_eq!(batch(dom0, 1, &from[..1], &[u64::MAX]), (0, vec![-22]));
     assert_eq!(batch(dom0, 1, &[], &[]).0, 0);
     assert_eq!(dom0.result(MEMORY, &[23 | 5 << 6, ARG]), EINVAL);
+    world.check();
+}
+
+#[test]
+fn device_memory_is_mapped_for_who_may_have_it() {
+    let world = World::new();
+    let dom1 = &world.dom1;
+    let (device, gfn) = (0x9010, 0x9_0000);
+    assert_eq!(add(dom1, SELF, XENMAPSPACE_DEV_MMIO, device, gfn), 0);
+    assert_eq!(dom1.mapping(gfn as u32), None, "and nothing is said");
+    let first = Mfn::new(device as u32);
+    let mut devices = dom1.domain.devices.lock();
+    devices.permit_memory(first, 1).unwrap();
+    drop(devices);
+    assert_eq!(add(dom1, SELF, XENMAPSPACE_DEV_MMIO, device, gfn), 0);
+    let mapping = dom1.mapping(gfn as u32).unwrap();
+    assert_eq!((mapping.mfn, mapping.ty), (first, PageType::MmioDirectC));
+    assert_eq!(
+        add(dom1, SELF, XENMAPSPACE_DEV_MMIO, device + 1, gfn + 1),
+        0
+    );
+    assert_eq!(dom1.mapping(gfn as u32 + 1), None);
+    assert_eq!(add(dom1, SELF, XENMAPSPACE_DEV_MMIO, 1 << 32, gfn), EINVAL);
+    assert_eq!(
+        add(&world.dom2, 1, XENMAPSPACE_DEV_MMIO, device, gfn),
+        EPERM
+    );
     world.check();
 }
 
