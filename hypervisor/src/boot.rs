@@ -20,7 +20,7 @@ use xenith_boot::fdt::tree::Tree;
 use xenith_boot::memory::{PhysRange, usable_ram};
 use xenith_boot::modules::{BootModules, ModuleError};
 use xenith_core::addr::{CpuId, HostPhys, Mfn, PAGE_SIZE, VcpuId};
-use xenith_core::domain::{Domain, InterruptOwners};
+use xenith_core::domain::{Domain, InterruptOwners, Vmids};
 use xenith_core::errno::Errno;
 use xenith_core::fallible;
 use xenith_core::frames::{Contents, FrameAllocator, FrameTable};
@@ -534,7 +534,9 @@ fn xenith_main(boot: Boot) -> ! {
         stop(&"no memory for the scheduler");
     }
     smp::start_boot_cpu(distributor.sgi_sender(), distributor.own_target());
-    let geometry = crate::arch::init_stage2(&features);
+    // CPUs that differ may have fewer bits.
+    let is_uniform = line.options.hmp_unsafe != Some(true);
+    let (geometry, vmid_bits) = crate::arch::init_stage2(&features, is_uniform);
     let grants = crate::builder::grant_limits(&line.options, None);
     let lines = usize::from(distributor.lines());
     let hv: &'static Hv = crate::machine::install(Hypervisor {
@@ -562,7 +564,7 @@ fn xenith_main(boot: Boot) -> ! {
                     .unwrap_or(crate::builder::MAPTRACK_FRAMES),
             ),
         },
-        vmids: Default::default(),
+        vmids: Vmids::new(vmid_bits),
         watchdog: AtomicU64::new(u64::MAX),
         wants_reap: Default::default(),
         interrupts: InterruptOwners::new(lines),

@@ -554,7 +554,7 @@ impl Draft {
     pub fn abandon(mut self) {
         let mut memory = self.hv.hal.p2m_memory(self.vttbr);
         while self.p2m.relinquish(&mut memory, ABANDON_STEP) == Relinquish::More {}
-        self.hv.vmids.give_back((self.vttbr >> 48) as u8);
+        self.hv.vmids.give_back((self.vttbr >> 48) as u16);
         if self.p2m.destroy(&mut memory).is_err() {
             log::error!("{}'s memory is lost: it is still in use", self.id);
         }

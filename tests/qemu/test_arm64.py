@@ -31,6 +31,7 @@ def boot(t, row):
     cpu, mem, smp = row
     m = debian64(t, "--cpu", cpu, "--mem", mem, "--smp", smp)
     m.expect(messages.BANNER, 30)
+    m.expect(rf"\(XEN\) P2M: \d+-bit IPA with \d+-bit PA and {16 if cpu == 'max' else 8}-bit VMID", 30)
     up = m.login(240)
     require(up.group(1) == "xen", f"the hypervisor's type is {up.group(1)!r}")
     require("aarch64" in up.group(3), f"not a 64-bit kernel: {up.group(3)}")

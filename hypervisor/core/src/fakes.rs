@@ -818,7 +818,7 @@ impl World {
                 grant_frames: Setting::new(Limits::default().max_frames),
                 maptrack_frames: Setting::new(1024),
             },
-            vmids: Vmids::default(),
+            vmids: Vmids::new(8),
             watchdog: AtomicU64::new(u64::MAX),
             wants_reap: AtomicBool::new(false),
             interrupts: InterruptOwners::new(96),

@@ -48,14 +48,14 @@ pub fn traps_for(features: &Features) -> Traps {
     }
 }
 
-/// Returns the shape of stage 2, and says what it is.
-pub fn init_stage2(_features: &Features) -> Geometry {
+/// Returns the shape of stage 2 and the bits of a VMID, and says what they are.
+pub fn init_stage2(_features: &Features, _is_uniform: bool) -> (Geometry, u32) {
     say!("P2M: 40-bit IPA");
     say!(
         "P2M: 3 levels with order-1 root, VTCR 0x{:08x}",
         sysreg::vtcr::read()
     );
-    Geometry::ARMV7
+    (Geometry::ARMV7, 8)
 }
 
 /// Says why the hypervisor cannot run, entered with this CPSR in another mode than Hyp.

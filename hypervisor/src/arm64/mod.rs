@@ -42,17 +42,18 @@ pub fn traps_for(_features: &Features) -> Traps {
 /// The most bits of a guest's physical address: our frame numbers have no more.
 const MAX_IPA_BITS: u8 = 44;
 
-/// Sets up stage 2, returns its shape and says what it is.
-pub fn init_stage2(features: &Features) -> Geometry {
+/// Sets up stage 2, returns its shape and the bits of a VMID, and says what they are.
+pub fn init_stage2(features: &Features, is_uniform: bool) -> (Geometry, u32) {
     let bits = features.physical_bits().min(MAX_IPA_BITS);
     let start_level = u8::from(bits <= 42);
     let (bits, geometry) = match Geometry::new(bits, start_level) {
         Some(geometry) => (bits, geometry),
         None => (40, Geometry::ARMV7),
     };
-    let vtcr = setup::set_ipa_bits(bits);
+    let vmid_bits = if is_uniform { features.vmid_bits() } else { 8 };
+    let vtcr = setup::set_stage2_widths(bits, vmid_bits);
     say!(
-        "P2M: {bits}-bit IPA with {}-bit PA and 8-bit VMID",
+        "P2M: {bits}-bit IPA with {}-bit PA and {vmid_bits}-bit VMID",
         features.physical_bits()
     );
     say!(
@@ -60,7 +61,7 @@ pub fn init_stage2(features: &Features) -> Geometry {
         4 - geometry.start_level(),
         geometry.root_order()
     );
-    geometry
+    (geometry, vmid_bits)
 }
 
 /// Says why the hypervisor cannot run, entered at this exception level.

@@ -1,11 +1,13 @@
 //! Per-CPU configuration of EL2: which guest actions trap.
 
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use super::sysreg;
 
 /// Bits of a guest's physical address.
 static IPA_BITS: AtomicU8 = AtomicU8::new(40);
+/// Bits of a VMID.
+static VMID_BITS: AtomicU32 = AtomicU32::new(8);
 
 /// HCR_EL2 bits (Arm DDI 0487 D24.2.53).
 pub mod hcr {
@@ -92,6 +94,7 @@ pub fn init_cpu() {
         sysreg::cptr::write(CPTR_TRAPS);
         sysreg::vtcr::write(vtcr(
             IPA_BITS.load(Ordering::Relaxed),
+            VMID_BITS.load(Ordering::Relaxed),
             sysreg::id_aa64mmfr0::read(),
         ));
         sysreg::vttbr::write(0);
@@ -107,19 +110,22 @@ pub fn init_cpu() {
 }
 
 /// Returns VTCR_EL2 for guests with `ipa_bits` of physical addresses on a CPU with this ID_AA64MMFR0: 4 KiB pages, walks
-/// through the caches, 8-bit VMIDs. From 43 bits on the first level is 0.
-const fn vtcr(ipa_bits: u8, mmfr0: u64) -> u64 {
+/// through the caches. From 43 bits on the first level is 0.
+const fn vtcr(ipa_bits: u8, vmid_bits: u32, mmfr0: u64) -> u64 {
     let start = if ipa_bits > 42 { 2 } else { 1 };
     let ps = mmfr0 & 7;
     let ps = if ps > 5 { 5 } else { ps };
-    // RES1; PS; SH0 inner, ORGN0 and IRGN0 write-back; SL0; T0SZ.
-    1 << 31 | ps << 16 | 0x3500 | start << 6 | (64 - ipa_bits as u64)
+    let vs = (vmid_bits == 16) as u64;
+    // RES1; VS; PS; SH0 inner, ORGN0 and IRGN0 write-back; SL0; T0SZ.
+    1 << 31 | vs << 19 | ps << 16 | 0x3500 | start << 6 | (64 - ipa_bits as u64)
 }
 
-/// Sets stage 2 to `ipa_bits` on this CPU and on those that come later; returns VTCR_EL2.
-pub fn set_ipa_bits(ipa_bits: u8) -> u64 {
+/// Sets the bits of guest-physical addresses and of VMIDs (8 or 16) on this CPU and on those that come later; returns
+/// VTCR_EL2.
+pub fn set_stage2_widths(ipa_bits: u8, vmid_bits: u32) -> u64 {
     IPA_BITS.store(ipa_bits, Ordering::Relaxed);
-    let value = vtcr(ipa_bits, sysreg::id_aa64mmfr0::read());
+    VMID_BITS.store(vmid_bits, Ordering::Relaxed);
+    let value = vtcr(ipa_bits, vmid_bits, sysreg::id_aa64mmfr0::read());
     // SAFETY: No guest runs yet on this CPU.
     unsafe { sysreg::vtcr::write(value) };
     sysreg::isb();

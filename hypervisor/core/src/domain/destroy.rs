@@ -239,7 +239,7 @@ impl<H: Hal> Hypervisor<H> {
         // Pages that count as the domain's: before its number is another's.
         drop((shared_info, events, grants));
         self.drop_memory(p2m.into_inner(), vttbr);
-        self.vmids.give_back((vttbr >> 48) as u8);
+        self.vmids.give_back((vttbr >> 48) as u16);
         self.domains.free_number(facts.id);
     }
 

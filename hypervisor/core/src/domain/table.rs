@@ -181,36 +181,59 @@ impl<H: Hal> DomainTable<H> {
 
 /// VMIDs in use. 0 is never a domain's: VTTBR is 0 where none is live.
 #[derive(Debug)]
-pub struct Vmids([AtomicU64; 4]);
-
-impl Default for Vmids {
-    fn default() -> Self {
-        let vmids = [const { AtomicU64::new(0) }; 4];
-        vmids[0].store(1, Ordering::Relaxed);
-        Self(vmids)
-    }
-}
+pub struct Vmids(Vec<AtomicU64>);
 
 impl Vmids {
-    /// Takes one, which no TLB has entries of; `None` when all 255 are taken.
-    pub fn take(&self) -> Option<u8> {
-        self.0
-            .iter()
-            .zip((0u8..).step_by(64))
-            .find_map(|(word, base)| {
-                let before = word
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                        (word != u64::MAX).then(|| word | (word + 1))
-                    })
-                    .ok()?;
-                Some(base + before.trailing_ones() as u8)
-            })
+    /// Makes those of `bits` bits, 6 to 16, all free. At boot: it aborts without memory.
+    pub fn new(bits: u32) -> Self {
+        let mut words = Vec::new();
+        words.resize_with(1 << bits.clamp(6, 16).saturating_sub(6), || {
+            AtomicU64::new(0)
+        });
+        if let Some(first) = words.first() {
+            first.store(1, Ordering::Relaxed);
+        }
+        Self(words)
+    }
+
+    /// Takes one, which no TLB has entries of; `None` when all are taken. The highest 64 first, so that all their bits are
+    /// in use wherever there are more than 8.
+    pub fn take(&self) -> Option<u16> {
+        let words = self.0.iter().zip((0u16..=u16::MAX).step_by(64));
+        words.rev().find_map(|(word, base)| {
+            let before = word
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                    (word != u64::MAX).then(|| word | (word + 1))
+                })
+                .ok()?;
+            Some(base + before.trailing_ones() as u16)
+        })
     }
 
     /// Gives one back. The caller has flushed its entries from all TLBs.
-    pub fn give_back(&self, vmid: u8) {
+    pub fn give_back(&self, vmid: u16) {
         if let Some(word) = self.0.get(usize::from(vmid / 64)) {
             word.fetch_and(!(1 << (vmid % 64)), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_vmid_is_given_once() {
+        for bits in [6, 8, 16] {
+            let vmids = Vmids::new(bits);
+            let count = 1u32 << bits;
+            let mut given: Vec<_> = core::iter::from_fn(|| vmids.take()).collect();
+            assert_eq!(given.len() as u32, count - 1);
+            assert!(u32::from(given[0]) >= count - 64);
+            given.sort_unstable();
+            assert!((1..count).eq(given.iter().map(|vmid| u32::from(*vmid))));
+            vmids.give_back(17);
+            assert_eq!((vmids.take(), vmids.take()), (Some(17), None));
         }
     }
 }

@@ -109,6 +109,11 @@ impl CpuFeatures64 {
         }
     }
 
+    /// Returns the bits of a VMID (ID_AA64MMFR1.VMIDBits).
+    pub const fn vmid_bits(&self) -> u32 {
+        if self.mmfr[1] >> 4 & 0xf == 2 { 16 } else { 8 }
+    }
+
     /// Returns whether EL1 can be in AArch32 state.
     pub const fn has_aarch32(&self) -> bool {
         self.pfr[0] >> 4 & 0xf == 2
@@ -170,6 +175,7 @@ mod tests {
         };
         assert!(a57.has_aarch32());
         assert_eq!(a57.physical_bits(), 44);
+        assert_eq!(a57.vmid_bits(), 8);
         assert_eq!(a57.sanitised(false).pfr, a57.pfr);
     }
 }
