@@ -110,6 +110,7 @@ struct Parts {
     shared_info: MappedPage,
     grants: GrantTable<MappedPage>,
     events: EventChannels<MappedPage>,
+    power: PowerStates,
 }
 
 /// A boot module's bytes, or those of a domain's RAM.
@@ -587,11 +588,14 @@ impl Draft {
         let vcpus = start.vcpus as u16;
         let events = EventChannels::new(id, vcpus, max_port, shared_info.clone())
             .map_err(|error| format!("no memory for event channels: {error:?}"))?;
+        let power = PowerStates::try_new(vcpus)
+            .map_err(|error| format!("no memory for {id}'s vCPUs: {error:?}"))?;
         Ok(Parts {
             vgic,
             shared_info,
             grants,
             events,
+            power,
         })
     }
 
@@ -608,6 +612,7 @@ impl Draft {
             shared_info,
             grants,
             events,
+            power,
         } = match self.parts(start) {
             Ok(parts) => parts,
             Err(error) => {
@@ -641,8 +646,6 @@ impl Draft {
             physical_timer_ppi: physical,
             gicd: GuestPhys::new(start.gicd.raw()),
         };
-        let power = PowerStates::try_new(vcpus)
-            .map_err(|error| format!("no memory for {id}'s vCPUs: {error:?}"))?;
         power.set_on(VcpuId::new(0));
         let parts = domain::Parts {
             facts,
@@ -657,23 +660,37 @@ impl Draft {
             virtual_offset: xenith_arch::timer::now(),
             scheduler: hv.scheduler.clone(),
         };
-        let domain =
-            Domain::new(parts, self.p2m).map_err(|_| format!("no memory for {id} itself"))?;
+        let domain = match Domain::new(parts, self.p2m) {
+            Ok(domain) => domain,
+            Err(p2m) => {
+                Self { p2m, ..self }.abandon();
+                return Err(format!("no memory for {id} itself"));
+            }
+        };
         hv.start_clock(&domain);
-        hv.units
-            .add_domain(&hv.scheduler, &domain, start.pool, |vcpu| {
-                (start.affinity)(vcpu)
-            })
-            .map_err(|error| format!("no memory for {id}'s vCPUs: {error:?}"))?;
-        for (spi, _) in start.spis {
-            hv.interrupts
-                .set(*spi, &domain)
-                .map_err(|error| format!("SPI {} is not for {id}: {error:?}", spi.raw()))?;
+        if let Err(error) = enter(hv, &domain, start) {
+            hv.give_up(domain);
+            return Err(error);
         }
         xenith_arch::cache::invalidate_instruction_caches();
-        hv.domains
-            .add(domain.clone())
-            .map_err(|_| format!("{id} exists already"))?;
         Ok(domain)
     }
+}
+
+/// Enters a domain in the tables of who runs, who has which interrupt, and who is there.
+fn enter(hv: &'static Hv, domain: &Arc<Domain<Machine>>, start: &Start<'_>) -> Result<(), String> {
+    let id = domain.facts.id;
+    hv.units
+        .add_domain(&hv.scheduler, domain, start.pool, |vcpu| {
+            (start.affinity)(vcpu)
+        })
+        .map_err(|error| format!("no memory for {id}'s vCPUs: {error:?}"))?;
+    for (spi, _) in start.spis {
+        hv.interrupts
+            .set(*spi, domain)
+            .map_err(|error| format!("SPI {} is not for {id}: {error:?}", spi.raw()))?;
+    }
+    hv.domains
+        .add(domain.clone())
+        .map_err(|_| format!("{id} exists already"))
 }

@@ -167,14 +167,30 @@ fn build_one(plan: &Plan<'_>, config: &DomainConfig<'_>, given: &mut Given) -> R
         config.vcpus,
         config.memory >> 10
     );
+    if config.has_pmu && !xenith_arch::pmu::exists() {
+        return Err("this machine has no performance monitors to give (vpmu)".to_string());
+    }
+    let pool = pool(plan, config)?;
     let mut draft = Draft::new(plan.hv, config.id, config.is_direct_mapped, config.memory)?;
     match prepare(plan, config, given, &mut draft) {
-        Ok(ready) => finish(plan, config, given, draft, &ready),
+        // It gives up what the domain has, too, when it fails.
+        Ok(ready) => finish(plan, config, given, draft, pool, &ready),
         Err(error) => {
             draft.abandon();
             Err(error)
         }
     }
+}
+
+/// Returns the pool of CPUs that the domain is to be in.
+fn pool(plan: &Plan<'_>, config: &DomainConfig<'_>) -> Result<u32, String> {
+    let Some(phandle) = config.pool else {
+        return Ok(FIRST_POOL);
+    };
+    let mut pools = plan.pools.iter();
+    let made = pools.find(|(other, _)| *other == phandle);
+    let (_, number) = made.ok_or("\"domain-cpupool\" names no pool that was made: correct it")?;
+    Ok(*number)
 }
 
 /// What is known of a domain when its memory is filled.
@@ -256,6 +272,16 @@ fn prepare(
         info!("  - MMIO: {} at {}", window.host, window.guest);
     }
     for shared in &config.shared_memory {
+        if layout
+            .occupied()
+            .iter()
+            .any(|other| other.overlaps(&shared.guest))
+        {
+            return Err(format!(
+                "the shared memory \"{}\" is where its interrupt controller, UART or grant table is: move it",
+                shared.id
+            ));
+        }
         share(plan.hv, given, shared, draft)?;
     }
     let gicv = PhysRange::from_size(plan.host.gic.gicv.base().raw(), 2 * PAGE_SIZE as u64);
@@ -276,6 +302,7 @@ fn finish(
     config: &DomainConfig<'_>,
     given: &mut Given,
     draft: Draft,
+    pool: u32,
     ready: &Ready,
 ) -> Result<Dom, String> {
     let spis: Vec<(IntId, Trigger)> = ready
@@ -298,19 +325,6 @@ fn finish(
         }
         wanted
     };
-    let has_pmu = config.has_pmu && xenith_arch::pmu::exists();
-    if config.has_pmu && !has_pmu {
-        return Err("this machine has no performance monitors to give (vpmu)".to_string());
-    }
-    let pool = match config.pool {
-        None => FIRST_POOL,
-        Some(phandle) => {
-            let mut pools = plan.pools.iter();
-            let made = pools.find(|(other, _)| *other == phandle);
-            made.ok_or("\"domain-cpupool\" names no pool that was made: correct it")?
-                .1
-        }
-    };
     let options = plan.options;
     let mut grants = grant_limits(options, config.max_grant_frames);
     grants.max_version = config.max_grant_version.unwrap_or(grants.max_version);
@@ -329,7 +343,7 @@ fn finish(
             .max_maptrack_frames
             .or(options.gnttab_max_maptrack_frames)
             .unwrap_or(MAPTRACK_FRAMES),
-        has_pmu,
+        has_pmu: config.has_pmu,
         pool,
         affinity: &|vcpu| Affinity {
             hard: hard(vcpu),
@@ -344,8 +358,12 @@ fn finish(
         domain.vuart.call_once(|| Vuart::new(base, irq));
     }
     if config.enhanced == Enhanced::Full {
+        // The first port of all.
         let port = domain.events.lock().alloc_unbound(DomId::DOM0);
-        let port = port.map_err(|error| format!("no event channel for xenstore: {error:?}"))?;
+        let Ok(port) = port else {
+            warn!("{}: no memory for its event channel to xenstore", config.id);
+            return Ok(domain);
+        };
         let mut params = domain.hvm_params.lock();
         params[HVM_PARAM_STORE_EVTCHN] = u64::from(port.raw());
         params[HVM_PARAM_STORE_PFN] = NO_PAGE_YET;

@@ -152,13 +152,19 @@ fn run_queue(hv: &'static Hv, out: &mut dyn Write) -> core::fmt::Result {
     for domain in hv.domains.all() {
         for vcpu in &domain.vcpus {
             let clock = *vcpu.runstate.lock();
-            writeln!(
+            write!(
                 out,
-                "  d{}v{} {:?} CPU{:?} running={} ns runnable={} ns blocked={} ns",
+                "  d{}v{} {:?}",
                 domain.facts.id.raw(),
                 vcpu.id.raw(),
-                clock.state,
-                vcpu.loaded_on().map(CpuId::index),
+                clock.state
+            )?;
+            if let Some(cpu) = vcpu.loaded_on() {
+                write!(out, " CPU{}", cpu.index())?;
+            }
+            writeln!(
+                out,
+                " running={} ns runnable={} ns blocked={} ns",
                 hv.scale.to_ns(clock.spent[0]),
                 hv.scale.to_ns(clock.spent[1]),
                 hv.scale.to_ns(clock.spent[2])

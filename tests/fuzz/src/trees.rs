@@ -64,6 +64,12 @@ fn read(blob: &[u8]) {
         assert!(before.iter().all(|other| other.id < domain.id));
         let _ = domain.p2m_bytes();
     }
+    // What is put at fixed addresses overwrites nothing.
+    for range in found.static_ranges() {
+        assert!(RAM.contains(&range) && !XEN.overlaps(&range), "{range}");
+        let mut modules = found.module_ranges().into_iter().chain(taken.clone());
+        assert!(!modules.any(|module| module.overlaps(&range)), "{range}");
+    }
     for skipped in &found.skipped {
         assert!(!skipped.to_string().is_empty());
     }

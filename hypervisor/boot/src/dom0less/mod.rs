@@ -9,6 +9,7 @@
 //!
 //! Bounds: at most [`MAX_DOMAINS`] domains. No locks. Nothing here is trusted to be well-formed.
 
+mod check;
 pub mod links;
 pub mod passthrough;
 pub mod pools;
@@ -114,6 +115,21 @@ pub struct DomainConfig<'a> {
 }
 
 impl DomainConfig<'_> {
+    /// Returns the memory that the domain wants at addresses of the machine.
+    fn fixed(&self) -> impl Iterator<Item = check::Fixed<'_>> {
+        let banks = self.static_memory.iter().map(|bank| check::Fixed {
+            range: *bank,
+            shared_as: None,
+        });
+        let shared = self.shared_memory.iter().filter_map(|shared| {
+            Some(check::Fixed {
+                range: PhysRange::new(shared.host?, shared.guest.size())?,
+                shared_as: Some(shared.id),
+            })
+        });
+        banks.chain(shared)
+    }
+
     /// Returns where the domain's modules are.
     pub fn modules(&self) -> impl Iterator<Item = PhysRange> {
         let others = [self.ramdisk, self.device_tree];
@@ -261,7 +277,7 @@ impl<'a> Dom0less<'a> {
     ) {
         let mut kept: Vec<DomainConfig<'a>> = Vec::new();
         for config in core::mem::take(&mut self.domains) {
-            match check_one(&config, memory, taken, dom0_modules, &kept, has_dom0) {
+            match check::domain(&config, memory, taken, dom0_modules, &kept, has_dom0) {
                 Ok(()) => kept.push(config),
                 Err(error) => self.skip(config.path, error),
             }
@@ -279,111 +295,9 @@ impl<'a> Dom0less<'a> {
 
     /// Returns the memory that is set aside for single domains, or for several to share.
     pub fn static_ranges(&self) -> Vec<PhysRange> {
-        let mut ranges = Vec::new();
-        for domain in &self.domains {
-            ranges.extend(&domain.static_memory);
-            ranges.extend(domain.shared_memory.iter().filter_map(|shared| {
-                let host = shared.host?;
-                PhysRange::new(host, shared.guest.size())
-            }));
-        }
-        ranges
+        let fixed = self.domains.iter().flat_map(DomainConfig::fixed);
+        fixed.map(|fixed| fixed.range).collect()
     }
-}
-
-fn check_one(
-    config: &DomainConfig<'_>,
-    memory: &[PhysRange],
-    taken: &[PhysRange],
-    dom0_modules: &[PhysRange],
-    others: &[DomainConfig<'_>],
-    has_dom0: bool,
-) -> Result<(), ConfigError> {
-    if config.enhanced == Enhanced::Full && !has_dom0 {
-        return Err(ConfigError::Unsupported(
-            "xen,enhanced",
-            "xenstore needs dom0; say \"no-xenstore\", or start a dom0",
-        ));
-    }
-    let source = || config.path.clone();
-    let modules: Vec<PhysRange> = config.modules().collect();
-    for (index, range) in modules.iter().enumerate() {
-        if !memory.iter().any(|bank| bank.contains(range)) {
-            return Err(ConfigError::Module(ModuleError::OutsideRam(
-                source(),
-                *range,
-            )));
-        }
-        if taken.iter().any(|other| other.overlaps(range)) {
-            let what = "hypervisor, or memory that firmware has reserved";
-            return Err(ConfigError::Module(ModuleError::OverlapsOther(
-                source(),
-                what,
-            )));
-        }
-        // Domains may well have one kernel for all: the same range, not one beside the other.
-        let overlaps = |other: &PhysRange| other.overlaps(range) && other != range;
-        if dom0_modules.iter().any(overlaps) {
-            let what = "kernel or ramdisk of dom0";
-            return Err(ConfigError::Module(ModuleError::OverlapsOther(
-                source(),
-                what,
-            )));
-        }
-        if let Some(other) = others
-            .iter()
-            .find(|other| other.modules().any(|m| overlaps(&m)))
-        {
-            return Err(ConfigError::Module(ModuleError::Overlap(
-                other.path.clone(),
-                source(),
-            )));
-        }
-        if modules
-            .iter()
-            .take(index)
-            .any(|other| other.overlaps(range))
-        {
-            return Err(ConfigError::Module(ModuleError::Overlap(
-                source(),
-                source(),
-            )));
-        }
-    }
-    for bank in &config.static_memory {
-        if !memory.iter().any(|ram| ram.contains(bank)) {
-            return Err(ConfigError::StaticMemory(
-                "a bank is not in RAM: correct its address",
-            ));
-        }
-        let mut not_ours = taken.iter().chain(dom0_modules);
-        let is_taken = not_ours.any(|other| other.overlaps(bank))
-            || modules.iter().any(|module| module.overlaps(bank))
-            || others.iter().any(|other| {
-                other.modules().any(|module| module.overlaps(bank))
-                    || other
-                        .static_memory
-                        .iter()
-                        .any(|theirs| theirs.overlaps(bank))
-            });
-        if is_taken {
-            return Err(ConfigError::StaticMemory(
-                "a bank is in use already: choose one without the hypervisor, modules and other domains",
-            ));
-        }
-    }
-    let static_of_others = || others.iter().flat_map(|other| &other.static_memory);
-    if modules
-        .iter()
-        .any(|module| static_of_others().any(|bank| bank.overlaps(module)))
-    {
-        let what = "static memory of another domain";
-        return Err(ConfigError::Module(ModuleError::OverlapsOther(
-            source(),
-            what,
-        )));
-    }
-    Ok(())
 }
 
 /// Returns a number that the property must hold.

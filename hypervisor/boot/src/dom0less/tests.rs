@@ -335,6 +335,87 @@ fn modules_must_not_be_in_the_way() {
     );
 }
 
+/// What lies at the host address of shared memory is overwritten: nobody else's may be there.
+#[test]
+fn shared_memory_must_not_be_in_the_way() {
+    // Names of domains, what their memory is called, and where it is.
+    let skipped = |domains: &[(&str, &str, Option<u32>, u32)]| {
+        let mut blob = chosen();
+        for (n, (name, id, host, size)) in (0..).zip(domains) {
+            let node = good(blob.open(name).text("compatible", "xen,domain"));
+            let node = kernel(node, 0x5000_0000 + n * 0x100_0000)
+                .open("shm")
+                .text("compatible", "xen,domain-shared-memory-v1")
+                .text("xen,shm-id", id);
+            let cells: Vec<u32> = host.iter().copied().chain([0x400_0000, *size]).collect();
+            blob = node.cells("xen,shared-mem", &cells).close().close();
+        }
+        let blob = blob.close().finish();
+        let mut found = read(&blob);
+        assert_eq!(found.domains.len(), domains.len(), "{:?}", found.skipped);
+        found.check(&[RAM], &[TAKEN], &[DOM0_KERNEL], true);
+        let paths = found.skipped.iter().map(|skipped| {
+            let is_named = matches!(
+                skipped.error,
+                ConfigError::SharedMemory(_) | ConfigError::Module(_)
+            );
+            assert!(is_named, "{skipped}");
+            skipped.path.trim_start_matches("/chosen/").to_string()
+        });
+        paths.collect::<Vec<_>>().join(" ")
+    };
+    let (free, page) = (Some(0x7000_0000), 0x1000);
+    assert_eq!(
+        skipped(&[("a", "s", free, page), ("b", "s", free, page)]),
+        ""
+    );
+    assert_eq!(
+        skipped(&[("a", "s", free, page), ("b", "s", None, page)]),
+        ""
+    );
+    // Two things at one place, one thing at two.
+    assert_eq!(
+        skipped(&[("a", "s", free, page), ("b", "t", free, page)]),
+        "b"
+    );
+    assert_eq!(
+        skipped(&[("a", "s", free, page), ("b", "s", Some(0x7000_1000), page)]),
+        "b"
+    );
+    assert_eq!(
+        skipped(&[("a", "s", None, page), ("b", "s", free, page)]),
+        "b"
+    );
+    assert_eq!(
+        skipped(&[("a", "s", free, page), ("b", "s", free, 0x2000)]),
+        "b"
+    );
+    for host in [
+        // The hypervisor, around it, dom0's kernel, its own kernel, no RAM.
+        0x4010_0000,
+        0x3fff_f000,
+        0x401f_f000,
+        0x4800_0000,
+        0x47ff_f000,
+        0x5000_0000,
+        0xbfff_f000,
+        0xc000_0000,
+    ] {
+        assert_eq!(skipped(&[("a", "s", Some(host), 0x2000)]), "a", "{host:#x}");
+    }
+    // The kernel of one before, and of one after: the later is skipped.
+    let other = Some(0x5000_0000);
+    assert_eq!(
+        skipped(&[("a", "t", None, page), ("b", "s", other, page)]),
+        "b"
+    );
+    let other = Some(0x5100_0000);
+    assert_eq!(
+        skipped(&[("a", "s", other, page), ("b", "t", None, page)]),
+        "b"
+    );
+}
+
 #[test]
 fn there_is_a_limit() {
     let mut blob = chosen();
@@ -434,6 +515,19 @@ fn random_trees_do_no_harm() {
                     .all(|other| other.id < domain.id)
             );
             let _ = domain.p2m_bytes();
+            // Memory at a fixed address is overwritten: it is RAM, and nobody else's.
+            for fixed in domain.fixed() {
+                let range = fixed.range;
+                assert!(RAM.contains(&range) && !range.overlaps(&TAKEN));
+                assert!(!range.overlaps(&DOM0_KERNEL));
+                for other in &found.domains {
+                    assert!(other.modules().all(|module| !module.overlaps(&range)));
+                    for theirs in other.fixed() {
+                        let is_same = theirs.range == range && theirs.shared_as == fixed.shared_as;
+                        assert!(is_same || !theirs.range.overlaps(&range));
+                    }
+                }
+            }
         }
         for skipped in &found.skipped {
             assert!(!skipped.to_string().is_empty());

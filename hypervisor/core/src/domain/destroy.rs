@@ -217,7 +217,7 @@ impl<H: Hal> Hypervisor<H> {
     }
 
     /// Gives up a domain that is not in the table, or not yet.
-    pub(super) fn give_up(&self, domain: Arc<Domain<H>>) {
+    pub fn give_up(&self, domain: Arc<Domain<H>>) {
         while self.destroy_domain(&domain, &|| false) == Err(Errno::Restart) {}
         match Arc::into_inner(domain) {
             Some(domain) => self.bury(domain),
