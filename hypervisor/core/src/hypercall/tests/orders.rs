@@ -14,6 +14,7 @@ use super::domctl::domctl;
 use super::errno::*;
 use super::events::{alloc_unbound, bind, is_pending, on_port, open_ports, send, status};
 use crate::addr::VcpuId;
+use crate::evtchn;
 use crate::fakes::{Guest, RAM, Size, World, page};
 use crate::frames::Owner;
 use crate::sync::interleave::{Bounds, explore};
@@ -457,4 +458,49 @@ fn a_uart_is_made_for_a_domain_that_ends() {
         },
     );
     println!("vuart_op, the end: {runs} orders");
+}
+
+/// XSA-505: the FIFO grows, and a vCPU gets its control block, while another vCPU resets all.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn xsa_505_a_reset_while_the_fifo_grows() {
+    let grow = |guest: &Guest| {
+        let other = guest.on_vcpu(1);
+        let control = EvtchnInitControl {
+            control_gfn: u64::from(RAM + 22),
+            offset: 0,
+            vcpu: 1,
+            link_bits: 0,
+            _pad: [0; 7],
+        };
+        other.put(page(9), &control);
+        let call = |command: u32| other.result(EVENT, &[u64::from(command), page(9), 1]);
+        let done = call(EVTCHNOP_INIT_CONTROL);
+        assert!([0, EINVAL].contains(&done), "{done}");
+        let array_gfn = u64::from(RAM + 23);
+        other.put(page(9), &EvtchnExpandArray { array_gfn });
+        let done = call(EVTCHNOP_EXPAND_ARRAY);
+        assert!([0, EOPNOTSUPP].contains(&done), "{done}");
+    };
+    both_abis(
+        "reset; init_control and expand_array",
+        &[&|c| assert_eq!(reset(c.dom1()), 0), &|c| grow(c.dom1())],
+        nothing,
+        |c| {
+            // Without the FIFO no page of it is kept.
+            let abi = c.dom1().domain.events.lock().abi();
+            let page = c.dom1().mapping(RAM + 23).unwrap().mfn;
+            let references = c.world.hv.frames.references(page);
+            assert!(abi == evtchn::Abi::Fifo || references == 1, "{references}");
+            // Whatever it has now, events arrive.
+            let (result, port) = alloc_unbound(c.dom1(), SELF, 0);
+            assert_eq!(result, 0);
+            let (result, ours) = bind(c.dom0(), 1, port);
+            assert_eq!((result, send(c.dom0(), ours)), (0, 0));
+            // And it can be reset, and begin anew.
+            assert_eq!(reset(c.dom1()), 0);
+            go_fifo(c.dom1());
+            c.world.check();
+        },
+    );
 }

@@ -312,3 +312,101 @@ fn a_status_frame_is_mapped_while_it_goes_away() {
         println!("add_to_physmap; set_version: {runs} orders");
     }
 }
+
+/// Sets a version of dom0's grants by a vCPU; returns whether it has it.
+fn set_version(guest: &Guest, version: u32) -> bool {
+    let at = page(8 + u32::from(guest.vcpu.raw()));
+    guest.put(at, &GnttabSetVersion { version });
+    let result = guest.result(GRANT, &[GNTTABOP_SET_VERSION.into(), at, 1]);
+    assert!([0, super::errno::EBUSY].contains(&result), "{result}");
+    result == 0
+}
+
+/// XSA-255, 501: a grant is mapped and copied from while its table changes its version.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn xsa_255_501_a_version_changes_while_its_grants_are_used() {
+    // One of the entries that every version keeps, and another.
+    const KEPT: u32 = 1;
+    for (bounds, reference) in [
+        (GRANTS, KEPT),
+        (GRANTS, REFERENCE),
+        (AND_P2M, KEPT),
+        (AND_P2M, REFERENCE),
+    ] {
+        let make = || {
+            let world = World::sized(Size::SMALL);
+            grant(&world.dom0, reference, 1, GRANTED, GTF_PERMIT_ACCESS);
+            world
+        };
+        let map = |world: &World| {
+            let op = map_op(0, reference, HERE, GNTMAP_HOST_MAP);
+            let op = self::op(&world.dom1, GNTTABOP_MAP_GRANT_REF, op);
+            (op.status == GNTST_OKAY).then_some(op.handle)
+        };
+        let runs = explore(
+            bounds,
+            make,
+            &[
+                &|world: &World| {
+                    if let Some(handle) = map(world) {
+                        assert!(world.dom1.mapping(HERE).is_some());
+                        // While it is in use, a version that would lose it has to wait.
+                        let version = || world.dom0.domain.grants.lock().version();
+                        let before = version();
+                        assert!(reference == KEPT || version() == before);
+                        assert_eq!(unmap(&world.dom1, HERE, handle), GNTST_OKAY);
+                    }
+                },
+                &|world: &World| {
+                    for version in [2, 1, 2] {
+                        set_version(&world.dom0, version);
+                    }
+                },
+            ],
+            |world| {
+                world.check();
+                assert_eq!(world.dom0.domain.grants.lock().pinned(), 0);
+                assert_eq!(world.dom1.domain.maptrack.lock().in_use(), 0);
+                assert!(reference != KEPT || map(world).is_some(), "kept");
+            },
+        );
+        println!("map, unmap; set_version: {runs} orders");
+        assert!(runs > 10, "{runs}");
+    }
+}
+
+/// XSA-26, 517: two vCPUs change the version at once.
+#[test]
+#[cfg_attr(miri, ignore)]
+fn xsa_26_517_two_change_the_version() {
+    for bounds in [GRANTS, AND_P2M] {
+        let runs = explore(
+            bounds,
+            || World::sized(Size::SMALL),
+            &[
+                &|world: &World| {
+                    for version in [2, 1] {
+                        set_version(&world.dom0, version);
+                    }
+                },
+                &|world: &World| {
+                    for version in [1, 2] {
+                        set_version(&world.dom0.on_vcpu(1), version);
+                    }
+                },
+            ],
+            |world| {
+                world.check();
+                let frames = world.hv.allocator.lock().free_frames();
+                assert!(set_version(&world.dom0, 1));
+                let without = world.hv.allocator.lock().free_frames();
+                assert!(set_version(&world.dom0, 2) && set_version(&world.dom0, 1));
+                world.check();
+                assert!(world.hv.allocator.lock().free_frames() == without && without >= frames);
+            },
+        );
+        println!("set_version; set_version: {runs} orders");
+        assert!(runs > 3, "{runs}");
+    }
+}
