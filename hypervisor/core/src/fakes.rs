@@ -9,10 +9,12 @@
 
 pub mod invariants;
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use xen_abi::hypercall::HYPERVISOR_MULTICALL;
 use xen_abi::vcpu::VcpuGuestContext;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
@@ -499,6 +501,36 @@ impl GuestMemory for Space<'_> {
     }
 }
 
+/// The memory as one execution of a hypercall sees it: no byte may be read twice, since another vCPU may have changed it
+/// in between, and what was checked would not be what is used.
+struct ReadOnce<'a> {
+    space: Space<'a>,
+    read: RefCell<Vec<core::ops::Range<u64>>>,
+    /// Of this crate's tests, which have no lists on top of each other; not the single calls of a multicall.
+    is_strict: bool,
+}
+
+impl GuestMemory for ReadOnce<'_> {
+    fn read(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
+        self.space.read(from, buf)?;
+        if self.is_strict && !buf.is_empty() {
+            let range = from.raw()..from.raw() + buf.len() as u64;
+            fail_alloc::never(|| {
+                let mut read = self.read.borrow_mut();
+                let again = read
+                    .iter()
+                    .find(|old| old.start < range.end && range.start < old.end);
+                assert_eq!(again, None, "{range:x?} is read again");
+                read.push(range);
+            });
+        }
+        Ok(())
+    }
+    fn write(&self, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
+        self.space.write(to, buf)
+    }
+}
+
 impl Domain<FakeHal> {
     /// The words of its `shared_info`.
     pub fn shared_info_words(&self) -> &Words {
@@ -622,8 +654,12 @@ impl Guest {
         };
         regs.args[..args.len()].copy_from_slice(args);
         let mut effects = Effects::default();
-        let space = Space(self);
         for preempted in 0..limit {
+            let space = ReadOnce {
+                space: Space(self),
+                read: RefCell::default(),
+                is_strict: cfg!(test) && number != HYPERVISOR_MULTICALL,
+            };
             let mut cx = Cx {
                 hv: &self.hv,
                 domain: &self.domain,
