@@ -26,7 +26,7 @@ use xenith_core::machine::{PhysIrq, Trigger};
 use xenith_core::p2m::{Access, P2m, PageAccount, Relinquish};
 use xenith_core::sched::Affinity;
 use xenith_core::stage2::PageType;
-use xenith_core::vgic::{Resample, Vgic, VgicConfig};
+use xenith_core::vgic::{Resample, Version, Vgic, VgicConfig};
 use xenith_hw::shared_page::MappedPage;
 
 use crate::arch::{EXECUTION, Features};
@@ -567,6 +567,7 @@ impl Draft {
     fn parts(&self, start: &Start<'_>) -> Result<Parts, String> {
         let (hv, id) = (self.hv, self.id);
         let mut vgic = Vgic::new(VgicConfig {
+            version: Version::V2,
             vcpus: start.vcpus as usize,
             nr_spis: start.nr_spis,
             lr_count: start.lr_count,

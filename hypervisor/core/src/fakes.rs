@@ -36,7 +36,7 @@ use crate::sched::{Affinity, CpuSet, Kicker, Scheduler, UnitTable};
 use crate::stage2::{Geometry, Table, TableMemory};
 use crate::sync::SpinLock;
 use crate::time::TickScale;
-use crate::vgic::{LineLevels, ListRegisters, Resample, Vgic, VgicConfig, Width};
+use crate::vgic::{LineLevels, ListRegisters, Resample, Version, Vgic, VgicConfig, Width};
 
 pub type Hv = Hypervisor<FakeHal>;
 type Words = [AtomicU32; 1024];
@@ -874,6 +874,7 @@ fn domain(hv: &Arc<Hv>, number: u16, size: Size) -> Guest {
     let vcpus = 2;
     let events = EventChannels::new(id, vcpus, max_port, shared_info.clone()).unwrap();
     let config = VgicConfig {
+        version: Version::V2,
         vcpus: usize::from(vcpus),
         nr_spis: 32,
         lr_count: 4,

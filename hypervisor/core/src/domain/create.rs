@@ -19,7 +19,7 @@ use crate::machine::Trigger;
 use crate::p2m::{P2m, PageAccount};
 use crate::sched::Affinity;
 use crate::stage2::PageType;
-use crate::vgic::{Resample, Vgic, VgicConfig};
+use crate::vgic::{Resample, Version, Vgic, VgicConfig};
 
 /// Pages of stage-2 tables that a domain may have before the toolstack says how many: for the interrupt controller.
 const FIRST_TABLES: u32 = 16;
@@ -161,6 +161,7 @@ impl<H: Hal> Hypervisor<H> {
             gicd: GuestPhys::new(map::GUEST_GICD_BASE),
         };
         let mut vgic = Vgic::new(VgicConfig {
+            version: Version::V2,
             vcpus: usize::from(request.vcpus),
             nr_spis: request.nr_spis,
             lr_count: guests.lr_count,

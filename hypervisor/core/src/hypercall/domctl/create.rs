@@ -12,7 +12,7 @@ use crate::hal::Hal;
 use crate::hypercall::Cx;
 use crate::hypervisor::GuestDefaults;
 use crate::machine::GuestMemory;
-use crate::vgic::{MAX_SPIS, MAX_VCPUS};
+use crate::vgic::{MAX_SPIS, Version};
 
 /// What a domain must have here, and what it may have.
 const REQUIRED: u32 = abi::XEN_DOMCTL_CDF_HVM | abi::XEN_DOMCTL_CDF_HAP;
@@ -52,7 +52,7 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
         && wanted.grant_opts & !abi::XEN_DOMCTL_GRANT_VERSION_MASK == 0
         && wanted.tee_type == abi::XEN_DOMCTL_CONFIG_TEE_NONE
         && native
-        && (1..=MAX_VCPUS as u32).contains(&wanted.vcpus)
+        && (1..=Version::V2.max_vcpus() as u32).contains(&wanted.vcpus)
         && wanted.nr_spis <= u32::from(MAX_SPIS);
     if !is_valid {
         return Err(Errno::Inval);
