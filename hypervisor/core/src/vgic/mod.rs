@@ -45,7 +45,9 @@ use crate::errno::Errno;
 use crate::machine::{PhysIrq, Trigger};
 
 use irq::State;
-pub use lr::{ListRegisters, MAX_LRS};
+pub use lr::{
+    ListRegisters, MAX_LRS, from_active_priorities, from_gicv3, to_active_priorities, to_gicv3,
+};
 pub use v2::{GICD_SIZE, Width};
 pub use v3::{GICD_V3_SIZE, GICR_SIZE, Redistributors};
 

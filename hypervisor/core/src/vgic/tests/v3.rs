@@ -1,6 +1,10 @@
 //! The registers of a GICv3 that a GICv2 does not have, or has elsewhere.
 
-use super::super::{KickSet, Redistributors, Width};
+use super::super::lr::Lr;
+use super::super::{
+    KickSet, Redistributors, Width, from_active_priorities, from_gicv3, to_active_priorities,
+    to_gicv3,
+};
 use super::{GICD_V3_SIZE, GICR_SIZE, Machine, Version, gicr, vcpu};
 use crate::addr::{GuestPhys, IntId};
 use crate::machine::{Fault, Trigger};
@@ -10,6 +14,49 @@ const IROUTER: u32 = 0x6000;
 const ISENABLER: u32 = 0x100;
 const ISPENDR: u32 = 0x200;
 const ICACTIVER: u32 = 0x380;
+
+#[test]
+fn list_registers_of_both_formats_say_the_same() {
+    let irq = IntId::new;
+    // IHI 0069H 12.4.11: state 63:62, HW 61, group 60, priority 55:48, physical number 44:32, number 31:0.
+    let timer = Lr::new(irq(27), 0x14).with_hw(irq(30));
+    assert_eq!(to_gicv3(timer.with_pending().0), 0x70a0_001e_0000_001b);
+    assert_eq!(to_gicv3(timer.with_active().0), 0xb0a0_001e_0000_001b);
+    // EOI 41.
+    let plain = Lr::new(irq(1019), 31).with_pending().with_eoi();
+    assert_eq!(to_gicv3(plain.0), 0x50f8_0200_0000_03fb);
+    assert_eq!(to_gicv3(plain.with_active().0), 0xd0f8_0200_0000_03fb);
+    assert_eq!(to_gicv3(0), 0);
+    for lr in [
+        timer.with_pending(),
+        timer.with_active(),
+        plain,
+        plain.with_active(),
+        Lr::new(irq(5), 0).with_pending(),
+        Lr::default(),
+    ] {
+        assert_eq!(Lr(from_gicv3(to_gicv3(lr.0))), lr);
+    }
+    // Ended with EOI maintenance asked for.
+    assert!(Lr(from_gicv3(0x10f8_0200_0000_03fb)).has_eoi());
+}
+
+#[test]
+fn active_priorities_of_all_widths() {
+    let apr = 0x8000_1001;
+    assert_eq!(to_active_priorities(apr, 5), [apr, 0, 0, 0]);
+    assert_eq!(
+        to_active_priorities(apr, 6),
+        [0x0100_0001, 0x4000_0000, 0, 0]
+    );
+    assert_eq!(to_active_priorities(apr, 7), [1, 1 << 16, 0, 1 << 28]);
+    for bits in 5..8 {
+        for apr in [0, 1, apr, u32::MAX] {
+            let there = to_active_priorities(apr, bits);
+            assert_eq!(from_active_priorities(there, bits), apr);
+        }
+    }
+}
 
 fn machine(vcpus: usize) -> Machine {
     Machine::of(Version::V3, vcpus, 4)
