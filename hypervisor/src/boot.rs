@@ -8,13 +8,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use log::warn;
-use xenith_arch::gicv2::{CpuInterface, Distributor, HypInterface};
 use xenith_arch::guest_memory::{CpuLocal, PhysMemory};
 use xenith_arch::mmu::{Access, FRAME_TABLE_BASE, HEAP_BASE};
 use xenith_arch::{Boot, HypTables, setup, timer};
 use xenith_boot::cmdline::{CommandLine, Options};
 use xenith_boot::dom0less::Dom0less;
-use xenith_boot::fdt::host::{self, HostInfo};
+use xenith_boot::fdt::host::{self, GicKind, HostInfo};
 use xenith_boot::fdt::interrupts::IrqResolver;
 use xenith_boot::fdt::tree::Tree;
 use xenith_boot::memory::{PhysRange, usable_ram};
@@ -32,6 +31,7 @@ use xenith_core::sched::{self, Policy, PolicyParameters, Scheduler};
 use xenith_core::sync::SpinLock;
 use xenith_core::time::TickScale;
 
+use crate::gic::Gic;
 use crate::machine::{Hv, Machine};
 use crate::run::Pcpu;
 use crate::{console, power, say, smp, uart};
@@ -47,7 +47,7 @@ fn init_heap() {
 }
 
 /// Says why the boot ends here, on the console where there is one, and stops.
-fn stop(reason: &dyn core::fmt::Display) -> ! {
+pub fn stop(reason: &dyn core::fmt::Display) -> ! {
     console::emergency("");
     console::emergency("****************************************");
     console::emergency("Panic on CPU 0:");
@@ -415,7 +415,7 @@ fn xenith_main(boot: Boot) -> ! {
         // There is no transmit buffer: output is always synchronous.
         log::info!("sync_console: console output is always synchronous here");
     }
-    let features = match crate::arch::features() {
+    let features = match crate::arch::features(&host.gic) {
         Ok(features) => features,
         Err(error) => stop(&error),
     };
@@ -482,46 +482,12 @@ fn xenith_main(boot: Boot) -> ! {
         u64::from(frames.total_frames()) * PAGE_SIZE as u64 / (1 << 20)
     );
 
-    let gic = &host.gic;
-    let map = |tables: &mut HypTables, range: PhysRange, pages: usize| match tables
-        .map_device(range.base(), pages)
-    {
-        Ok(va) => va,
-        Err(_) => stop(&"the GIC's registers cannot be mapped"),
-    };
-    let gicd = map(&mut tables, gic.gicd, 1);
-    let gicc_va = map(&mut tables, gic.gicc, 2);
-    let gich_va = map(&mut tables, gic.gich, 1);
-    say!("GICv2 initialization:");
-    say!("        gic_dist_addr={:016x}", gic.gicd.base());
-    say!("        gic_cpu_addr={:016x}", gic.gicc.base());
-    say!("        gic_hyp_addr={:016x}", gic.gich.base());
-    say!("        gic_vcpu_addr={:016x}", gic.gicv.base());
-    say!(
-        "        gic_maintenance_irq={}",
-        gic.maintenance.intid.raw()
-    );
-    // SAFETY: Mapped just above from the device tree's GIC node, for nobody else.
-    let (distributor, gicc, gich) = unsafe {
-        if let Some(monitor) = monitor {
-            monitor.release_cpu(gic.gicd.base(), gic.gicc.base());
-            monitor.release_spis(gic.gicd.base(), 32);
-        }
-        let mut distributor = Distributor::new(gicd);
-        distributor.init_cpu();
-        (
-            distributor,
-            CpuInterface::new(gicc_va),
-            HypInterface::new(gich_va),
-        )
-    };
-    say!(
-        "GICv2: {} lines, {} cpus (IID {:08x}), {} list registers.",
-        distributor.lines(),
-        distributor.cpu_count(),
-        distributor.iidr(),
-        gich.lr_count()
-    );
+    let Gic {
+        distributor,
+        cpu: gicc,
+        hyp: gich,
+        local,
+    } = crate::gic::init(&mut tables, &host.gic, monitor);
     crate::vcpu::set_native_wfi(line.options.is_wfi_native == Some(true));
     let scheduler = Arc::new(Scheduler::new(
         choose_policy(&line),
@@ -552,7 +518,10 @@ fn xenith_main(boot: Boot) -> ! {
             geometry,
             execution: crate::arch::EXECUTION,
             lr_count: usize::from(gich.lr_count()),
-            gicv: Mfn::new((gic.gicv.base().raw() / PAGE_SIZE as u64) as u32),
+            gicv: match &host.gic.kind {
+                GicKind::V2(v2) => v2.gicv.base().frame(),
+                GicKind::V3(_) => None,
+            },
             virtual_timer: host.timer.virt.intid,
             clock_frequency: host.timer.clock_frequency.unwrap_or(0),
             has_pmu: xenith_arch::pmu::exists(),
@@ -592,7 +561,7 @@ fn xenith_main(boot: Boot) -> ! {
         use xenith_core::machine::PhysIrq;
         let mut distributor = hv.hal.distributor.lock();
         distributor.enable(host.timer.hyp.intid);
-        distributor.enable(gic.maintenance.intid);
+        distributor.enable(host.gic.maintenance.intid);
         distributor.enable(host.timer.virt.intid);
         if let Some(uart) = own_uart
             && let Ok(Some(interrupt)) = &uart.interrupt
@@ -602,18 +571,21 @@ fn xenith_main(boot: Boot) -> ! {
             distributor.enable(interrupt.intid);
         }
     }
-    let (timer_ppi, maintenance_ppi) = (host.timer.hyp.intid, gic.maintenance.intid);
+    let (timer_ppi, maintenance_ppi) = (host.timer.hyp.intid, host.gic.maintenance.intid);
+    let gicc_phys = match &host.gic.kind {
+        GicKind::V2(v2) => v2.gicc.base(),
+        GicKind::V3(_) => HostPhys::new(0),
+    };
     let template = smp::Template {
         hv,
         features,
-        gicc: gicc_va,
-        gich: gich_va,
+        local,
         timer_ppi,
         maintenance_ppi,
         virtual_timer_ppi: host.timer.virt.intid,
         allow_different: line.options.hmp_unsafe == Some(true),
-        gicd_phys: gic.gicd.base(),
-        gicc_phys: gic.gicc.base(),
+        gicd_phys: host.gic.gicd.base(),
+        gicc_phys,
         monitor,
         prefers_platform: line.options.cpu_method == Some("platform"),
     };

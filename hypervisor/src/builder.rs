@@ -26,7 +26,7 @@ use xenith_core::machine::{PhysIrq, Trigger};
 use xenith_core::p2m::{Access, P2m, PageAccount, Relinquish};
 use xenith_core::sched::Affinity;
 use xenith_core::stage2::PageType;
-use xenith_core::vgic::{Resample, Vgic, VgicConfig};
+use xenith_core::vgic::{Redistributors, Resample, Version, Vgic, VgicConfig};
 use xenith_hw::shared_page::MappedPage;
 
 use crate::arch::{EXECUTION, Features};
@@ -82,6 +82,8 @@ pub struct Start<'a> {
     pub features: &'a Features,
     /// Its virtual distributor.
     pub gicd: HostPhys,
+    /// The redistributors of its GICv3.
+    pub redistributors: Redistributors,
     /// How many SPIs that has.
     pub nr_spis: u16,
     /// List registers of the GIC.
@@ -567,11 +569,15 @@ impl Draft {
     fn parts(&self, start: &Start<'_>) -> Result<Parts, String> {
         let (hv, id) = (self.hv, self.id);
         let mut vgic = Vgic::new(VgicConfig {
+            version: hv.guests.gic(),
             vcpus: start.vcpus as usize,
             nr_spis: start.nr_spis,
             lr_count: start.lr_count,
         })
         .map_err(|error| format!("the virtual GIC cannot be made: {error:?}"))?;
+        if hv.guests.gic() == Version::V3 {
+            vgic.set_regions(&start.redistributors);
+        }
         self.connect(&mut vgic, start)?;
         let shared_info = hv
             .alloc_shared_page(id, self.p2m.account())
@@ -645,6 +651,7 @@ impl Draft {
             virtual_timer_ppi: virt,
             physical_timer_ppi: physical,
             gicd: GuestPhys::new(start.gicd.raw()),
+            redistributors: start.redistributors.clone(),
         };
         power.set_on(VcpuId::new(0));
         let parts = domain::Parts {

@@ -7,18 +7,18 @@ use alloc::sync::Arc;
 use log::{info, warn};
 use xenith_boot::cmdline::Options;
 use xenith_boot::fdt::dom0::{self, Dom0Input, Dom0Tree};
-use xenith_boot::fdt::host::{ConsoleUart, HostInfo};
+use xenith_boot::fdt::host::{ConsoleUart, Gic, GicKind, HostInfo};
 use xenith_boot::fdt::tree::Tree;
 use xenith_boot::memory::{PhysRange, dom0_banks, dom0_mem_size};
 use xenith_boot::modules::BootModules;
-use xenith_core::addr::{DomId, HostPhys, PAGE_SIZE, VcpuId};
+use xenith_core::addr::{DomId, GuestPhys, HostPhys, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
 use xenith_core::emulate::Execution;
 use xenith_core::errno::Errno;
 use xenith_core::frames::Contents;
 use xenith_core::sched::{Affinity, CpuSet, FIRST_POOL};
 use xenith_core::stage2::PageType;
-use xenith_core::vgic::MAX_SPIS;
+use xenith_core::vgic::{MAX_SPIS, Redistributors};
 
 use crate::arch::{EXECUTION, Features, RELEASE};
 use crate::builder::{Draft, MAPTRACK_FRAMES, Start, grant_limits, text};
@@ -49,8 +49,6 @@ pub struct Plan<'a> {
     pub features: &'a Features,
 }
 
-/// vCPUs of a 32-bit domain, at most: what a GICv2 can tell apart.
-const MAX_VCPUS: u32 = 8;
 /// Where the window for dom0's grant table is: over the hypervisor's own text, which no RAM or device of dom0's can be.
 fn grant_window(plan: &Plan<'_>, frames: u32) -> PhysRange {
     PhysRange::from_size(
@@ -78,7 +76,8 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         .options
         .dom0_max_vcpus
         .unwrap_or(pcpus.len())
-        .clamp(1, MAX_VCPUS);
+        .clamp(1, hv.guests.gic().max_vcpus() as u32);
+    let redistributors = redistributors(&plan.host.gic, vcpus)?;
 
     let mut draft = Draft::new(hv, DomId::DOM0, true, size)?;
     say!(
@@ -138,6 +137,10 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         boot_mpidr: xenith_arch::affinity(),
         gic_dist: plan.host.gic.gicd.base(),
         gic_lines: u32::from(lines),
+        gic_ranges: match &plan.host.gic.kind {
+            GicKind::V2(_) => 2,
+            GicKind::V3(_) => 1 + redistributors.regions().count() as u32,
+        },
         timer_ppis,
         evtchn_ppi: upcall_ppi,
         grant_table: window,
@@ -169,10 +172,12 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         draft.map_registers(*range, range.base().raw(), PageType::MmioDirectC)?;
         info!("  - MMIO: {:010x} - {:010x}", range.base(), range.end());
     }
-    // The GIC's virtual CPU interface is where dom0 expects the physical one.
     let gic = &plan.host.gic;
-    let gicv = PhysRange::from_size(gic.gicv.base().raw(), 2 * PAGE_SIZE as u64);
-    draft.map_registers(gicv, gic.gicc.base().raw(), PageType::MmioDirectDev)?;
+    if let GicKind::V2(v2) = &gic.kind {
+        // The GIC's virtual CPU interface is where dom0 expects the physical one.
+        let gicv = PhysRange::from_size(v2.gicv.base().raw(), 2 * PAGE_SIZE as u64);
+        draft.map_registers(gicv, v2.gicc.base().raw(), PageType::MmioDirectDev)?;
+    }
 
     let is_pinned = plan.options.dom0_vcpus_pin == Some(true);
     let pinned_to = |vcpu: VcpuId| {
@@ -187,6 +192,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         vcpus,
         features: plan.features,
         gicd: gic.gicd.base(),
+        redistributors,
         nr_spis: lines - 32,
         lr_count: plan.lr_count,
         spis: &tree.spis,
@@ -207,6 +213,18 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
     permit_devices(&domain, &tree)
         .map_err(|error| format!("no memory for the list of dom0's devices: {error:?}"))?;
     Ok(domain)
+}
+
+/// Returns the redistributors of a domain that has them where the machine has its own: as many as it has vCPUs.
+pub fn redistributors(gic: &Gic<'_>, vcpus: u32) -> Result<Redistributors, String> {
+    let GicKind::V3(v3) = &gic.kind else {
+        return Ok(Redistributors::default());
+    };
+    let regions = v3.regions.iter();
+    let regions = regions.map(|region| (GuestPhys::new(region.base().raw()), region.size()));
+    Redistributors::new(regions, vcpus).map_err(|error| {
+        format!("the GIC has no redistributors for {vcpus} vCPUs: use fewer ({error:?})")
+    })
 }
 
 /// Writes down what dom0 may have, and what it may only give to others.

@@ -12,8 +12,8 @@ use xenith_boot::dom0less::links::{Channel, End};
 use xenith_boot::dom0less::passthrough::{self, Passthrough};
 use xenith_boot::dom0less::pools::{self, PoolConfig};
 use xenith_boot::dom0less::{Dom0less, DomainConfig, Enhanced, SharedMemory};
-use xenith_boot::fdt::domu::{self, DomuInput, Layout, SharedRegion, guest_banks};
-use xenith_boot::fdt::host::{ConsoleUart, HostInfo};
+use xenith_boot::fdt::domu::{self, DomuGic, DomuInput, Layout, SharedRegion, guest_banks};
+use xenith_boot::fdt::host::{ConsoleUart, GicKind, HostInfo};
 use xenith_boot::fdt::interrupts::IrqResolver;
 use xenith_boot::fdt::tree::{MAX_SIZE, Tree};
 use xenith_boot::memory::PhysRange;
@@ -26,6 +26,7 @@ use xenith_core::hal::Hal;
 use xenith_core::machine::Trigger;
 use xenith_core::sched::{Affinity, CpuSet, FIRST_POOL};
 use xenith_core::stage2::PageType;
+use xenith_core::vgic::Redistributors;
 use xenith_core::vuart::Vuart;
 
 use crate::arch::{EXECUTION, Features, RELEASE};
@@ -284,8 +285,10 @@ fn prepare(
         }
         share(plan.hv, given, shared, draft)?;
     }
-    let gicv = PhysRange::from_size(plan.host.gic.gicv.base().raw(), 2 * PAGE_SIZE as u64);
-    draft.map_registers(gicv, layout.gicc.base().raw(), PageType::MmioDirectDev)?;
+    if let (GicKind::V2(v2), DomuGic::V2 { gicc }) = (&plan.host.gic.kind, &layout.gic) {
+        let gicv = PhysRange::from_size(v2.gicv.base().raw(), 2 * PAGE_SIZE as u64);
+        draft.map_registers(gicv, gicc.base().raw(), PageType::MmioDirectDev)?;
+    }
     draft.limit_tables(config.p2m_bytes())?;
     Ok(Ready {
         layout,
@@ -328,11 +331,21 @@ fn finish(
     let options = plan.options;
     let mut grants = grant_limits(options, config.max_grant_frames);
     grants.max_version = config.max_grant_version.unwrap_or(grants.max_version);
+    let redistributors = match &ready.layout.gic {
+        DomuGic::V2 { .. } => Redistributors::default(),
+        DomuGic::V3 { regions } => {
+            let regions = regions.iter();
+            let regions = regions.map(|at| (GuestPhys::new(at.base().raw()), at.size()));
+            Redistributors::new(regions, config.vcpus)
+                .map_err(|_| "the GIC has no redistributors for so many vCPUs: use fewer")?
+        }
+    };
     let domain = draft.finish(&Start {
         placement: &ready.placement,
         vcpus: config.vcpus,
         features: plan.features,
         gicd: ready.layout.gicd.base(),
+        redistributors,
         nr_spis: ready.nr_spis,
         lr_count: plan.lr_count,
         spis: &spis,
@@ -377,14 +390,27 @@ fn finish(
 #[inline(never)]
 fn layout(plan: &Plan<'_>, config: &DomainConfig<'_>) -> Layout {
     let timer = &plan.host.timer;
-    let mut layout = Layout::guest([timer.secure_phys.intid, timer.phys.intid, timer.virt.intid]);
+    let ppis = [timer.secure_phys.intid, timer.phys.intid, timer.virt.intid];
+    let mut layout = Layout::guest(plan.hv.guests.gic(), ppis);
     if config.is_direct_mapped {
         let gic = &plan.host.gic;
         let pages = |range: &PhysRange, count: u64| {
             PhysRange::from_size(range.base().raw(), count * PAGE_SIZE as u64)
         };
-        layout.gicd = pages(&gic.gicd, 1);
-        layout.gicc = pages(&gic.gicc, 2);
+        match &gic.kind {
+            GicKind::V2(v2) => {
+                layout.gicd = pages(&gic.gicd, 1);
+                layout.gic = DomuGic::V2 {
+                    gicc: pages(&v2.gicc, 2),
+                };
+            }
+            GicKind::V3(v3) => {
+                layout.gicd = gic.gicd;
+                layout.gic = DomuGic::V3 {
+                    regions: v3.regions.clone(),
+                };
+            }
+        }
         // Over the hypervisor's own text, which no RAM or device can be.
         layout.grant_table = pages(&plan.image, u64::from(GRANT_FRAMES));
         if let Some(uart) = plan.console
@@ -499,7 +525,7 @@ fn resolve(
     let hv = plan.hv;
     let gic = &plan.host.gic;
     let mut closed = plan.host.memory.clone();
-    closed.extend([gic.gicd, gic.gicc, gic.gich, gic.gicv]);
+    closed.extend(gic.registers());
     closed.extend(plan.console.map(|uart| uart.reg.grow_to_pages()));
     closed.extend(&given.registers);
     let mut occupied = draft.banks.clone();

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use xenith_arch::gicv2::{Acknowledged, HypInterface};
+use xenith_arch::gic::{Acknowledged, Distributor, HypInterface};
 use xenith_arch::timer;
 use xenith_core::addr::{IntId, VcpuId};
 use xenith_core::domain::{Domain, Vcpu};
@@ -21,7 +21,7 @@ use crate::vcpu::VcpuContext;
 /// The machine as the vGIC sees it, for one vCPU that is loaded.
 pub struct VgicHost<'a> {
     gich: &'a mut HypInterface,
-    distributor: &'static SpinLock<xenith_arch::gicv2::Distributor>,
+    distributor: &'static SpinLock<Distributor>,
     virtual_timer: IntId,
     upcall: Option<IntId>,
     physical_timer: Option<IntId>,

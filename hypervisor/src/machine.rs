@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use xen_abi::vcpu::VcpuGuestContext;
-use xenith_arch::gicv2::Distributor;
+use xenith_arch::gic::Distributor;
 use xenith_arch::guest_memory::PhysMemory;
 use xenith_arch::mmu::Access;
 use xenith_arch::{HypTables, setup, sysreg, timer};

@@ -27,6 +27,8 @@ mod dom0;
 #[cfg(target_os = "none")]
 mod dom0less;
 #[cfg(target_os = "none")]
+mod gic;
+#[cfg(target_os = "none")]
 mod interrupts;
 #[cfg(target_os = "none")]
 mod keys;

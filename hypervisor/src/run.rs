@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 
 use alloc::sync::Arc;
 
-use xenith_arch::gicv2::{CpuInterface, HypInterface};
+use xenith_arch::gic::{CpuInterface, HypInterface};
 use xenith_arch::timer::{self, VirtualTimer};
 use xenith_arch::{ExitKind, enter_guest, exception_class, setup, sysreg};
 use xenith_core::addr::{CpuId, IntId};
@@ -64,9 +64,7 @@ pub struct Pcpu {
     pub(crate) resignal_after: u64,
 }
 
-/// GICD_IIDR of QEMU's GICv2 model (and of the GIC inside a Cortex-A15, where the precaution costs little).
-const IIDR_OF_QEMU: u32 = 0x0000_043b;
-/// QEMU's model (10.0, `gic_complete_irq`) does not signal a physical interrupt that became, or stayed, pending while it
+/// QEMU's model of a GICv2 (10.0, `gic_complete_irq`) does not signal a physical interrupt that became, or stayed, pending while it
 /// was active in a list register when the guest ends it there; only the next access to the GIC does. So we come back this
 /// long after an interrupt was given to a guest.
 const RESIGNAL_US: u64 = 1000;
@@ -140,7 +138,7 @@ impl Pcpu {
             resignal_at: u64::MAX,
             stall_after: hv.scale.to_ticks(crate::console::STALL_LOOK_NS),
             retry_after: hv.scale.to_ticks(RETRY_US * 1000),
-            resignal_after: if hv.hal.distributor.lock().iidr() == IIDR_OF_QEMU {
+            resignal_after: if hv.hal.distributor.lock().may_forget() {
                 hv.scale.to_ticks(RESIGNAL_US * 1000)
             } else {
                 0

@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use log::{error, warn};
-use xenith_arch::gicv2::{CpuInterface, HypInterface, SgiSender};
+use xenith_arch::gic::{LocalFrames, SgiSender, Target};
 use xenith_arch::guest_memory::{CpuLocal, this_cpu};
 use xenith_arch::{Firmware, Monitor, affinity, psci_cpu_on, setup, sysreg, timer};
 use xenith_boot::fdt::host::{HostCpu, HostInfo, Psci, PsciMethod, PsciVersion};
@@ -54,6 +54,8 @@ enum Progress {
     Stranger = 3,
     /// It did not come in time: it stays out, however late it comes.
     GivenUp = 4,
+    /// It came up, and the GIC has nothing for it.
+    WithoutGic = 5,
 }
 
 /// What other pCPUs may touch of a pCPU. One cache line, so that none waits for a neighbour's.
@@ -62,8 +64,8 @@ pub struct PcpuState {
     must_schedule: AtomicBool,
     requests: AtomicU32,
     progress: AtomicU8,
-    /// Its bit in the distributor's target registers.
-    target: AtomicU8,
+    /// How the GIC names it ([`Target`]).
+    target: AtomicU32,
     mpidr: AtomicU32,
     midr: AtomicU32,
     /// How long it slept, in ticks; without the sleep that lasts.
@@ -78,7 +80,7 @@ impl PcpuState {
             must_schedule: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             progress: AtomicU8::new(Progress::Off as u8),
-            target: AtomicU8::new(0),
+            target: AtomicU32::new(0),
             mpidr: AtomicU32::new(0),
             midr: AtomicU32::new(0),
             idle: AtomicU64::new(0),
@@ -129,9 +131,9 @@ impl PcpuState {
         self.idle.load(Ordering::Relaxed).wrapping_add(current)
     }
 
-    /// Returns its bit in the distributor's target registers.
-    pub fn target(&self) -> u8 {
-        self.target.load(Ordering::Relaxed)
+    /// Returns how the GIC names it.
+    pub fn target(&self) -> Target {
+        Target::new(self.target.load(Ordering::Relaxed))
     }
 
     /// Takes the other requests.
@@ -157,6 +159,7 @@ impl PcpuState {
             2 => Progress::Refused,
             3 => Progress::Stranger,
             4 => Progress::GivenUp,
+            5 => Progress::WithoutGic,
             _ => Progress::Off,
         }
     }
@@ -175,10 +178,8 @@ pub struct Template {
     pub hv: &'static Hv,
     /// Identification registers as guests see them.
     pub features: Features,
-    /// Where the CPU interface is mapped; each CPU has its own there.
-    pub gicc: usize,
-    /// Where the virtual interface control block is mapped; each CPU has its own there.
-    pub gich: usize,
+    /// Where each CPU finds its own interfaces to the GIC.
+    pub local: LocalFrames,
     /// The hypervisor's timer.
     pub timer_ppi: IntId,
     /// The GIC's maintenance interrupt.
@@ -216,13 +217,11 @@ pub fn online() -> CpuSet {
 
 fn send(cpus: impl Iterator<Item = CpuId>) {
     let me = this_cpu();
-    let targets = cpus.filter(|&cpu| cpu != me).fold(0, |all, cpu| {
+    let targets = cpus.filter(|&cpu| cpu != me).map(|cpu| {
         trace::record(Event::SendIpi, Subject::IDLE, [0, cpu.index() as u32]);
-        all | state(cpu).target()
+        state(cpu).target()
     });
-    if targets != 0
-        && let Some(sender) = SENDER.get()
-    {
+    if let Some(sender) = SENDER.get() {
         sender.send(SGI_LOOK, targets);
     }
 }
@@ -240,16 +239,16 @@ pub fn ask_others(request: Request) {
 }
 
 /// Makes this pCPU one of those in service. Returns false if it was given up meanwhile.
-fn go_online(cpu: CpuId, target: u8) -> bool {
+fn go_online(cpu: CpuId, target: Target) -> bool {
     let state = state(cpu);
-    state.target.store(target, Ordering::Relaxed);
+    state.target.store(target.raw(), Ordering::Relaxed);
     state.mpidr.store(affinity(), Ordering::Relaxed);
     state.midr.store(sysreg::midr::read(), Ordering::Relaxed);
     state.leave_off(Progress::Online)
 }
 
 /// Puts the boot CPU in service.
-pub fn start_boot_cpu(sender: SgiSender, target: u8) {
+pub fn start_boot_cpu(sender: SgiSender, target: Target) {
     SENDER.call_once(|| sender);
     // Nobody gave up the CPU that asks.
     let _ = go_online(CpuId::new(0), target);
@@ -373,12 +372,12 @@ fn board_cpu_on(
     let wake = board.cpu_on(&crate::power::Io, number.index(), cpu.mpidr, entry.raw());
     if wake.map_err(CpuOnError::text)? == Wake::Interrupt {
         // Its place among the CPU interfaces is not known yet; the others just look.
-        let others = !state(this_cpu()).target();
         if let Some(monitor) = template.monitor {
             // It waits in Secure state, and Non-secure SGIs do not reach it there.
+            let others = !state(this_cpu()).target().raw() as u8;
             monitor.send_secure_sgi(template.gicd_phys, SGI_LOOK, others);
         } else if let Some(sender) = SENDER.get() {
-            sender.send(SGI_LOOK, others);
+            sender.send_others(SGI_LOOK);
         }
         sysreg::sev();
     }
@@ -459,6 +458,11 @@ fn start(
                 Progress::Refused => {
                     return Err("its MIDR differs from the boot CPU's: give \"hmp-unsafe=on\" to use it all the same");
                 }
+                Progress::WithoutGic => {
+                    return Err(
+                        "the GIC has no redistributor or no system registers for it: correct the device tree, or firmware",
+                    );
+                }
                 Progress::Stranger => return Err("another CPU came up in its place"),
                 Progress::GivenUp => {
                     return Err("it did not come up within a second (not in Hyp mode, or firmware failed)");
@@ -520,18 +524,19 @@ fn xenith_secondary_main(monitor: Option<Monitor>) -> ! {
     let hv = template.hv;
     let target = {
         let mut distributor = hv.hal.distributor.lock();
-        distributor.init_cpu();
+        if !distributor.init_cpu() {
+            drop(distributor);
+            park(cpu, Progress::WithoutGic);
+        }
         distributor.enable(template.timer_ppi);
         distributor.enable(template.maintenance_ppi);
         distributor.enable(template.virtual_timer_ppi);
         distributor.own_target()
     };
-    // SAFETY: The boot CPU mapped both; this CPU's banked interfaces have no other owner.
-    let (gicc, gich) = unsafe {
-        (
-            CpuInterface::new(template.gicc),
-            HypInterface::new(template.gich),
-        )
+    // SAFETY: The boot CPU mapped what is in memory; this CPU's own interfaces have no other owner.
+    let interfaces = unsafe { crate::gic::secondary_interfaces(template.local) };
+    let Some((gicc, gich)) = interfaces else {
+        park(cpu, Progress::WithoutGic);
     };
     let pcpu = Pcpu::new(
         hv,

@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use log::debug;
 use xenith_arch::guest_memory::GuestSpace;
 use xenith_arch::{GuestFrame, setup, timer};
-use xenith_core::addr::{Gfn, Mfn};
+use xenith_core::addr::{Gfn, GuestPhys, Mfn};
 use xenith_core::console::GUEST_TARGET;
 use xenith_core::domain::{Domain, NOT_POLLING, ShutdownReason, Vcpu};
 use xenith_core::emulate::decode;
@@ -21,7 +21,7 @@ use xenith_core::hypercall::{self, Cx, Effects, HypercallRegs, Outcome};
 use xenith_core::hypervisor::RamOf;
 use xenith_core::machine::Fault;
 use xenith_core::runstate;
-use xenith_core::vgic::Width;
+use xenith_core::vgic::{GICD_V3_SIZE, HAS_V3, Width};
 
 use crate::arch::LiveRegs;
 use crate::machine::{Hv, Machine};
@@ -227,6 +227,15 @@ fn mmio_width(width: decode::Width) -> Width {
     }
 }
 
+/// Returns which register of its GICv3 a guest accesses beyond the first page of the distributor, if any.
+fn beyond_first_page(domain: &Dom, address: GuestPhys, offset: u64) -> Option<u32> {
+    let redistributors = &domain.facts.redistributors;
+    if redistributors.regions().next().is_some() && offset < u64::from(GICD_V3_SIZE) {
+        return Some(offset as u32);
+    }
+    redistributors.offset(address)
+}
+
 /// Performs one access of the loaded vCPU to an emulated device.
 pub fn access_device(
     cpu: &mut Pcpu,
@@ -238,13 +247,16 @@ pub fn access_device(
     let width = mmio_width(access.width);
     let base = domain.facts.gicd.raw();
     let offset = access.address.raw().wrapping_sub(base);
-    if offset >= 0x1000 {
+    let offset = if offset < 0x1000 {
+        offset as u32
+    } else if HAS_V3 && let Some(offset) = beyond_first_page(domain, access.address, offset) {
+        offset
+    } else {
         let register = domain.vuart_at(access.address).ok_or(Fault)?;
         let id = domain.facts.id;
         let mut emit = |line: &mut _, byte| crate::console::vuart_write(id, line, byte);
         return Ok(domain.access_vuart(cpu.hv, register, width, access.write, &mut emit));
-    }
-    let offset = offset as u32;
+    };
     match access.write {
         Some(value) => {
             let set = domain.vgic.lock().mmio_write(
@@ -259,7 +271,8 @@ pub fn access_device(
         }
         None => {
             // Only pending state depends on lines.
-            let (value, set) = if (GICD_ISPENDR..GICD_ISACTIVER).contains(&offset) {
+            let register = if HAS_V3 { offset & 0xffff } else { offset };
+            let (value, set) = if (GICD_ISPENDR..GICD_ISACTIVER).contains(&register) {
                 cpu.with_vgic(domain, vcpu, physical_timer, |vgic, host| {
                     vgic.mmio_read(vcpu.id, offset, width, host)
                 })

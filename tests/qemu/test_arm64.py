@@ -45,6 +45,31 @@ for _row in MATRIX:
     test(f"arm64/{_row[0]}-{_row[1]}-{_row[2]}", "arm64 debian64 ours", cost=25)(lambda t, row=_row: boot(t, row))
 
 
+GIC_MATRIX = [("3", "cortex-a57", 1), ("3", "cortex-a57", 4), ("max", "max", 2)]
+
+
+def gicv3(t, row):
+    """With a GICv3: SGIs by a trapped system register, its own redistributor for each vCPU, SPIs that follow a vCPU."""
+    version, cpu, smp = row
+    m = debian64(t, "--gic", version, "--cpu", cpu, "--smp", smp)
+    m.expect(messages.BANNER, 30)
+    m.expect(rf"\(XEN\) GICv3: \d+ lines, {smp} cpus", 30)
+    m.login(240)
+    require(m.shell("nproc").strip() == str(smp), f"not {smp} processors in dom0")
+    log = m.shell("dmesg | grep -iE 'GICv3|redistributor'")
+    require(log.count("found redistributor") == smp, f"redistributors: {log}")
+    m.shell("dd if=/dev/urandom of=/tmp/a bs=64k count=64 && cp /tmp/a /tmp/b && cmp /tmp/a /tmp/b")
+    m.shell("sleep 1", 20)
+    for cpu in range(smp):
+        m.shell(f"taskset $((1 << {cpu})) sleep 0.2", 20)
+    m.poweroff()
+
+
+for _row in GIC_MATRIX:
+    test(f"arm64/gicv3-{_row[0]}-{_row[2]}", "arm64 debian64 ours" + (" full" if _row[2] != 1 else ""), cost=25)(
+        lambda t, row=_row: gicv3(t, row))
+
+
 @test("arm64/sysfs", "arm64 debian64 ours", cost=25)
 def sysfs(t):
     m = debian64(t)

@@ -178,6 +178,7 @@ fn boot(name: &str, blob: &[u8]) -> Result<(Row, Dom0Tree), String> {
         vcpus: host.cpus.cpus.len().min(8) as u32,
         boot_mpidr: host.cpus.cpus[0].mpidr as u32,
         gic_dist: host.gic.gicd.base(),
+        gic_ranges: 2,
         // GICD_TYPER is not in the tree: the most there can be.
         gic_lines: 1020,
         timer_ppis,
@@ -229,7 +230,7 @@ fn check_dom0(
         if usable.iter().any(|ram| ram.overlaps(range)) {
             return Err(format!("RAM at {range} is given to dom0 as a device"));
         }
-        for own in [&host.gic.gicd, &host.gic.gicc, &host.gic.gich] {
+        for own in host.gic.registers() {
             if own.overlaps(range) {
                 return Err(format!("the GIC's registers at {range} are given to dom0"));
             }

@@ -28,7 +28,7 @@ use crate::machine::SharedPage;
 use crate::p2m::{P2m, PageAccount};
 use crate::sched::{MAX_CPUS, Scheduler};
 use crate::sync::{Once, SpinLock};
-use crate::vgic::{KickSet, Vgic, WorkFlags};
+use crate::vgic::{KickSet, Redistributors, Vgic, WorkFlags};
 use crate::vuart::Vuart;
 
 pub use create::Request;
@@ -73,7 +73,7 @@ impl ShutdownReason {
 }
 
 /// What a domain is made of; fixed for its life.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DomainFacts {
     /// The domain's number.
     pub id: DomId,
@@ -95,6 +95,8 @@ pub struct DomainFacts {
     pub physical_timer_ppi: IntId,
     /// Where the guest's distributor lies.
     pub gicd: crate::addr::GuestPhys,
+    /// Where the redistributors of its GICv3 lie.
+    pub redistributors: Redistributors,
 }
 
 /// How far the end of a domain has come.

@@ -38,7 +38,9 @@ use crate::sched::{Affinity, CpuSet, Kicker, Scheduler, UnitTable};
 use crate::stage2::{Geometry, Table, TableMemory};
 use crate::sync::SpinLock;
 use crate::time::TickScale;
-use crate::vgic::{LineLevels, ListRegisters, Resample, Vgic, VgicConfig, Width};
+use crate::vgic::{
+    LineLevels, ListRegisters, Redistributors, Resample, Version, Vgic, VgicConfig, Width,
+};
 
 pub type Hv = Hypervisor<FakeHal>;
 type Words = [AtomicU32; 1024];
@@ -846,7 +848,7 @@ impl World {
                 geometry: Geometry::ARMV7,
                 execution: Execution::AArch32,
                 lr_count: 4,
-                gicv: Mfn::new(0x804),
+                gicv: Some(Mfn::new(0x804)),
                 virtual_timer: IntId::new(27),
                 clock_frequency: 0,
                 has_pmu: true,
@@ -910,6 +912,7 @@ fn domain(hv: &Arc<Hv>, number: u16, size: Size) -> Guest {
     let vcpus = 2;
     let events = EventChannels::new(id, vcpus, max_port, shared_info.clone()).unwrap();
     let config = VgicConfig {
+        version: Version::V2,
         vcpus: usize::from(vcpus),
         nr_spis: 32,
         lr_count: 4,
@@ -937,6 +940,7 @@ fn domain(hv: &Arc<Hv>, number: u16, size: Size) -> Guest {
         virtual_timer_ppi: IntId::new(27),
         physical_timer_ppi: IntId::new(30),
         gicd: GuestPhys::new(0x0300_1000),
+        redistributors: Redistributors::default(),
     };
     let parts = Parts {
         facts,

@@ -21,6 +21,7 @@ use crate::sched::{Scheduler, UnitTable};
 use crate::stage2::Geometry;
 use crate::sync::SpinLock;
 use crate::time::TickScale;
+use crate::vgic::{HAS_V3, Version};
 
 /// A release of Xen, as far as guests can tell it from another: an architecture chooses one, and nothing else asks which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +99,8 @@ pub struct GuestDefaults {
     pub execution: Execution,
     /// List registers of the GIC.
     pub lr_count: usize,
-    /// The first frame of the GIC's virtual CPU interface.
-    pub gicv: Mfn,
+    /// The first frame of the GIC's virtual CPU interface, if it is a GICv2; else it is a GICv3.
+    pub gicv: Option<Mfn>,
     /// The machine's interrupt of the virtual timer.
     pub virtual_timer: IntId,
     /// The counter's rate in Hz where firmware does not tell it to guests, else 0.
@@ -113,6 +114,17 @@ pub struct GuestDefaults {
     pub grant_frames: Setting,
     /// Frames of mappings of others' grants. Changes as well.
     pub maptrack_frames: Setting,
+}
+
+impl GuestDefaults {
+    /// Returns the version of every domain's GIC, which is the machine's.
+    pub fn gic(&self) -> Version {
+        if HAS_V3 && self.gicv.is_none() {
+            Version::V3
+        } else {
+            Version::V2
+        }
+    }
 }
 
 /// The domain that each global VIRQ goes to: dom0, unless a toolstack names another (set_virq_handler).

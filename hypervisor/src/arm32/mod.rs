@@ -6,7 +6,9 @@ mod traps;
 use alloc::string::String;
 
 use xenith_arch::context::{read_register, write_register};
-use xenith_arch::{GuestFrame, setup, sysreg};
+use xenith_arch::gic::{Distributor, LocalFrames};
+use xenith_arch::{GuestFrame, HypTables, Monitor, setup, sysreg};
+use xenith_boot::fdt::host::{Gic, GicKind};
 use xenith_core::emulate::Execution;
 use xenith_core::emulate::coproc::CpuFeatures;
 use xenith_core::emulate::inject::{
@@ -45,6 +47,24 @@ pub fn traps_for(features: &Features) -> Traps {
         setup::hcr::GUEST & !setup::hcr::TID3
     } else {
         setup::hcr::GUEST
+    }
+}
+
+/// Maps the distributor that the device tree has, and brings it to a known state.
+#[cold]
+#[inline(never)]
+pub fn init_distributor(
+    tables: &mut HypTables,
+    gic: &Gic<'_>,
+    monitor: Option<Monitor>,
+) -> (Distributor, LocalFrames) {
+    match &gic.kind {
+        GicKind::V2(v2) => {
+            let maintenance = gic.maintenance.intid.raw();
+            crate::gic::init_v2(tables, gic.gicd, v2, maintenance, monitor)
+        }
+        // The device tree's GICv3 is not taken for one ([`xenith_core::vgic::HAS_V3`]).
+        GicKind::V3(_) => crate::boot::stop(&"a GICv3 is not supported on 32-bit machines"),
     }
 }
 
@@ -94,7 +114,7 @@ pub fn report_wrong_mode(cpsr: u32) {
 ///
 /// # Errors
 /// It has no floating-point unit that we may use, or a small one.
-pub fn features() -> Result<Features, String> {
+pub fn features(_gic: &Gic<'_>) -> Result<Features, String> {
     if !xenith_arch::context::has_vfp() {
         return Err(String::from(
             "this CPU has no floating-point unit that guests may use: Xenith needs a CPU with VFP and NEON, enabled for the non-secure side",

@@ -1,11 +1,13 @@
 //! What is AArch64's in the binary: its traps, its registers by name, its identification.
 
+mod gic;
 mod registers;
 mod traps;
 
 use alloc::string::String;
 
 use xenith_arch::{GuestFrame, setup, sysreg};
+use xenith_boot::fdt::host::{Gic, GicKind};
 use xenith_core::emulate::Execution;
 use xenith_core::emulate::a64::features::CpuFeatures64;
 use xenith_core::emulate::a64::inject::{GuestException, take_exception};
@@ -16,6 +18,7 @@ use xenith_core::stage2::Geometry;
 
 use crate::{console, say};
 
+pub use gic::init_distributor;
 pub use traps::handle;
 
 /// The release of Xen that guests see.
@@ -73,11 +76,11 @@ pub fn report_wrong_mode(level: u32) {
     console::emergency("(QEMU virt: -M virt,virtualization=on).");
 }
 
-/// Returns what the CPU says of itself.
+/// Returns what the CPU says of itself, and what of it guests see on a machine with this interrupt controller.
 ///
 /// # Errors
 /// It has no floating-point unit.
-pub fn features() -> Result<Features, String> {
+pub fn features(gic: &Gic<'_>) -> Result<Features, String> {
     let low = |register: u64| register as u32;
     let features = CpuFeatures64 {
         pfr: [sysreg::id_aa64pfr0::read(), sysreg::id_aa64pfr1::read()],
@@ -131,7 +134,7 @@ pub fn features() -> Result<Features, String> {
             "this CPU has no floating-point unit, which Xenith and its guests count on",
         ));
     }
-    Ok(features.sanitised(false))
+    Ok(features.sanitised(matches!(gic.kind, GicKind::V3(_))))
 }
 
 /// Says what the CPU is.

@@ -168,6 +168,7 @@ fn system_register(
     match action {
         Action::Read(value) => context.frame.set(rt, value),
         Action::Ignore => {}
+        Action::SendSgi if send_sgi(domain, vcpu, written) => {}
         Action::Undefined | Action::SendSgi => {
             debug!(
                 target: GUEST_TARGET,
@@ -217,6 +218,18 @@ fn system_register(
     }
     skip(context);
     Next::Resume
+}
+
+/// Sends the SGI that the guest wrote to ICC_SGI1R_EL1. Returns false if it has no such register.
+fn send_sgi(domain: &Dom, vcpu: &Vcpu<Machine>, value: u64) -> bool {
+    let sent = domain.vgic.lock().send_sgi1r(vcpu.id, value);
+    match sent {
+        Some(set) => {
+            domain.kick(set);
+            true
+        }
+        None => false,
+    }
 }
 
 fn set_tvm(on: bool) {

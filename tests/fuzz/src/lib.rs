@@ -34,7 +34,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target {
         name: "hypercalls",
         run: hypercalls::run,
@@ -48,6 +48,11 @@ pub const TARGETS: [Target; 5] = [
     Target {
         name: "vgic",
         run: vgic::run,
+        rounds: 2000,
+    },
+    Target {
+        name: "vgic3",
+        run: vgic::run_v3,
         rounds: 2000,
     },
     Target {

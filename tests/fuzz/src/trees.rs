@@ -100,6 +100,7 @@ fn dom0_tree(tree: &Tree<'_>) {
         vcpus: 2,
         boot_mpidr: 0x8000_0000,
         gic_dist: HostPhys::new(0x0800_0000),
+        gic_ranges: 2,
         gic_lines: 288,
         timer_ppis: TIMERS,
         evtchn_ppi: dom0::event_channel_ppi(&TIMERS).expect("a free one"),

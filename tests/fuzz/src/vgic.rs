@@ -1,8 +1,10 @@
-//! A guest that reads and writes its distributor and ends its interrupts anyhow, while interrupts come.
+//! A guest that reads and writes its distributor (and redistributors) and ends its interrupts anyhow, while interrupts come.
 
 use xenith_core::addr::{IntId, VcpuId};
 use xenith_core::machine::{PhysIrq, Trigger};
-use xenith_core::vgic::{KickSet, LineLevels, ListRegisters, Resample, Vgic, VgicConfig, Width};
+use xenith_core::vgic::{
+    GICD_V3_SIZE, KickSet, LineLevels, ListRegisters, Resample, Version, Vgic, VgicConfig, Width,
+};
 
 use crate::input::Input;
 
@@ -129,9 +131,37 @@ impl Machine {
     }
 }
 
+/// With a GICv2.
 pub fn run(bytes: &[u8]) {
+    run_version(Version::V2, 8, bytes);
+}
+
+/// With a GICv3, of more than one cluster.
+pub fn run_v3(bytes: &[u8]) {
+    run_version(Version::V3, 20, bytes);
+}
+
+/// A register: of those that there are as a rule.
+fn register(version: Version, vcpus: usize, input: &mut Input<'_>) -> u32 {
+    if version == Version::V3 {
+        let frame = GICD_V3_SIZE + 0x2_0000 * input.below(1 + vcpus as u32);
+        match input.below(8) {
+            0 => return 0x6000 + 8 * input.below(100),
+            1 => return frame + 4 * input.below(8),
+            2 => return u32::from(input.half()) | input.below(4) << 16,
+            3..=5 => return frame + 0x1_0000 + 0x80 * input.below(26) + 4 * input.below(4),
+            _ => {}
+        }
+    }
+    match input.byte() {
+        byte @ 0..=199 => 0x80 * (u32::from(byte) % 32) + 4 * input.below(4),
+        _ => u32::from(input.half() & 0x1fff),
+    }
+}
+
+fn run_version(version: Version, most_vcpus: u32, bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let vcpus = 1 + input.below(8) as usize;
+    let vcpus = 1 + input.below(most_vcpus) as usize;
     let lr_count = input.pick(&[4, 1, 2, 16]);
     let host = Host {
         lrs: vec![0; lr_count],
@@ -142,6 +172,7 @@ pub fn run(bytes: &[u8]) {
         pending: 0,
     };
     let config = VgicConfig {
+        version,
         vcpus,
         nr_spis: 64,
         lr_count,
@@ -169,16 +200,13 @@ pub fn run(bytes: &[u8]) {
     }
     let _ = m
         .vgic
-        .mmio_write(VcpuId::new(0), 0, Width::Word, 1, &mut m.hosts[0]);
+        .mmio_write(VcpuId::new(0), 0, Width::Word, 3, &mut m.hosts[0]);
     while !input.is_empty() {
         let cpu = input.below(vcpus as u32) as usize;
         let vcpu = VcpuId::new(cpu as u16);
         match input.below(16) {
             0..=5 if m.loaded[cpu] => {
-                let offset = match input.byte() {
-                    byte @ 0..=199 => 0x80 * (u32::from(byte) % 32) + 4 * input.below(4),
-                    _ => u32::from(input.half() & 0x1fff),
-                };
+                let offset = register(version, vcpus, &mut input);
                 let width = input.pick(&[Width::Word, Width::Word, Width::Half, Width::Byte]);
                 if input.below(4) == 0 {
                     let _ = m.vgic.mmio_read(vcpu, offset, width, &m.hosts[cpu]);
@@ -199,7 +227,7 @@ pub fn run(bytes: &[u8]) {
                     byte @ 0..=229 => u16::from(byte) % 96,
                     _ => input.half() % 1100,
                 });
-                let of = VcpuId::new(input.below(9) as u16);
+                let of = VcpuId::new(input.below(most_vcpus + 1) as u16);
                 let _ = match input.below(4) {
                     0 => m.vgic.set_pending(of, irq),
                     1 => m.vgic.raise_level(of, irq),
@@ -216,6 +244,14 @@ pub fn run(bytes: &[u8]) {
                     m.vgic.restore(vcpu, &mut m.hosts[cpu]);
                 }
                 m.loaded[cpu] = !m.loaded[cpu];
+            }
+            14 if version == Version::V3 => {
+                let value = u64::from(input.word()) | u64::from(input.half()) << 32;
+                let mask = input.pick(&[u64::MAX, 0xf01_ffff, 0x0100_0f01_ffff]);
+                let _ = m.vgic.send_sgi1r(vcpu, value & mask);
+            }
+            15 if version == Version::V3 && input.below(8) == 0 => {
+                let _ = m.vgic.reset_vcpu(vcpu, &mut m.hosts[cpu]);
             }
             14 if input.below(8) == 0 => {
                 let _ = m.vgic.reset_vcpu(vcpu, &mut m.hosts[cpu]);

@@ -73,6 +73,12 @@ fn vgic() {
 
 #[test]
 #[cfg_attr(miri, ignore = "reads files, and is slow")]
+fn vgic3() {
+    replay("vgic3");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "reads files, and is slow")]
 fn vpl011() {
     replay("vpl011");
 }

@@ -14,6 +14,8 @@ use core::ptr::NonNull;
 use xenith_core::addr::{Gfn, HostPhys, PAGE_SIZE};
 use xenith_core::machine::Fault;
 
+/// The machine's interrupt controller.
+pub use crate::common::gicv2 as gic;
 pub use context::{GuestFrame, SavedContext};
 pub use monitor::Monitor;
 

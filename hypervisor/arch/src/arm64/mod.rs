@@ -1,6 +1,8 @@
 //! ARMv8-A in AArch64 state, without the Virtualization Host Extensions.
 
 pub mod context;
+pub mod gic;
+pub mod gicv3;
 mod monitor;
 pub mod pmu;
 pub mod setup;

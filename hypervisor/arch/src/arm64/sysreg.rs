@@ -79,6 +79,28 @@ macro_rules! own {
     };
 }
 
+macro_rules! write_only {
+    ($(#[$doc:meta])* $name:ident, $register:literal) => {
+        $(#[$doc])*
+        pub mod $name {
+            /// Writes the register.
+            ///
+            /// # Safety
+            /// The caller answers for the effect that this value has.
+            #[inline(always)]
+            pub unsafe fn write(value: u64) {
+                // SAFETY: By this function's contract.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("msr ", $register, ", {0}"),
+                        in(reg) value, options(nostack, preserves_flags)
+                    );
+                }
+            }
+        }
+    };
+}
+
 macro_rules! identification {
     ($(#[$doc:meta])* $name:ident, $register:literal) => {
         $(#[$doc])*
@@ -233,6 +255,47 @@ register! { #[doc = "CNTV_CVAL_EL0 of the guest."] cntv_cval, CNTV_CVAL_EL0, u64
 register! { #[doc = "CNTHCTL_EL2."] cnthctl, CNTHCTL_EL2, u64 }
 register! { #[doc = "CNTHP_CTL_EL2."] cnthp_ctl, CNTHP_CTL_EL2, u32 }
 own! { #[doc = "CNTHP_CVAL_EL2."] cnthp_cval, "cnthp_cval_el2" }
+
+// GICv3.
+identification! { #[doc = "ICC_IAR1_EL1: reading acknowledges."] icc_iar1, "icc_iar1_el1" }
+write_only! { #[doc = "ICC_EOIR1_EL1."] icc_eoir1, "icc_eoir1_el1" }
+write_only! { #[doc = "ICC_DIR_EL1."] icc_dir, "icc_dir_el1" }
+write_only! { #[doc = "ICC_SGI1R_EL1."] icc_sgi1r, "icc_sgi1r_el1" }
+own! { #[doc = "ICC_PMR_EL1."] icc_pmr, "icc_pmr_el1" }
+own! { #[doc = "ICC_BPR1_EL1."] icc_bpr1, "icc_bpr1_el1" }
+own! { #[doc = "ICC_IGRPEN1_EL1."] icc_igrpen1, "icc_igrpen1_el1" }
+own! { #[doc = "ICC_CTLR_EL1."] icc_ctlr, "icc_ctlr_el1" }
+own! { #[doc = "ICC_SRE_EL1."] icc_sre_el1, "icc_sre_el1" }
+own! { #[doc = "ICC_SRE_EL2."] icc_sre_el2, "icc_sre_el2" }
+own! { #[doc = "ICH_HCR_EL2."] ich_hcr, "ich_hcr_el2" }
+identification! { #[doc = "ICH_VTR_EL2."] ich_vtr, "ich_vtr_el2" }
+identification! { #[doc = "ICH_EISR_EL2."] ich_eisr, "ich_eisr_el2" }
+identification! { #[doc = "ICH_ELRSR_EL2."] ich_elrsr, "ich_elrsr_el2" }
+own! { #[doc = "ICH_VMCR_EL2."] ich_vmcr, "ich_vmcr_el2" }
+own! { #[doc = "ICH_AP0R0_EL2."] ich_ap0r0, "ich_ap0r0_el2" }
+own! { #[doc = "ICH_AP0R1_EL2."] ich_ap0r1, "ich_ap0r1_el2" }
+own! { #[doc = "ICH_AP0R2_EL2."] ich_ap0r2, "ich_ap0r2_el2" }
+own! { #[doc = "ICH_AP0R3_EL2."] ich_ap0r3, "ich_ap0r3_el2" }
+own! { #[doc = "ICH_AP1R0_EL2."] ich_ap1r0, "ich_ap1r0_el2" }
+own! { #[doc = "ICH_AP1R1_EL2."] ich_ap1r1, "ich_ap1r1_el2" }
+own! { #[doc = "ICH_AP1R2_EL2."] ich_ap1r2, "ich_ap1r2_el2" }
+own! { #[doc = "ICH_AP1R3_EL2."] ich_ap1r3, "ich_ap1r3_el2" }
+own! { #[doc = "ICH_LR0_EL2."] ich_lr0, "ich_lr0_el2" }
+own! { #[doc = "ICH_LR1_EL2."] ich_lr1, "ich_lr1_el2" }
+own! { #[doc = "ICH_LR2_EL2."] ich_lr2, "ich_lr2_el2" }
+own! { #[doc = "ICH_LR3_EL2."] ich_lr3, "ich_lr3_el2" }
+own! { #[doc = "ICH_LR4_EL2."] ich_lr4, "ich_lr4_el2" }
+own! { #[doc = "ICH_LR5_EL2."] ich_lr5, "ich_lr5_el2" }
+own! { #[doc = "ICH_LR6_EL2."] ich_lr6, "ich_lr6_el2" }
+own! { #[doc = "ICH_LR7_EL2."] ich_lr7, "ich_lr7_el2" }
+own! { #[doc = "ICH_LR8_EL2."] ich_lr8, "ich_lr8_el2" }
+own! { #[doc = "ICH_LR9_EL2."] ich_lr9, "ich_lr9_el2" }
+own! { #[doc = "ICH_LR10_EL2."] ich_lr10, "ich_lr10_el2" }
+own! { #[doc = "ICH_LR11_EL2."] ich_lr11, "ich_lr11_el2" }
+own! { #[doc = "ICH_LR12_EL2."] ich_lr12, "ich_lr12_el2" }
+own! { #[doc = "ICH_LR13_EL2."] ich_lr13, "ich_lr13_el2" }
+own! { #[doc = "ICH_LR14_EL2."] ich_lr14, "ich_lr14_el2" }
+own! { #[doc = "ICH_LR15_EL2."] ich_lr15, "ich_lr15_el2" }
 
 // Address translation, guest view (stage 1 and 2).
 operation! { #[doc = "AT S12E1R: translate as the guest's privileged read."] at_s12e1r, "at s12e1r" }

@@ -72,15 +72,29 @@ const PRIORITY_IPI: u8 = 0x90;
 /// GICC_CTLR: enable (Non-secure view, group 1 or the only group) and EOImodeNS: EOIR drops priority, DIR deactivates.
 const GICC_CTLR_ENABLE_EOIMODE: u32 = 1 | (1 << 9);
 
-/// Base addresses, in hypervisor virtual memory, of a GIC's three register frames.
+/// Base addresses, in hypervisor virtual memory, of what each CPU has of its own.
 #[derive(Clone, Copy)]
-pub struct GicFrames {
-    /// The distributor, 4 KiB.
-    pub gicd: usize,
+pub struct LocalFrames {
     /// The CPU interface, 8 KiB.
     pub gicc: usize,
     /// The virtual interface control block, 4 KiB.
     pub gich: usize,
+}
+
+/// A CPU as its GIC names it: its bit in the target registers, or (GICv3) its affinity.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Target(u32);
+
+impl Target {
+    /// The CPU that the number stands for which [`Self::raw`] gave.
+    pub const fn new(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    /// Returns the number.
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
 }
 
 /// The distributor. One exists; shared state, so it lives behind a lock.
@@ -109,7 +123,7 @@ impl Distributor {
         let me = this.own_target();
         let r = this.regs();
         for i in 32..usize::from(this.lines) {
-            r.itargetsr[i].set(me);
+            r.itargetsr[i].set(me.0 as u8);
             r.ipriorityr[i].set(PRIORITY_IRQ);
         }
         for word in 1..usize::from(this.lines).div_ceil(32) {
@@ -130,12 +144,13 @@ impl Distributor {
     }
 
     /// Returns this CPU's bit in the target registers.
-    pub fn own_target(&self) -> u8 {
+    pub fn own_target(&self) -> Target {
         // Any banked ITARGETSR byte of an SGI or PPI reads as the own mask; on a uniprocessor GIC all read 0.
-        (0..32)
+        let own = (0..32)
             .map(|i| self.regs().itargetsr[i].get())
             .find(|&t| t != 0)
-            .unwrap_or(1)
+            .unwrap_or(1);
+        Target(own.into())
     }
 
     /// Returns what sends SGIs.
@@ -143,15 +158,16 @@ impl Distributor {
         SgiSender { regs: self.regs }
     }
 
-    /// Sends a SPI to these CPU interfaces from now on; also one that is pending. None at all would lose it: ignored.
-    pub fn set_target(&mut self, irq: IntId, targets: u8) {
-        if self.is_valid(irq) && irq.is_spi() && targets != 0 {
-            self.regs().itargetsr[irq.index()].set(targets);
+    /// Sends a SPI to this CPU interface from now on; also one that is pending. None at all would lose it: ignored.
+    pub fn set_target(&mut self, irq: IntId, target: Target) {
+        if self.is_valid(irq) && irq.is_spi() && target.0 != 0 {
+            self.regs().itargetsr[irq.index()].set(target.0 as u8);
         }
     }
 
-    /// Sets up this CPU's banked part: SGIs and PPIs off and given a priority, SGIs on.
-    pub fn init_cpu(&mut self) {
+    /// Sets up this CPU's banked part: SGIs and PPIs off and given a priority, SGIs on. Returns whether this CPU has one: a
+    /// GICv3 may lack it.
+    pub fn init_cpu(&mut self) -> bool {
         let r = self.regs();
         for i in 0..32 {
             r.ipriorityr[i].set(if i < 16 { PRIORITY_IPI } else { PRIORITY_IRQ });
@@ -159,11 +175,18 @@ impl Distributor {
         r.icactiver[0].set(u32::MAX);
         r.icenabler[0].set(0xffff_0000);
         r.isenabler[0].set(0x0000_ffff);
+        true
     }
 
     /// Returns the number of interrupt lines, SGIs and PPIs included (32..=1020).
     pub fn lines(&self) -> u16 {
         self.lines
+    }
+
+    /// Returns whether QEMU's model may forget to signal: GICD_IIDR is the one of its GICv2 (and of the GIC inside a
+    /// Cortex-A15, where the precaution costs little).
+    pub fn may_forget(&self) -> bool {
+        self.iidr() == 0x0000_043b
     }
 
     /// Returns GICD_IIDR.
@@ -243,13 +266,26 @@ unsafe impl Send for SgiSender {}
 unsafe impl Sync for SgiSender {}
 
 impl SgiSender {
-    /// Sends SGI `id` (0–15) to the CPU interfaces in `targets`, after everything that this CPU wrote before.
+    /// Sends SGI `id` (0–15) to these CPUs, after everything that this CPU wrote before.
     #[inline]
-    pub fn send(&self, id: u8, targets: u8) {
+    pub fn send(&self, id: u8, targets: impl Iterator<Item = Target>) {
+        let targets = targets.fold(0, |all, target| all | target.0);
+        if targets != 0 {
+            self.write(targets << 16 | u32::from(id & 15));
+        }
+    }
+
+    /// Sends SGI `id` to all CPUs but this one.
+    pub fn send_others(&self, id: u8) {
+        self.write(1 << 24 | u32::from(id & 15));
+    }
+
+    #[inline]
+    fn write(&self, value: u32) {
         crate::imp::sysreg::dsb();
         // SAFETY: The distributor's registers, mapped for good (`Distributor::new`).
         let regs = unsafe { self.regs.as_ref() };
-        regs.sgir.set(u32::from(targets) << 16 | u32::from(id & 15));
+        regs.sgir.set(value);
     }
 }
 
@@ -272,18 +308,19 @@ pub struct CpuInterface {
 }
 
 impl CpuInterface {
-    /// Takes the CPU interface at `base` and opens it: all priorities, split EOI.
+    /// Takes this CPU's interface and opens it: all priorities, split EOI. There always is one; a GICv3's may be kept by
+    /// firmware.
     ///
     /// # Safety
-    /// `base` is the mapped CPU interface (8 KiB, device memory) and this CPU has no other owner of it.
-    pub unsafe fn new(base: usize) -> Self {
-        let regs = NonNull::new(base as *mut GiccRegs)
+    /// `frames` are mapped as device memory, and this CPU has no other owner of the CPU interface.
+    pub unsafe fn new(frames: LocalFrames) -> Option<Self> {
+        let regs = NonNull::new(frames.gicc as *mut GiccRegs)
             .expect("the CPU interface is mapped at a fixed address");
         let this = Self { regs };
         this.regs().pmr.set(0xff);
         this.regs().bpr.set(0);
         this.regs().ctlr.set(GICC_CTLR_ENABLE_EOIMODE);
-        this
+        Some(this)
     }
 
     #[inline(always)]
@@ -323,12 +360,12 @@ pub struct HypInterface {
 }
 
 impl HypInterface {
-    /// Takes the block at `base`, empties the list registers and enables the virtual interface.
+    /// Takes this CPU's block, empties the list registers and enables the virtual interface.
     ///
     /// # Safety
-    /// `base` is the mapped virtual interface control block and this CPU has no other owner of it.
-    pub unsafe fn new(base: usize) -> Self {
-        let regs = NonNull::new(base as *mut GichRegs)
+    /// `frames` are mapped as device memory, and this CPU has no other owner of the virtual interface control block.
+    pub unsafe fn new(frames: LocalFrames) -> Self {
+        let regs = NonNull::new(frames.gich as *mut GichRegs)
             .expect("the hypervisor interface is mapped at a fixed address");
         let mut this = Self { regs, lr_count: 0 };
         this.lr_count = ((this.regs().vtr.get() & 0x3f) + 1) as u8;

@@ -68,6 +68,8 @@ pub struct Dom0Input<'a> {
     pub boot_mpidr: u32,
     /// The distributor in use; tells the GIC's node from others.
     pub gic_dist: HostPhys,
+    /// How many ranges of the GIC's `reg` dom0 sees: distributor and CPU interface, or distributor and redistributors.
+    pub gic_ranges: u32,
     /// Number of interrupts the GIC has, SGIs and PPIs included (GICD_TYPER).
     pub gic_lines: u32,
     /// The timers' PPIs: secure physical, non-secure physical, virtual.

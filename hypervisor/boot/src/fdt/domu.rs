@@ -15,6 +15,7 @@ use crate::fdt::writer::{FdtWriter, WriteError};
 use crate::memory::PhysRange;
 use xenith_core::addr::{IntId, PAGE_SIZE};
 use xenith_core::emulate::Execution;
+use xenith_core::vgic::Version;
 
 /// Linux needs the whole tree mapped by a 2 MiB section.
 const MAX_TREE_SIZE: usize = 2 << 20;
@@ -30,13 +31,28 @@ const RAM: [PhysRange; 2] = [
     PhysRange::from_size(0x2_0000_0000, 1016 << 30),
 ];
 
+/// Where a guest has its interrupt controller beside the distributor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomuGic {
+    /// GICv2.
+    V2 {
+        /// The virtual CPU interface.
+        gicc: PhysRange,
+    },
+    /// GICv3.
+    V3 {
+        /// The emulated redistributors.
+        regions: Vec<PhysRange>,
+    },
+}
+
 /// Where a guest has what is not its RAM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// The emulated distributor.
     pub gicd: PhysRange,
-    /// The virtual CPU interface.
-    pub gicc: PhysRange,
+    /// What depends on the GIC's version.
+    pub gic: DomuGic,
     /// The virtual UART's registers, and its interrupt.
     pub uart: (PhysRange, IntId),
     /// Where the guest may map its grant table.
@@ -49,8 +65,22 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of public/arch-arm.h on a host with these timer interrupts.
-    pub fn guest(timer_ppis: [IntId; 3]) -> Self {
+    /// The layout of public/arch-arm.h with this GIC, on a host with these timer interrupts.
+    pub fn guest(gic: Version, timer_ppis: [IntId; 3]) -> Self {
+        let (gicd_size, gic) = match gic {
+            Version::V2 => (
+                0x1000,
+                DomuGic::V2 {
+                    gicc: PhysRange::from_size(0x0300_2000, 0x2000),
+                },
+            ),
+            Version::V3 => (
+                0x1_0000,
+                DomuGic::V3 {
+                    regions: alloc::vec![PhysRange::from_size(0x0302_0000, 0x0100_0000)],
+                },
+            ),
+        };
         // GUEST_EVTCHN_PPI, or what is left beside the timers.
         let evtchn_ppi = (16..32)
             .rev()
@@ -58,8 +88,8 @@ impl Layout {
             .find(|ppi| !timer_ppis.contains(ppi))
             .unwrap_or(IntId::new(31));
         Self {
-            gicd: PhysRange::from_size(0x0300_1000, 0x1000),
-            gicc: PhysRange::from_size(0x0300_2000, 0x2000),
+            gicd: PhysRange::from_size(0x0300_1000, gicd_size),
+            gic,
             uart: (
                 PhysRange::from_size(xenith_core::vuart::BASE.raw(), PAGE_SIZE as u64),
                 xenith_core::vuart::IRQ,
@@ -71,8 +101,20 @@ impl Layout {
     }
 
     /// Returns what no device and no RAM may lie on.
-    pub fn occupied(&self) -> [PhysRange; 4] {
-        [self.gicd, self.gicc, self.uart.0, self.grant_table]
+    pub fn occupied(&self) -> Vec<PhysRange> {
+        let mut all = self.gic_registers();
+        all.extend([self.uart.0, self.grant_table]);
+        all
+    }
+
+    /// Returns the ranges of the interrupt controller's `reg`.
+    fn gic_registers(&self) -> Vec<PhysRange> {
+        let mut all = alloc::vec![self.gicd];
+        match &self.gic {
+            DomuGic::V2 { gicc } => all.push(*gicc),
+            DomuGic::V3 { regions } => all.extend(regions),
+        }
+        all
     }
 }
 
@@ -305,12 +347,21 @@ impl Emitter<'_> {
         let layout = self.input.layout;
         self.writer
             .begin_node(format!("interrupt-controller@{:x}", layout.gicd.base()).as_bytes())?;
-        self.writer
-            .property_strings("compatible", &["arm,cortex-a15-gic", "arm,cortex-a9-gic"])?;
+        match &layout.gic {
+            DomuGic::V2 { .. } => self
+                .writer
+                .property_strings("compatible", &["arm,cortex-a15-gic", "arm,cortex-a9-gic"])?,
+            DomuGic::V3 { regions } => {
+                self.writer
+                    .property_strings("compatible", &["arm,gic-v3"])?;
+                let count = u32::try_from(regions.len()).unwrap_or(u32::MAX);
+                self.writer.property_u32("#redistributor-regions", count)?;
+            }
+        }
         self.writer.property_u32("#interrupt-cells", 3)?;
         self.writer.property_u32("#address-cells", 0)?;
         self.writer.property_empty("interrupt-controller")?;
-        self.regions(&[layout.gicd, layout.gicc])?;
+        self.regions(&layout.gic_registers())?;
         self.writer.property_u32("phandle", self.gic_phandle)?;
         self.writer.end_node()
     }

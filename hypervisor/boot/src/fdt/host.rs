@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::fdt::address::AddressError;
+pub use crate::fdt::gic::{Gic, GicKind, GicV2, GicV3, gic};
 use crate::fdt::interrupts::{Interrupt, IrqError, IrqResolver};
 use crate::fdt::tree::{Node, Strings, Tree, TreeError, take_cells};
 use crate::memory::{PhysRange, normalise};
@@ -50,6 +51,8 @@ pub enum HostError {
     NoGicVirtualization,
     /// A register range of the GIC is missing or not usable: its name.
     GicRegisters(&'static str, AddressError),
+    /// `redistributor-stride` is no multiple of 64 KiB, or has no room for the registers.
+    GicStride,
     /// A register frame of the GIC does not begin at a page, or is smaller than this many bytes.
     GicFrame(&'static str, u64),
     /// The GIC's maintenance interrupt is not usable.
@@ -93,6 +96,9 @@ impl fmt::Display for HostError {
             Self::GicFrame(name, least) => write!(
                 f,
                 "{name} of the interrupt controller must begin at a page and have at least {least:#x} bytes; correct its reg"
+            ),
+            Self::GicStride => f.write_str(
+                "the GIC's redistributor-stride must be a multiple of 0x10000, and at least 0x20000; correct it",
             ),
             Self::GicRegisters(name, error) => write!(f, "{name} of the interrupt controller cannot be used: {error}"),
             Self::GicMaintenance(error) => write!(f, "the GIC's maintenance interrupt cannot be used: {error}"),
@@ -143,29 +149,6 @@ pub struct HostCpus<'a> {
     pub cpus: Vec<HostCpu<'a>>,
     /// How many more there are than [`MAX_CPUS`].
     pub ignored_count: usize,
-}
-
-/// A GICv2 with virtualization extensions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gic<'a> {
-    /// Its node.
-    pub path: String,
-    /// What it is.
-    pub compatible: Strings<'a>,
-    /// Its phandle, which dom0's tree must keep.
-    pub phandle: Option<u32>,
-    /// The distributor's registers.
-    pub gicd: PhysRange,
-    /// The CPU interface's registers. 128 KiB mean that each of its two 4 KiB pages is repeated over 64 KiB.
-    pub gicc: PhysRange,
-    /// The hypervisor control registers.
-    pub gich: PhysRange,
-    /// The virtual CPU interface's registers.
-    pub gicv: PhysRange,
-    /// The maintenance interrupt.
-    pub maintenance: Interrupt,
-    /// The registers of its MSI frames (`arm,gic-v2m-frame`).
-    pub v2m_frames: Vec<PhysRange>,
 }
 
 /// The architected timer.
@@ -433,109 +416,6 @@ pub fn cpus<'a>(tree: &Tree<'a>) -> Result<HostCpus<'a>, HostError> {
         Ok(found)
     } else {
         Err(HostError::NoCpus)
-    }
-}
-
-/// Returns true for a name with "gic" in it. (The library's search for strings in strings costs 2 KiB of code.)
-fn names_gic(name: &str) -> bool {
-    name.as_bytes().windows(3).any(|part| part == b"gic")
-}
-
-/// Returns the interrupt controller.
-///
-/// # Errors
-/// The `Gic` variants of [`HostError`].
-#[inline(never)]
-pub fn gic<'a>(tree: &Tree<'a>, irqs: &IrqResolver<'_, 'a>) -> Result<Gic<'a>, HostError> {
-    const WITH_VIRTUALIZATION: [&str; 3] =
-        ["arm,cortex-a15-gic", "arm,cortex-a7-gic", "arm,gic-400"];
-    const WITHOUT: [&str; 4] = [
-        "arm,cortex-a9-gic",
-        "arm,pl390",
-        "arm,arm11mp-gic",
-        "arm,eb11mp-gic",
-    ];
-
-    let is_controller =
-        |node: &Node<'_, '_>| node.prop("interrupt-controller").is_some() && node.is_available();
-    let find = |wanted: &[&str]| {
-        tree.nodes()
-            .find(|node| is_controller(node) && node.is_compatible(wanted))
-    };
-    let Some(node) = find(&WITH_VIRTUALIZATION) else {
-        if find(&WITHOUT).is_some() {
-            return Err(HostError::NoGicVirtualization);
-        }
-        let is_gic =
-            |node: &Node<'_, '_>| is_controller(node) && node.compatible().iter().any(names_gic);
-        return Err(match tree.nodes().find(is_gic) {
-            Some(other) => HostError::UnsupportedGic(other.compatible().first().to_string()),
-            None => HostError::NoGic,
-        });
-    };
-    let reg = |index, name| {
-        node.reg_range(index)
-            .map_err(|error| HostError::GicRegisters(name, error))
-    };
-    let reg_count = node.reg().count();
-    if reg_count < 2 {
-        return Err(HostError::NoGicVirtualization);
-    }
-    let gicd = frame(reg(0, "GICD")?, "GICD", 0x1000)?;
-    // Old trees give the CPU interface one page or less; all of it, with GICC_DIR, is there all the same.
-    let gicc = frame(reg(1, "GICC")?, "GICC", 0x100)?;
-    let gicc = PhysRange::new(gicc.base().raw(), gicc.size().max(0x2000)).unwrap_or(gicc);
-    let (gich, gicv) = if reg_count >= 4 {
-        (reg(2, "GICH")?, reg(3, "GICV")?)
-    } else {
-        // Trees of STM32MP1 leave them out. Where distributor and CPU interface are as in Cortex-A7, A15 and GIC-400, the
-        // others are too (DDI 0464 table 8-1, DDI 0438 table 8-1, DDI 0471 table 3-1).
-        let base = gicd.base().raw().wrapping_sub(0x1000);
-        if base & 0x7fff != 0 || gicc.base().raw() != base + 0x2000 {
-            return Err(HostError::NoGicVirtualization);
-        }
-        (
-            PhysRange::from_size(base + 0x4000, 0x2000),
-            PhysRange::from_size(base + 0x6000, 0x2000),
-        )
-    };
-    // The interrupt of the GIC's own node goes to itself, whatever parent the rest of the tree has. Trees of OMAP5 leave
-    // it out: it is number 25 in all of these (DDI 0464 8.2.2).
-    let maintenance = match irqs.interrupt(node, 0) {
-        Ok(Some(interrupt)) => interrupt,
-        Ok(None) => Interrupt {
-            intid: IntId::new(25),
-            trigger: Trigger::Level,
-        },
-        Err(error) => return Err(HostError::GicMaintenance(error)),
-    };
-    let is_frame =
-        |child: &Node<'_, '_>| child.is_compatible(&["arm,gic-v2m-frame"]) && child.is_available();
-    Ok(Gic {
-        path: node.to_string(),
-        compatible: node.compatible(),
-        phandle: node.phandle(),
-        gicd,
-        gicc,
-        gich: frame(gich, "GICH", 0x1000)?,
-        gicv: frame(gicv, "GICV", 0x2000)?,
-        maintenance,
-        v2m_frames: node
-            .children()
-            .filter(is_frame)
-            .filter_map(|child| child.reg_range(0).ok())
-            .take(MAX_BANKS)
-            .collect(),
-    })
-}
-
-/// Checks a register frame of the GIC: whole pages are mapped, so what is not the GIC's must not lie in them.
-fn frame(range: PhysRange, name: &'static str, least: u64) -> Result<PhysRange, HostError> {
-    let is_usable = range.base().page_offset() == 0 && range.size() >= least;
-    if is_usable {
-        Ok(range)
-    } else {
-        Err(HostError::GicFrame(name, least))
     }
 }
 

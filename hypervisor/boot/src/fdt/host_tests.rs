@@ -4,7 +4,9 @@ use std::string::ToString;
 use std::vec::Vec;
 
 use super::*;
+use crate::fdt::gic::frame;
 use crate::fdt::tree::tests::Blob;
+use xenith_core::vgic::HAS_V3;
 
 macro_rules! fixture {
     ($name:literal) => {
@@ -77,16 +79,19 @@ fn qemu_virt() {
             (gic.path.as_str(), gic.compatible.first()),
             ("/intc@8000000", "arm,cortex-a15-gic")
         );
+        let GicKind::V2(v2) = &gic.kind else {
+            panic!("{gic:?}");
+        };
         assert_eq!(
-            (gic.gicd, gic.gicc),
+            (gic.gicd, v2.gicc),
             (range(0x800_0000, 0x1_0000), range(0x801_0000, 0x1_0000))
         );
         assert_eq!(
-            (gic.gich, gic.gicv),
+            (v2.gich, v2.gicv),
             (range(0x803_0000, 0x1_0000), range(0x804_0000, 0x1_0000))
         );
         assert_eq!(gic.maintenance, level(25));
-        assert_eq!(gic.v2m_frames, [range(0x802_0000, 0x1000)]);
+        assert_eq!(v2.v2m_frames, [range(0x802_0000, 0x1000)]);
         assert_eq!(
             gic.phandle
                 .and_then(|phandle| tree.find_phandle(phandle))
@@ -175,15 +180,18 @@ fn board_with_everything_else() {
     );
     assert_eq!(host.cpus.cpus[0].clock_frequency, Some(1_200_000_000));
     let gic = host.gic;
+    let GicKind::V2(v2) = &gic.kind else {
+        panic!("{gic:?}");
+    };
     assert_eq!(
-        (gic.gicd, gic.gicc),
+        (gic.gicd, v2.gicc),
         (range(0x2001_0000, 0x1000), range(0x2002_0000, 0x2_0000))
     );
     assert_eq!(
-        (gic.gich, gic.gicv),
+        (v2.gich, v2.gicv),
         (range(0x2004_0000, 0x2000), range(0x2006_0000, 0x2000))
     );
-    assert_eq!((gic.maintenance, gic.v2m_frames.len()), (level(25), 0));
+    assert_eq!((gic.maintenance, v2.v2m_frames.len()), (level(25), 0));
     let timer = host.timer;
     assert_eq!(
         (timer.secure_phys, timer.phys, timer.virt, timer.hyp),
@@ -427,7 +435,14 @@ fn missing_parts_are_named() {
             .close()
             .finish()
     };
-    assert!(tree_of(&gic("arm,gic-v3")).contains("\"arm,gic-v3\" is not supported"));
+    let v3 = if HAS_V3 {
+        // A distributor of 4 KiB has no routes.
+        "GICD of the interrupt controller must"
+    } else {
+        "\"arm,gic-v3\" is not supported"
+    };
+    assert!(tree_of(&gic("arm,gic-v3")).contains(v3));
+    assert!(tree_of(&gic("hisilicon,hip04-intc-gic")).contains("-gic\" is not supported"));
     assert!(tree_of(&gic("arm,cortex-a9-gic")).contains("no GIC virtualization registers"));
     assert!(tree_of(&gic("arm,gic-400")).contains("no GIC virtualization registers"));
     let twice = memory(Blob::new())
@@ -464,7 +479,10 @@ fn gic_without_all_ranges_in_the_layout_of_the_core() {
         let blob = tree(gicd, gicc);
         let tree = Tree::new(&blob).unwrap();
         let found = gic(&tree, &IrqResolver::new(&tree))?;
-        Ok((found.gich.base(), found.gicv, found.maintenance))
+        let GicKind::V2(v2) = found.kind else {
+            panic!("{found:?}");
+        };
+        Ok((v2.gich.base(), v2.gicv, found.maintenance))
     };
     assert_eq!(
         gic_of(0xa002_1000, 0xa002_2000),
@@ -617,6 +635,76 @@ fn trees_of_real_boards() {
             }
         }
     }
+}
+
+#[test]
+fn gicv3_of_qemu() {
+    if !HAS_V3 {
+        return;
+    }
+    let tree = Tree::new(fixture!("qemu-virt-gicv3.dtb")).unwrap();
+    let gic = HostInfo::from_tree(&tree).unwrap().gic;
+    assert_eq!(gic.compatible.first(), "arm,gic-v3");
+    assert_eq!(gic.gicd, range(0x800_0000, 0x1_0000));
+    assert_eq!(gic.maintenance, level(25));
+    let regions = vec![range(0x80a_0000, 0xf6_0000)];
+    let kind = GicKind::V3(GicV3 {
+        regions,
+        stride: None,
+    });
+    assert_eq!(gic.kind, kind);
+    assert_eq!(gic.registers().len(), 2);
+}
+
+#[test]
+fn gicv3_with_more_regions() {
+    if !HAS_V3 {
+        return;
+    }
+    let blob = |regions: u32, stride: &[u32]| {
+        let blob = Blob::new()
+            .cells("interrupt-parent", &[1])
+            .open("intc")
+            .text("compatible", "arm,gic-v3")
+            .prop("interrupt-controller", &[])
+            .cells("phandle", &[1])
+            .cells("#redistributor-regions", &[regions])
+            .cells("#interrupt-cells", &[4])
+            .cells("interrupts", &[1, 9, 4, 0]);
+        let blob = if stride.is_empty() {
+            blob
+        } else {
+            blob.cells("redistributor-stride", stride)
+        };
+        let reg = [
+            [0, 0x2f00_0000, 0x1_0000],
+            [0, 0x2f10_0000, 0x4_0000],
+            [0, 0x2f20_0000, 0x4_0000],
+            // GICC.
+            [0, 0x2c00_0000, 0x2000],
+        ];
+        blob.cells("reg", &reg.concat()).close().finish()
+    };
+    let kind = |regions, stride: &[u32]| {
+        let blob = blob(regions, stride);
+        let tree = Tree::new(&blob).unwrap();
+        match gic(&tree, &IrqResolver::new(&tree))?.kind {
+            GicKind::V3(v3) => Ok((v3.regions.len(), v3.stride)),
+            GicKind::V2(_) => panic!("a GICv2"),
+        }
+    };
+    assert_eq!(kind(2, &[]), Ok((2, None)));
+    assert_eq!(kind(2, &[0, 0x4_0000]), Ok((2, Some(0x4_0000))));
+    assert_eq!(kind(1, &[0x2_0000]), Ok((1, Some(0x2_0000))));
+    for bad in [&[0, 0x1_0000][..], &[0, 0x2_8000], &[0]] {
+        assert_eq!(kind(1, bad), Err(HostError::GicStride), "{bad:x?}");
+    }
+    // The CPU interface is no redistributor, and there is nothing behind it.
+    assert_eq!(kind(3, &[]), Err(HostError::GicFrame("GICR", 0x2_0000)));
+    assert!(matches!(
+        kind(u32::MAX, &[]),
+        Err(HostError::GicFrame("GICR", _))
+    ));
 }
 
 #[test]

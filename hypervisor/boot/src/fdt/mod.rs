@@ -9,6 +9,7 @@ pub mod address;
 pub mod dom0;
 pub mod domu;
 pub mod format;
+pub mod gic;
 pub mod host;
 pub mod interrupts;
 pub mod tree;

@@ -19,7 +19,7 @@ use crate::machine::Trigger;
 use crate::p2m::{P2m, PageAccount};
 use crate::sched::Affinity;
 use crate::stage2::PageType;
-use crate::vgic::{Resample, Vgic, VgicConfig};
+use crate::vgic::{Redistributors, Resample, Vgic, VgicConfig};
 
 /// Pages of stage-2 tables that a domain may have before the toolstack says how many: for the interrupt controller.
 const FIRST_TABLES: u32 = 16;
@@ -129,17 +129,20 @@ impl<H: Hal> Hypervisor<H> {
         let guests = &self.guests;
         let mut memory = self.hal.p2m_memory(vttbr);
         p2m.reserve_tables(&mut memory, FIRST_TABLES)?;
-        let gicc = GuestPhys::new(map::GUEST_GICC_BASE)
-            .frame()
-            .ok_or(Errno::Inval)?;
-        let pages = (map::GUEST_GICC_SIZE >> crate::addr::PAGE_SHIFT) as u32;
-        p2m.map_mmio(
-            &mut memory,
-            gicc,
-            guests.gicv,
-            pages,
-            PageType::MmioDirectDev,
-        )?;
+        let mut redistributors = Redistributors::default();
+        if let Some(gicv) = guests.gicv {
+            let gicc = GuestPhys::new(map::GUEST_GICC_BASE)
+                .frame()
+                .ok_or(Errno::Inval)?;
+            let pages = (map::GUEST_GICC_SIZE >> crate::addr::PAGE_SHIFT) as u32;
+            p2m.map_mmio(&mut memory, gicc, gicv, pages, PageType::MmioDirectDev)?;
+        } else {
+            let region = (
+                GuestPhys::new(map::GUEST_GICV3_GICR0_BASE),
+                map::GUEST_GICV3_GICR0_SIZE,
+            );
+            redistributors = Redistributors::new([region], u32::from(request.vcpus))?;
+        }
 
         let account = p2m.account().clone();
         let shared_info = self.alloc_shared_page(id, &account).ok_or(Errno::NoMem)?;
@@ -158,9 +161,12 @@ impl<H: Hal> Hypervisor<H> {
             upcall_ppi: ppi(map::GUEST_EVTCHN_PPI),
             virtual_timer_ppi: ppi(map::GUEST_TIMER_VIRT_PPI),
             physical_timer_ppi: ppi(map::GUEST_TIMER_PHYS_NS_PPI),
+            // The same for both versions.
             gicd: GuestPhys::new(map::GUEST_GICD_BASE),
+            redistributors,
         };
         let mut vgic = Vgic::new(VgicConfig {
+            version: guests.gic(),
             vcpus: usize::from(request.vcpus),
             nr_spis: request.nr_spis,
             lr_count: guests.lr_count,

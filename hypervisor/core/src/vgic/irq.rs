@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use bitflags::bitflags;
 
 use super::lr::Lr;
-use super::{KickSet, MAX_VCPUS, WorkFlags};
+use super::{HAS_V3, KickSet, MAX_VCPUS, VcpuMask, Version, WorkFlags};
 use crate::addr::IntId;
 use crate::errno::Errno;
 use crate::fallible;
@@ -120,9 +120,9 @@ pub(super) struct Node {
     next: u16,
     /// GICD_IPRIORITYR, five bits implemented.
     pub priority: u8,
-    /// GICD_ITARGETSR.
-    pub targets: u8,
-    /// Of an SGI: the senders pending in memory; `LATCHED` says whether any.
+    /// GICD_ITARGETSR; of a GICv3, the vCPU that GICD_IROUTER names.
+    pub targets: VcpuMask,
+    /// Of an SGI: the senders pending in memory; `LATCHED` says whether any. With a GICv3, which has none, always the first.
     pub sources: u8,
     /// The vCPU in whose queue or LR it is.
     pub home: u8,
@@ -133,14 +133,14 @@ pub(super) struct Node {
 
 impl Node {
     /// As after reset.
-    fn new(int_id: IntId, targets: u8) -> Self {
-        let is_sgi = int_id.raw() < 16;
+    fn new(int_id: IntId, targets: VcpuMask, version: Version) -> Self {
+        let state = match (int_id.raw() < 16, version) {
+            (false, _) => State::empty(),
+            (true, Version::V2) => State::ENABLED | State::EDGE,
+            (true, Version::V3) => State::EDGE,
+        };
         Self {
-            state: if is_sgi {
-                State::ENABLED | State::EDGE
-            } else {
-                State::empty()
-            },
+            state,
             int_id,
             hw: int_id,
             prev: NO_NODE,
@@ -222,7 +222,7 @@ impl Node {
         }
     }
 
-    /// Returns the vCPU that the interrupt is for; 8 for none.
+    /// Returns the vCPU that the interrupt is for; [`MAX_VCPUS`] for none.
     #[inline]
     pub fn target(&self) -> usize {
         self.targets.trailing_zeros() as usize
@@ -252,12 +252,13 @@ pub(super) struct Interrupts {
     /// The PPIs that have physical interrupts, as a mask.
     pub linked_ppis: u32,
     pub vcpus: usize,
+    version: Version,
     /// Difference between the index of an SPI and its number.
     spi_offset: usize,
 }
 
 impl Interrupts {
-    pub fn new(vcpus: usize, spi_banks: usize) -> Result<Self, Errno> {
+    pub fn new(version: Version, vcpus: usize, spi_banks: usize) -> Result<Self, Errno> {
         let mut nodes = Vec::new();
         nodes
             .try_reserve_exact((vcpus + spi_banks) * 32)
@@ -267,12 +268,15 @@ impl Interrupts {
             .try_reserve_exact(vcpus + spi_banks)
             .map_err(|_| Errno::NoMem)?;
         banks.resize(vcpus + spi_banks, Bank::default());
-        let private = (0..vcpus)
-            .flat_map(|vcpu| (0..32).map(move |raw| Node::new(IntId::new(raw), 1 << vcpu)));
-        let spis = (32..32 + spi_banks as u16 * 32).map(|raw| Node::new(IntId::new(raw), 1));
+        let private = (0..vcpus).flat_map(|vcpu| {
+            (0..32).map(move |raw| Node::new(IntId::new(raw), 1 << vcpu, version))
+        });
+        let spis =
+            (32..32 + spi_banks as u16 * 32).map(|raw| Node::new(IntId::new(raw), 1, version));
         nodes.extend(private.chain(spis));
+        let sgis = if version == Version::V2 { 0xffff } else { 0 };
         for bank in &mut banks[..vcpus] {
-            bank.enabled = 0xffff;
+            bank.enabled = sgis;
         }
         Ok(Self {
             nodes,
@@ -287,8 +291,20 @@ impl Interrupts {
             soft_active_count: 0,
             linked_ppis: 0,
             vcpus,
+            version,
             spi_offset: (vcpus - 1) * 32,
         })
+    }
+
+    /// Returns the number of banks of SPIs.
+    pub fn spi_banks(&self) -> usize {
+        self.banks.len() - self.vcpus
+    }
+
+    /// Returns whether the guest has a GICv3.
+    #[inline]
+    pub fn is_v3(&self) -> bool {
+        HAS_V3 && self.version == Version::V3
     }
 
     /// Returns the index of an interrupt as `vcpu` names it, or `None` if there is none.

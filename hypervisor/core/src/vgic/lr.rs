@@ -1,4 +1,5 @@
-//! The GICv2 list register format (Arm IHI 0048B, GICH_LRn) and the trait through which list registers are reached.
+//! The GICv2 list register format (Arm IHI 0048B, GICH_LRn), the trait through which list registers are reached, and what
+//! a GICv3 has in their place (Arm IHI 0069H, 12.4): its driver translates, so that what moves interrupts knows one format.
 
 use crate::addr::IntId;
 
@@ -27,6 +28,54 @@ pub trait ListRegisters {
     fn apr(&self) -> u32;
     /// Writes GICH_APR.
     fn set_apr(&mut self, value: u32);
+}
+
+/// Returns ICH_LR<n>_EL2 for a GICH_LR value: all interrupts are in Group 1, priorities have eight bits, and SGIs no sender.
+#[inline]
+pub const fn to_gicv3(lr: u32) -> u64 {
+    if lr & (Lr::PENDING | Lr::ACTIVE | Lr::EOI) == 0 {
+        // Empty, without EOI maintenance.
+        return 0;
+    }
+    let value = lr as u64;
+    let (state, hw, level) = (value >> 28 & 3, value >> 31, value >> 23 & 31);
+    let second = if hw != 0 {
+        (value >> 10 & 0x3ff) << 32
+    } else {
+        (value >> 19 & 1) << 41
+    };
+    state << 62 | hw << 61 | 1 << 60 | level << 51 | second | value & 0x3ff
+}
+
+/// Returns the GICH_LR value for ICH_LR<n>_EL2.
+#[inline]
+pub const fn from_gicv3(lr: u64) -> u32 {
+    let (state, hw, level) = (lr >> 62, lr >> 61 & 1, lr >> 51 & 31);
+    let second = if hw != 0 {
+        (lr >> 32 & 0x3ff) << 10
+    } else {
+        (lr >> 41 & 1) << 19
+    };
+    (hw << 31 | state << 28 | level << 23 | second | lr & 0x3ff) as u32
+}
+
+/// Returns GICH_APR for ICH_AP1R<n>_EL2 of a GIC with `bits` of preemption: a bit for each of the 32 levels that there are
+/// here. What a guest wrote between them itself is left out.
+pub fn from_active_priorities(registers: [u32; 4], bits: u32) -> u32 {
+    let step = 1 << bits.saturating_sub(5);
+    let set = |level: u32| registers[(level * step / 32) as usize & 3] >> (level * step % 32) & 1;
+    (0..32).fold(0, |apr, level| apr | set(level) << level)
+}
+
+/// The inverse of [`from_active_priorities`].
+pub fn to_active_priorities(apr: u32, bits: u32) -> [u32; 4] {
+    let step = 1 << bits.saturating_sub(5);
+    let mut registers = [0; 4];
+    super::deliver::for_each_bit(apr, |level| {
+        let bit = level as u32 * step;
+        registers[(bit / 32) as usize & 3] |= 1 << (bit % 32);
+    });
+    registers
 }
 
 /// A GICH_LR value.

@@ -1,9 +1,9 @@
-//! The virtual interrupt controller of a domain: a GICv2 distributor and the list registers of its vCPUs.
+//! The virtual interrupt controller of a domain: a distributor of GICv2 or GICv3 and the list registers of its vCPUs.
 //!
-//! The guest's CPU interface is the hardware's virtual one (GICV), so only the distributor's page is emulated. `irq` is
-//! the state of the interrupts, without registers; `v2` decodes GICD; `lr` is the GICv2 list register format; `deliver`
-//! moves interrupts between memory and list registers, `switch` has
-//! the operations on a whole vCPU. A GICv3 distributor will stand beside `v2`.
+//! The guest's CPU interface is the hardware's virtual one (GICV, or the system registers), so only the distributor is
+//! emulated, and a GICv3's redistributors. `irq` is the state of the interrupts, without registers; `v2` decodes GICD,
+//! `v3` what a GICv3 has beside it; `lr` is the GICv2 list register format, which the driver of a GICv3 translates;
+//! `deliver` moves interrupts between memory and list registers, `switch` has the operations on a whole vCPU.
 //!
 //! # Use
 //! One [`Vgic`] for each domain, under one lock that the caller holds. The caller
@@ -24,7 +24,7 @@
 //! - linked to hardware ([`Vgic::link_hw`]): [`Vgic::inject_hw`]; a level is asked as well.
 //!
 //! Hot paths allocate nothing. Nothing a guest does can panic: indices come from masks, or are checked.
-//! Reference: Arm IHI 0048B; Xen's choices in xen-arm.md 3.21.
+//! Reference: Arm IHI 0048B and IHI 0069H; Xen's choices in xen-arm.md 3.21.
 
 mod deliver;
 mod irq;
@@ -33,6 +33,7 @@ mod switch;
 #[cfg(test)]
 mod tests;
 mod v2;
+mod v3;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -44,11 +45,27 @@ use crate::errno::Errno;
 use crate::machine::{PhysIrq, Trigger};
 
 use irq::State;
-pub use lr::{ListRegisters, MAX_LRS};
+pub use lr::{
+    ListRegisters, MAX_LRS, from_active_priorities, from_gicv3, to_active_priorities, to_gicv3,
+};
 pub use v2::{GICD_SIZE, Width};
+pub use v3::{GICD_V3_SIZE, GICR_SIZE, Redistributors};
 
-/// Most vCPUs of a domain with a GICv2.
-pub const MAX_VCPUS: usize = 8;
+/// Whether there is a GICv3: where a pointer has 32 bits the machine is an ARMv7-A, and its GIC a GICv2. What only a GICv3
+/// needs is left out there.
+pub const HAS_V3: bool = cfg!(target_pointer_width = "64");
+
+/// A vCPU in each bit.
+#[cfg(target_pointer_width = "64")]
+pub type VcpuMask = u64;
+/// A vCPU in each bit.
+#[cfg(not(target_pointer_width = "64"))]
+pub type VcpuMask = u8;
+
+/// Most vCPUs of a domain.
+pub const MAX_VCPUS: usize = VcpuMask::BITS as usize;
+/// Most vCPUs of a domain with a GICv2, whose target registers have a bit for each.
+pub const MAX_VCPUS_V2: usize = 8;
 /// Most SPIs of a domain: 992 interrupts, as Xen.
 pub const MAX_SPIS: u16 = 960;
 
@@ -68,7 +85,7 @@ impl<T: ListRegisters + PhysIrq + LineLevels + ?Sized> VgicHost for T {}
 /// A set of vCPUs that have something to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
-pub struct KickSet(u8);
+pub struct KickSet(VcpuMask);
 
 impl KickSet {
     /// No vCPU.
@@ -94,14 +111,18 @@ impl KickSet {
         }
     }
     /// Returns the set as a mask, bit `n` for vCPU `n`.
-    pub const fn bits(self) -> u8 {
+    pub const fn bits(self) -> VcpuMask {
         self.0
     }
     /// Returns the vCPUs in the set.
+    #[inline]
     pub fn iter(self) -> impl Iterator<Item = VcpuId> {
-        (0..MAX_VCPUS as u16)
-            .map(VcpuId::new)
-            .filter(move |&vcpu| self.contains(vcpu))
+        let mut rest = self.0;
+        core::iter::from_fn(move || {
+            let next = (rest != 0).then(|| VcpuId::new(rest.trailing_zeros() as u16));
+            rest &= rest.wrapping_sub(1);
+            next
+        })
     }
 }
 
@@ -117,9 +138,15 @@ impl core::ops::BitOrAssign for KickSet {
 /// SGI register) makes the flag visible to a vCPU that runs elsewhere.
 ///
 /// In a cache line of its own, as large as [`crate::p2m::PageAccount`] (see [`crate::fallible`]).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(64))]
 pub struct WorkFlags([AtomicBool; MAX_VCPUS]);
+
+impl Default for WorkFlags {
+    fn default() -> Self {
+        Self([const { AtomicBool::new(false) }; MAX_VCPUS])
+    }
+}
 
 impl WorkFlags {
     /// Returns true if the vCPU must call [`Vgic::flush`].
@@ -138,10 +165,31 @@ impl WorkFlags {
     }
 }
 
+/// The architecture of an interrupt controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// GICv2: one page of registers, and a CPU interface in memory.
+    V2,
+    /// GICv3 with affinity routing: a redistributor for each vCPU, and a CPU interface in system registers.
+    V3,
+}
+
+impl Version {
+    /// Returns the most vCPUs that a domain with it can have.
+    pub const fn max_vcpus(self) -> usize {
+        match self {
+            Self::V3 if HAS_V3 => MAX_VCPUS,
+            _ => MAX_VCPUS_V2,
+        }
+    }
+}
+
 /// What the guest's interrupt controller looks like.
 #[derive(Clone, Copy, Debug)]
 pub struct VgicConfig {
-    /// Number of vCPUs, 1 to 8.
+    /// Which GIC it is.
+    pub version: Version,
+    /// Number of vCPUs, from 1 to [`Version::max_vcpus`].
     pub vcpus: usize,
     /// Number of SPIs, at most [`MAX_SPIS`]; rounded up to a multiple of 32.
     pub nr_spis: u16,
@@ -173,6 +221,8 @@ pub struct Vgic {
     cpus: Box<[deliver::CpuInterface; MAX_VCPUS]>,
     /// The list registers that are used, as a mask.
     lrs: u32,
+    /// The vCPUs whose redistributor is the last of its region, as a mask.
+    last_frames: VcpuMask,
 }
 
 impl Vgic {
@@ -181,16 +231,22 @@ impl Vgic {
     /// # Errors
     /// `EINVAL` when a number is out of range; `ENOMEM`.
     pub fn new(config: VgicConfig) -> Result<Self, Errno> {
-        let is_valid = (1..=MAX_VCPUS).contains(&config.vcpus)
+        let is_valid = (1..=config.version.max_vcpus()).contains(&config.vcpus)
+            && (HAS_V3 || config.version == Version::V2)
             && config.nr_spis <= MAX_SPIS
             && config.lr_count > 0;
         if !is_valid {
             return Err(Errno::Inval);
         }
         Ok(Self {
-            irqs: irq::Interrupts::new(config.vcpus, usize::from(config.nr_spis).div_ceil(32))?,
+            irqs: irq::Interrupts::new(
+                config.version,
+                config.vcpus,
+                usize::from(config.nr_spis).div_ceil(32),
+            )?,
             cpus: cpu_interfaces()?,
             lrs: (1 << config.lr_count.min(MAX_LRS)) - 1,
+            last_frames: 1 << (config.vcpus - 1),
         })
     }
 

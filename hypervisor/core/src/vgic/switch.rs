@@ -187,7 +187,8 @@ impl Vgic {
         self.cpus[cpu].vmcr = 0;
         self.cpus[cpu].apr = 0;
         self.irqs.waiting[cpu].revisit = 0;
-        self.irqs.banks[cpu].enabled = 0xffff;
+        let sgis_stay_on = !self.irqs.is_v3();
+        self.irqs.banks[cpu].enabled = if sgis_stay_on { 0xffff } else { 0 };
         for bit in 0..32 {
             let index = cpu << 5 | bit;
             self.irqs.set_soft_active(index, false);
@@ -195,7 +196,8 @@ impl Vgic {
             node.priority = 0;
             node.sources = 0;
             node.state.remove(State::PENDING | State::ACTIVE);
-            node.state.set(State::ENABLED, node.is_sgi());
+            node.state
+                .set(State::ENABLED, sgis_stay_on && node.is_sgi());
             node.settle_physical(host);
             let _nobody = self.irqs.evaluate(index);
         }

@@ -9,7 +9,7 @@
 
 use super::deliver::for_each_bit;
 use super::irq::{Place, State};
-use super::{KickSet, MAX_VCPUS, Vgic, VgicHost};
+use super::{HAS_V3, KickSet, MAX_VCPUS, VcpuMask, Vgic, VgicHost};
 use crate::addr::VcpuId;
 use crate::machine::{Fault, PhysIrq, Trigger};
 
@@ -34,13 +34,13 @@ pub enum Width {
 
 impl Width {
     /// Returns the mask of the access within its word, and its shift, or a fault if it is not aligned.
-    fn lanes(self, offset: u32) -> Result<(u32, u32), Fault> {
+    pub(super) fn lanes(self, offset: u32) -> Result<(u32, u32), Fault> {
         let (align, mask) = match self {
             Self::Byte => (0, 0xff),
             Self::Half => (1, 0xffff),
             Self::Word => (3, u32::MAX),
         };
-        if offset & align != 0 || offset >= GICD_SIZE {
+        if offset & align != 0 {
             return Err(Fault);
         }
         let shift = (offset & 3) * 8;
@@ -49,7 +49,8 @@ impl Width {
 }
 
 impl Vgic {
-    /// Emulates a read of the distributor by the current vCPU. `offset` is in bytes from GICD's base.
+    /// Emulates a read of the distributor by the current vCPU. `offset` is in bytes from GICD's base; the redistributors of
+    /// a GICv3 follow at [`super::GICD_V3_SIZE`], each [`super::GICR_SIZE`] long.
     ///
     /// The value is right-aligned. Pending and active state of an SPI in a list register of a vCPU that runs on another
     /// pCPU is as that vCPU last left it; that vCPU is in the set returned then, so a guest that waits for a change sees
@@ -67,6 +68,13 @@ impl Vgic {
         let (mask, shift) = width.lanes(offset)?;
         let cpu = vcpu.index();
         if cpu >= self.irqs.vcpus {
+            return Err(Fault);
+        }
+        if self.irqs.is_v3() {
+            let (word, kicks) = self.read_v3(cpu, offset & !3, host)?;
+            return Ok(((word & mask) >> shift, kicks));
+        }
+        if offset >= GICD_SIZE {
             return Err(Fault);
         }
         let value = (self.read_word(cpu, offset & !3, host) & mask) >> shift;
@@ -97,11 +105,17 @@ impl Vgic {
         if cpu >= self.irqs.vcpus {
             return Err(Fault);
         }
+        if self.irqs.is_v3() {
+            return self.write_v3(cpu, offset & !3, (value << shift) & mask, mask, phys);
+        }
+        if offset >= GICD_SIZE {
+            return Err(Fault);
+        }
         Ok(self.write_word(cpu, offset & !3, (value << shift) & mask, mask, phys))
     }
 
     /// Returns the bank of register `n` of a one-bit register array as the vCPU sees it.
-    fn bank_of(&self, cpu: usize, n: u32) -> Option<usize> {
+    pub(super) fn bank_of(&self, cpu: usize, n: u32) -> Option<usize> {
         let n = n as usize & 31;
         let bank = if n == 0 { cpu } else { self.irqs.vcpus - 1 + n };
         (bank < self.irqs.banks.len()).then_some(bank)
@@ -113,14 +127,11 @@ impl Vgic {
             .map(|bank| bank * 32 + (offset as usize & 0x1c))
     }
 
-    fn read_word<H: VgicHost + ?Sized>(&self, cpu: usize, offset: u32, host: &H) -> u32 {
+    pub(super) fn read_word<H: VgicHost + ?Sized>(&self, cpu: usize, offset: u32, host: &H) -> u32 {
         match offset >> 7 {
             0 => match offset {
                 0 => u32::from(self.irqs.forwarding),
-                4 => {
-                    let spi_banks = self.irqs.banks.len() - self.irqs.vcpus;
-                    (spi_banks as u32 & 31) | ((self.irqs.vcpus as u32 - 1) << 5)
-                }
+                4 => (self.irqs.spi_banks() as u32 & 31) | ((self.irqs.vcpus as u32 - 1) << 5),
                 8 => IIDR,
                 _ => 0,
             },
@@ -137,7 +148,7 @@ impl Vgic {
                 vgic.irqs.nodes[index].priority
             }),
             16..=23 => self.read_quad(cpu, offset & 0x3ff, |vgic, index| {
-                vgic.irqs.nodes[index].targets
+                vgic.irqs.nodes[index].targets.to_le_bytes()[0]
             }),
             24 | 25 => {
                 let Some(bank) = self.bank_of(cpu, (offset & 0xff) >> 3) else {
@@ -180,7 +191,7 @@ impl Vgic {
     }
 
     /// Returns the interrupts of a bank whose state is so, as a mask.
-    fn collect(&self, bank: usize, is_so: impl Fn(State) -> bool) -> u32 {
+    pub(super) fn collect(&self, bank: usize, is_so: impl Fn(State) -> bool) -> u32 {
         let mut mask = 0;
         for (bit, node) in self.irqs.nodes[bank * 32..][..32].iter().enumerate() {
             mask |= u32::from(is_so(node.state)) << bit;
@@ -188,7 +199,12 @@ impl Vgic {
         mask
     }
 
-    fn read_pending<H: VgicHost + ?Sized>(&self, cpu: usize, bank: usize, host: &H) -> u32 {
+    pub(super) fn read_pending<H: VgicHost + ?Sized>(
+        &self,
+        cpu: usize,
+        bank: usize,
+        host: &H,
+    ) -> u32 {
         let (in_lrs, _) = self.states_in_lrs(bank, cpu, host);
         let mut pending = in_lrs | self.collect(bank, State::is_sure);
         let elsewhere = self.collect(bank, |state| state.intersects(State::ASKS | State::LINKED));
@@ -205,7 +221,12 @@ impl Vgic {
         pending
     }
 
-    fn read_active<H: VgicHost + ?Sized>(&self, cpu: usize, bank: usize, host: &H) -> u32 {
+    pub(super) fn read_active<H: VgicHost + ?Sized>(
+        &self,
+        cpu: usize,
+        bank: usize,
+        host: &H,
+    ) -> u32 {
         let (_, in_lrs) = self.states_in_lrs(bank, cpu, host);
         let mut active = self.collect(bank, |state| state.contains(State::ACTIVE));
         for_each_bit(active, |bit| {
@@ -216,7 +237,7 @@ impl Vgic {
         active | in_lrs
     }
 
-    fn write_word<P: PhysIrq + ?Sized>(
+    pub(super) fn write_word<P: PhysIrq + ?Sized>(
         &mut self,
         cpu: usize,
         offset: u32,
@@ -258,7 +279,10 @@ impl Vgic {
                     offset & 0x3ff,
                     value & (existing * 0x0101_0101),
                     mask,
-                    |node, byte| core::mem::replace(&mut node.targets, byte) != byte,
+                    |node, byte| {
+                        let targets = VcpuMask::from(byte);
+                        core::mem::replace(&mut node.targets, targets) != targets
+                    },
                 )
             }
             24 | 25 => self.configure(offset & 0xff, value, mask, phys),
@@ -308,7 +332,7 @@ impl Vgic {
         kicks
     }
 
-    fn set_forwarding(&mut self, on: bool) -> KickSet {
+    pub(super) fn set_forwarding(&mut self, on: bool) -> KickSet {
         let mut kicks = KickSet::NONE;
         if core::mem::replace(&mut self.irqs.forwarding, on) == on {
             return kicks;
@@ -362,9 +386,9 @@ impl Vgic {
         kicks
     }
 
-    /// SGIs cannot be disabled, and are pended by GICD_SGIR and GICD_SPENDSGIR only.
+    /// A GICv2's SGIs cannot be disabled, and are pended by GICD_SGIR and GICD_SPENDSGIR only.
     fn without_sgis(&self, bank: usize, bits: u32) -> u32 {
-        if bank < self.irqs.vcpus {
+        if bank < self.irqs.vcpus && !self.irqs.is_v3() {
             bits & !0xffff
         } else {
             bits
@@ -375,7 +399,11 @@ impl Vgic {
         let mut kicks = KickSet::NONE;
         for_each_bit(self.without_sgis(bank, bits), |bit| {
             let index = bank << 5 | bit;
-            self.irqs.nodes[index].state.insert(State::LATCHED);
+            let node = &mut self.irqs.nodes[index];
+            node.state.insert(State::LATCHED);
+            if HAS_V3 && node.is_sgi() {
+                node.sources = 1;
+            }
             kicks |= self.irqs.evaluate(index);
         });
         kicks
@@ -388,6 +416,9 @@ impl Vgic {
             let node = &mut self.irqs.nodes[index];
             let is_edge = node.state.contains(State::EDGE);
             node.state.remove(State::LATCHED);
+            if HAS_V3 && node.is_sgi() {
+                node.sources = 0;
+            }
             if is_edge {
                 node.state.remove(State::ARRIVED);
             }
@@ -514,7 +545,7 @@ impl Vgic {
     }
 
     #[inline(always)]
-    fn pend_sgi(&mut self, cpu: usize, sgi: usize, sources: u8) -> KickSet {
+    pub(super) fn pend_sgi(&mut self, cpu: usize, sgi: usize, sources: u8) -> KickSet {
         let index = cpu << 5 | sgi & 15;
         let node = &mut self.irqs.nodes[index];
         node.state.insert(State::LATCHED);

@@ -184,7 +184,10 @@ impl Emitter {
         let range_cells = gic.parent().map_or(3, |bus| {
             bus.address_cells().saturating_add(bus.size_cells())
         });
-        let two_ranges = usize::try_from(range_cells.saturating_mul(8)).unwrap_or(usize::MAX);
+        let ranges = builder.input.gic_ranges;
+        let seen = range_cells.saturating_mul(4).saturating_mul(ranges);
+        let seen = usize::try_from(seen).unwrap_or(usize::MAX);
+        let regions = ranges.saturating_sub(1).to_be_bytes();
         self.writer.begin_node(gic.name().as_bytes())?;
         self.writer.property_u32("phandle", self.gic_phandle)?;
         for property in gic.properties() {
@@ -197,7 +200,8 @@ impl Emitter {
                 // Itself, where the root names another controller (i.MX, OMAP): Linux takes it for that one's child else.
                 | b"interrupt-parent"
                 | b"ranges" => property.value,
-                b"reg" => property.value.get(..two_ranges).unwrap_or(property.value),
+                b"#redistributor-regions" => &regions,
+                b"reg" => property.value.get(..seen).unwrap_or(property.value),
                 _ => continue,
             };
             self.writer.property_at(property.name_offset, value)?;

@@ -38,6 +38,7 @@ fn virt<'a>(host: &'a Tree<'a>) -> Dom0Input<'a> {
         vcpus: 2,
         boot_mpidr: 0x8000_0000,
         gic_dist: HostPhys::new(0x0800_0000),
+        gic_ranges: 2,
         gic_lines: 288,
         timer_ppis: TIMERS,
         evtchn_ppi: event_channel_ppi(&TIMERS).unwrap(),

@@ -15,7 +15,7 @@ fn range(base: u64, size: u64) -> PhysRange {
 }
 
 fn with_tree(change: impl Fn(&mut DomuInput<'_>), look: impl FnOnce(&mut DomuTree)) {
-    let layout = Layout::guest(TIMERS);
+    let layout = Layout::guest(Version::V2, TIMERS);
     let banks = guest_banks(128 * MIB).unwrap();
     let mut input = DomuInput {
         layout: &layout,
@@ -156,9 +156,15 @@ fn what_a_domain_has_not_is_not_there() {
 
 #[test]
 fn the_upcall_evades_the_timers() {
-    assert_eq!(Layout::guest(TIMERS).evtchn_ppi, IntId::new(31));
+    assert_eq!(
+        Layout::guest(Version::V2, TIMERS).evtchn_ppi,
+        IntId::new(31)
+    );
     let timers = [IntId::new(31), IntId::new(30), IntId::new(27)];
-    assert_eq!(Layout::guest(timers).evtchn_ppi, IntId::new(29));
+    assert_eq!(
+        Layout::guest(Version::V2, timers).evtchn_ppi,
+        IntId::new(29)
+    );
 }
 
 #[test]
@@ -209,7 +215,7 @@ fn shared_memory_is_reserved() {
 #[cfg_attr(miri, ignore = "starts dtc")]
 fn a_partial_tree_is_merged() {
     let partial = Tree::new(PARTIAL).unwrap();
-    let layout = Layout::guest(TIMERS);
+    let layout = Layout::guest(Version::V2, TIMERS);
     let input = DomuInput {
         layout: &layout,
         banks: &[range(0x4000_0000, 64 * MIB)],
@@ -260,7 +266,7 @@ fn a_tree_has_no_limit_of_four_kib() {
             guest: PhysRange::from_size(0x1000_0000 + n * 0x1000, 0x1000),
         });
     }
-    let layout = Layout::guest(TIMERS);
+    let layout = Layout::guest(Version::V2, TIMERS);
     let input = DomuInput {
         layout: &layout,
         banks: &[range(0x4000_0000, 64 * MIB)],

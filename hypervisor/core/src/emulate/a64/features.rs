@@ -55,8 +55,9 @@ impl CpuFeatures64 {
     #[must_use]
     pub const fn sanitised(mut self, has_gic_registers: bool) -> Self {
         self.pfr[0] &= !Self::HIDDEN_PFR0;
-        if !has_gic_registers {
-            self.pfr[0] &= !Self::GIC;
+        self.pfr[0] &= !Self::GIC;
+        if has_gic_registers {
+            self.pfr[0] |= Self::GIC & Self::GIC.wrapping_neg();
         }
         self.pfr[1] &= !Self::HIDDEN_PFR1;
         self.dfr[0] &= !Self::HIDDEN_DFR0;
@@ -150,7 +151,7 @@ mod tests {
         // Floating point, SIMD, the exception levels and AES stay.
         assert_eq!(shown.read(4, 0) & 0xff_ffff, 0xff_ffff);
         assert_eq!(shown.read(6, 0) >> 4 & 0xf, 0xf);
-        assert_eq!(all.sanitised(true).read(4, 0) >> 24 & 0xf, 0xf);
+        assert_eq!(all.sanitised(true).read(4, 0) >> 24 & 0xf, 1);
         // SVE's and SME's registers, and all that nobody has heard of.
         for (crm, op2) in [
             (4, 4),

@@ -12,7 +12,7 @@ use crate::hal::Hal;
 use crate::hypercall::Cx;
 use crate::hypervisor::GuestDefaults;
 use crate::machine::GuestMemory;
-use crate::vgic::{MAX_SPIS, MAX_VCPUS};
+use crate::vgic::{MAX_SPIS, Version};
 
 /// What a domain must have here, and what it may have.
 const REQUIRED: u32 = abi::XEN_DOMCTL_CDF_HVM | abi::XEN_DOMCTL_CDF_HAP;
@@ -31,18 +31,24 @@ pub(super) fn create<H: Hal, M: GuestMemory>(
         .then(|| DomId::new(op.domain));
     let domain = cx.hv.create_domain(&request)?;
     op.domain = domain.facts.id.raw();
-    wanted.gic_version = abi::XEN_DOMCTL_CONFIG_GIC_V2;
+    wanted.gic_version = native(&cx.hv.guests);
     wanted.clock_frequency = cx.hv.guests.clock_frequency;
     layout::created(interface, op, &wanted);
     Ok(Reply::Whole)
 }
 
+/// The version of the GIC that domains have: the machine's.
+fn native(defaults: &GuestDefaults) -> u8 {
+    match defaults.gic() {
+        Version::V2 => abi::XEN_DOMCTL_CONFIG_GIC_V2,
+        Version::V3 => abi::XEN_DOMCTL_CONFIG_GIC_V3,
+    }
+}
+
 /// Checks what a toolstack wants, with Xen's answers.
 fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request, Errno> {
-    let native = matches!(
-        wanted.gic_version,
-        abi::XEN_DOMCTL_CONFIG_GIC_NATIVE | abi::XEN_DOMCTL_CONFIG_GIC_V2
-    );
+    let has_native_gic = wanted.gic_version == abi::XEN_DOMCTL_CONFIG_GIC_NATIVE
+        || wanted.gic_version == native(defaults);
     let has_pmu = wanted.flags & abi::XEN_DOMCTL_CDF_VPMU != 0;
     // There is no IOMMU and no trusted execution environment to give.
     let is_valid = wanted.flags & !OPTIONAL == REQUIRED
@@ -51,8 +57,8 @@ fn check(wanted: &layout::Creation, defaults: &GuestDefaults) -> Result<Request,
         && wanted.vmtrace_size == 0
         && wanted.grant_opts & !abi::XEN_DOMCTL_GRANT_VERSION_MASK == 0
         && wanted.tee_type == abi::XEN_DOMCTL_CONFIG_TEE_NONE
-        && native
-        && (1..=MAX_VCPUS as u32).contains(&wanted.vcpus)
+        && has_native_gic
+        && (1..=defaults.gic().max_vcpus() as u32).contains(&wanted.vcpus)
         && wanted.nr_spis <= u32::from(MAX_SPIS);
     if !is_valid {
         return Err(Errno::Inval);

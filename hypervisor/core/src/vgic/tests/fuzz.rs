@@ -1,7 +1,7 @@
 //! Hostile guests: random accesses and events, no panic, structures stay whole.
 
-use super::super::{KickSet, Resample};
-use super::{Machine, Width, vcpu};
+use super::super::{HAS_V3, KickSet, Resample, Version};
+use super::{Machine, Width, gicr, vcpu};
 use crate::addr::IntId;
 use crate::machine::Trigger;
 
@@ -27,17 +27,24 @@ impl Rng {
 
 #[test]
 fn hostile_accesses() {
-    for (seed, vcpus, lrs) in [
-        (1, 1, 1),
-        (2, 2, 2),
-        (3, 8, 4),
-        (4, 8, 16),
-        (5, 3, 4),
-        (6, 1, 4),
+    use Version::{V2, V3};
+    for (seed, version, vcpus, lrs) in [
+        (1, V2, 1, 1),
+        (2, V2, 2, 2),
+        (3, V2, 8, 4),
+        (4, V2, 8, 16),
+        (5, V2, 3, 4),
+        (6, V2, 1, 4),
+        (7, V3, 1, 1),
+        (8, V3, 3, 4),
+        (9, V3, 18, 4),
     ] {
+        if version == V3 && !HAS_V3 {
+            continue;
+        }
         println!("seed {seed}");
         let mut rng = Rng::new(seed);
-        let mut m = Machine::new(vcpus, lrs);
+        let mut m = Machine::of(version, vcpus, lrs);
         // A guest that ends physical interrupts behind our back by ICACTIVER, EOI and so on is no protocol error.
         m.host.strict = false;
         for irq in [40, 41] {
@@ -68,6 +75,11 @@ fn hostile_accesses() {
                     } else {
                         0x80 * (rng.next() % 32) + 4 * (rng.next() % 4)
                     };
+                    let offset = if version == V3 && rng.chance(2) {
+                        gicr(rng.below(vcpus + 1), offset)
+                    } else {
+                        offset
+                    };
                     let width = [Width::Byte, Width::Half, Width::Word][rng.below(3)];
                     let value = if rng.chance(2) {
                         rng.next()
@@ -81,7 +93,8 @@ fn hostile_accesses() {
                             .vgic
                             .mmio_write(vcpu(cpu), offset, width, value, &mut m.host);
                         if rng.chance(20) {
-                            let _ = m.vgic.mmio_write(vcpu(cpu), 0, Width::Word, 1, &mut m.host);
+                            let _ = m.vgic.mmio_write(vcpu(cpu), 0, Width::Word, 3, &mut m.host);
+                            let _ = m.vgic.send_sgi1r(vcpu(cpu), u64::from(rng.next()));
                         }
                     }
                 }

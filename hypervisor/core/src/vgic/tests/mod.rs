@@ -5,9 +5,11 @@ mod fake;
 mod fuzz;
 mod model;
 mod registers;
+#[cfg(target_pointer_width = "64")]
+mod v3;
 
 use super::irq::State;
-use super::{Vgic, VgicConfig, Width};
+use super::{GICD_V3_SIZE, GICR_SIZE, Version, Vgic, VgicConfig, Width};
 use crate::addr::{IntId, VcpuId};
 use fake::FakeHost;
 
@@ -19,7 +21,12 @@ struct Machine {
 
 impl Machine {
     fn new(vcpus: usize, lrs: usize) -> Self {
+        Self::of(Version::V2, vcpus, lrs)
+    }
+
+    fn of(version: Version, vcpus: usize, lrs: usize) -> Self {
         let vgic = Vgic::new(VgicConfig {
+            version,
             vcpus,
             nr_spis: 64,
             lr_count: lrs,
@@ -185,6 +192,11 @@ impl Machine {
             }
         }
     }
+}
+
+/// The register of a GICv3's redistributor that has the offset in a GICv2's distributor.
+fn gicr(cpu: usize, offset: u32) -> u32 {
+    GICD_V3_SIZE + cpu as u32 * GICR_SIZE + 0x1_0000 + offset
 }
 
 fn vcpu(cpu: usize) -> VcpuId {

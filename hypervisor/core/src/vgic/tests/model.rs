@@ -1,9 +1,9 @@
-//! Random operations of a well-behaved guest, compared with a model of an ideal GICv2 (no list registers, no vCPU that
+//! Random operations of a well-behaved guest, compared with a model of an ideal GICv2, or GICv3 (no list registers, no vCPU that
 //! is switched out): nothing lost, nothing twice, nothing that is disabled, by priority, with the right sender.
 
-use super::super::Resample;
+use super::super::{HAS_V3, Resample, Version};
 use super::fuzz::Rng;
-use super::{Machine, Width, vcpu};
+use super::{Machine, Width, gicr, vcpu};
 use crate::addr::IntId;
 use crate::machine::Trigger;
 
@@ -37,7 +37,7 @@ struct Irq {
     active: Option<usize>,
     active_source: u8,
     level: u32,
-    targets: u8,
+    targets: u64,
     edge: bool,
 }
 
@@ -54,6 +54,7 @@ impl Irq {
 }
 
 struct Model {
+    version: Version,
     machine: Machine,
     vcpus: usize,
     forwarding: bool,
@@ -79,8 +80,8 @@ fn kind_of(irq: usize) -> Kind {
 }
 
 impl Model {
-    fn new(vcpus: usize, lrs: usize) -> Self {
-        let mut machine = Machine::new(vcpus, lrs);
+    fn new(version: Version, vcpus: usize, lrs: usize) -> Self {
+        let mut machine = Machine::of(version, vcpus, lrs);
         machine
             .vgic
             .link_hw(
@@ -116,7 +117,7 @@ impl Model {
         }
         let irq = |raw: usize, targets| Irq {
             kind: kind_of(raw),
-            enabled: raw < 16,
+            enabled: raw < 16 && version == Version::V2,
             latched: false,
             sources: 0,
             line: false,
@@ -136,6 +137,7 @@ impl Model {
             .collect();
         let stacks = vec![vec![]; vcpus];
         Self {
+            version,
             machine,
             vcpus,
             forwarding: false,
@@ -222,59 +224,124 @@ impl Model {
         }
     }
 
+    fn is_v3(&self) -> bool {
+        self.version == Version::V3
+    }
+
+    /// Where a register of a GICv2 is that belongs to interrupt `raw` of vCPU `of`.
+    fn place(&self, of: usize, raw: usize, offset: u32) -> u32 {
+        if self.is_v3() && raw < 32 {
+            gicr(of, offset)
+        } else {
+            offset
+        }
+    }
+
+    /// GICD_ITARGETSR or GICD_IROUTER; returns whom it names then.
+    fn write_target(&mut self, cpu: usize, raw: usize, random: u32) -> u64 {
+        if self.is_v3() {
+            let target = random as usize % self.vcpus;
+            let affinity = ((target / 16) << 8) | (target % 16);
+            self.machine
+                .write(cpu, 0x6000 + 8 * raw as u32, affinity as u32);
+            return 1 << target;
+        }
+        let targets = random & 0xff;
+        self.machine
+            .write_width(cpu, 0x800 + raw as u32, Width::Byte, targets);
+        if self.vcpus > 1 {
+            u64::from(targets) & ((1 << self.vcpus) - 1)
+        } else {
+            1
+        }
+    }
+
+    fn write_forwarding(&mut self, cpu: usize) {
+        let on = u32::from(self.forwarding);
+        self.machine.write(cpu, 0, on << u32::from(self.is_v3()));
+    }
+
+    /// A GICv3's system register that sends SGIs, to vCPUs of one cluster.
+    fn send_sgi1r(&mut self, cpu: usize, sgi: usize, rng: &mut Rng) {
+        let list = rng.next() & 0xffff;
+        let cluster = rng.below(self.vcpus.div_ceil(16));
+        let value = (sgi as u64) << 24 | (cluster as u64) << 16 | u64::from(list);
+        let sent = self.machine.vgic.send_sgi1r(vcpu(cpu), value).unwrap();
+        for target in 0..self.vcpus {
+            if target / 16 == cluster && list & 1 << (target % 16) != 0 {
+                self.irqs[target * 32 + sgi].sources = 1;
+            }
+        }
+        for target in sent.iter() {
+            assert!(self.machine.vgic.needs_flush(target));
+        }
+        self.machine.settle();
+    }
+
     /// One register write to the distributor by `cpu`, on both sides.
     fn guest_write(&mut self, cpu: usize, rng: &mut Rng) {
         let raw = rng.below(96);
-        let index = self.index(cpu, raw);
+        // Whose, of what each vCPU has: others' can be reached with a GICv3 only.
+        let of = if self.is_v3() && rng.chance(2) {
+            rng.below(self.vcpus)
+        } else {
+            cpu
+        };
+        let index = self.index(of, raw);
+        let is_fixed_sgi = raw < 16 && !self.is_v3();
         let word = 4 * (raw as u32 / 32);
         let bit = 1 << (raw % 32);
         let byte = raw as u32;
         let in_use = |irq: &Irq| irq.active.is_some();
         match rng.below(9) {
             0 | 1 => {
-                self.machine.write(cpu, 0x100 + word, bit);
+                let at = self.place(of, raw, 0x100 + word);
+                self.machine.write(cpu, at, bit);
                 let irq = &mut self.irqs[index];
                 irq.announced |= !irq.enabled;
                 irq.enabled = true;
             }
             2 => {
-                self.machine.write(cpu, 0x180 + word, bit);
-                self.irqs[index].enabled = raw < 16;
+                let at = self.place(of, raw, 0x180 + word);
+                self.machine.write(cpu, at, bit);
+                self.irqs[index].enabled &= is_fixed_sgi;
             }
             3 => {
                 let level = rng.next() & 31;
                 // Changing the priority of an active interrupt is allowed, but hard to compare.
                 if !in_use(&self.irqs[index]) {
-                    self.machine.write_width(
-                        cpu,
-                        0x400 + byte,
-                        Width::Byte,
-                        level << 3 | rng.next() & 7,
-                    );
+                    let value = level << 3 | rng.next() & 7;
+                    let at = self.place(of, raw, 0x400 + byte);
+                    self.machine.write_width(cpu, at, Width::Byte, value);
                     self.irqs[index].level = level;
                 }
             }
             4 if raw >= 32 => {
-                let targets = rng.next() as u8;
-                self.machine
-                    .write_width(cpu, 0x800 + byte, Width::Byte, u32::from(targets));
-                if self.vcpus > 1 {
-                    self.irqs[index].targets = targets & ((1u32 << self.vcpus) - 1) as u8;
-                }
+                self.irqs[index].targets = self.write_target(cpu, raw, rng.next());
             }
             5 => {
-                self.machine.write(cpu, 0x200 + word, bit);
-                self.irqs[index].latched |= raw >= 16;
+                let at = self.place(of, raw, 0x200 + word);
+                self.machine.write(cpu, at, bit);
+                let irq = &mut self.irqs[index];
+                if raw >= 16 {
+                    irq.latched = true;
+                } else if !is_fixed_sgi {
+                    irq.sources = 1;
+                }
             }
             6 => {
-                self.machine.write(cpu, 0x280 + word, bit);
+                let at = self.place(of, raw, 0x280 + word);
+                self.machine.write(cpu, at, bit);
+                let irq = &mut self.irqs[index];
                 if raw >= 16 {
-                    self.irqs[index].latched = false;
+                    irq.latched = false;
+                } else if !is_fixed_sgi {
+                    irq.sources = 0;
                 }
             }
             7 if rng.chance(8) => {
                 self.forwarding = !self.forwarding;
-                self.machine.write(cpu, 0, u32::from(self.forwarding));
+                self.write_forwarding(cpu);
                 for irq in &mut self.irqs {
                     irq.stale &= self.forwarding;
                 }
@@ -292,7 +359,9 @@ impl Model {
             }
             _ => {
                 let sgi = raw % 16;
-                if rng.chance(3) {
+                if self.is_v3() {
+                    self.send_sgi1r(cpu, sgi, rng);
+                } else if rng.chance(3) {
                     let senders = rng.next() as u8;
                     let set = rng.chance(2);
                     let offset = if set { 0xf20 } else { 0xf10 };
@@ -392,10 +461,12 @@ impl Model {
         for bank in 0..3 {
             let offset = 4 * bank as u32;
             // The first read has the other vCPUs look at their list registers.
-            self.machine.read(cpu, 0x300 + offset);
-            let pending = self.machine.read(cpu, 0x200 + offset);
-            let active = self.machine.read(cpu, 0x300 + offset);
-            let enabled = self.machine.read(cpu, 0x100 + offset);
+            let at = |register| self.place(cpu, bank * 32, register + offset);
+            let [pending, active, enabled] = [at(0x200), at(0x300), at(0x100)];
+            self.machine.read(cpu, active);
+            let pending = self.machine.read(cpu, pending);
+            let active = self.machine.read(cpu, active);
+            let enabled = self.machine.read(cpu, enabled);
             for bit in 0..32 {
                 let raw = bank * 32 + bit;
                 let irq = &self.irqs[self.index(cpu, raw)];
@@ -478,7 +549,7 @@ impl Model {
         }
         if !self.forwarding {
             self.forwarding = true;
-            self.machine.write(0, 0, 1);
+            self.write_forwarding(0);
         }
         for raw in [27, 30, 31] {
             (0..self.vcpus).for_each(|cpu| self.set_line(cpu, raw, false));
@@ -488,15 +559,14 @@ impl Model {
         }
         for cpu in 0..self.vcpus {
             for bank in 0..3 {
-                self.machine.write(cpu, 0x100 + 4 * bank, u32::MAX);
+                let at = self.place(cpu, 32 * bank as usize, 0x100 + 4 * bank);
+                self.machine.write(cpu, at, u32::MAX);
             }
         }
         for raw in 32..96 {
             let index = self.index(0, raw);
             if self.irqs[index].targets == 0 {
-                self.machine
-                    .write_width(0, 0x800 + raw as u32, Width::Byte, 1);
-                self.irqs[index].targets = 1;
+                self.irqs[index].targets = self.write_target(0, raw, 1);
             }
         }
         self.irqs.iter_mut().for_each(|irq| irq.enabled = true);
@@ -554,7 +624,18 @@ const ROUNDS: u32 = 3;
 
 #[test]
 fn behaves_as_a_gicv2() {
-    for vcpus in [1, 2, 8] {
+    behaves(Version::V2, &[1, 2, 8]);
+}
+
+#[test]
+fn behaves_as_a_gicv3() {
+    if HAS_V3 {
+        behaves(Version::V3, &[1, 2, 20]);
+    }
+}
+
+fn behaves(version: Version, vcpus: &[usize]) {
+    for &vcpus in vcpus {
         for lrs in [1, 2, 4, 16] {
             let mut delivered = 0;
             let mut overflows = 0;
@@ -562,7 +643,7 @@ fn behaves_as_a_gicv2() {
                 let seed = (vcpus * 100000 + lrs * 1000) as u64 + u64::from(round);
                 println!("vcpus {vcpus} lrs {lrs} seed {seed}");
                 let mut rng = Rng::new(seed);
-                let mut model = Model::new(vcpus, lrs);
+                let mut model = Model::new(version, vcpus, lrs);
                 for _ in 0..2 {
                     for _ in 0..800 {
                         model.step(&mut rng);

@@ -32,6 +32,7 @@ fn control_type_and_identification() {
 fn type_rounds_spis_up() {
     for (nr_spis, lines) in [(0, 0), (1, 1), (32, 1), (33, 2), (960, 30)] {
         let mut vgic = super::Vgic::new(super::VgicConfig {
+            version: super::Version::V2,
             vcpus: 1,
             nr_spis,
             lr_count: 4,
@@ -46,6 +47,7 @@ fn type_rounds_spis_up() {
     for (vcpus, nr_spis, lr_count) in [(0, 0, 4), (9, 0, 4), (1, 961, 4), (1, 0, 0)] {
         assert!(
             super::Vgic::new(super::VgicConfig {
+                version: super::Version::V2,
                 vcpus,
                 nr_spis,
                 lr_count
