@@ -96,6 +96,8 @@ pub struct GuestDefaults {
     pub geometry: Geometry,
     /// What a domain is until a toolstack says otherwise.
     pub execution: Execution,
+    /// What a domain can be.
+    pub executions: &'static [Execution],
     /// List registers of the GIC.
     pub lr_count: usize,
     /// The first frame of the GIC's virtual CPU interface.
