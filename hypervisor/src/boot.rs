@@ -190,12 +190,12 @@ fn report_unused(line: &CommandLine<'_>) {
     }
 }
 
-fn identity(line: &CommandLine<'_>) -> Identity {
+fn identity(line: &CommandLine<'_>, features: &crate::arch::Features) -> Identity {
     Identity {
         version: crate::arch::RELEASE.version,
         extra_version: String::from(crate::arch::RELEASE.extra),
         virt_start: crate::arch::VIRT_START,
-        capabilities: String::from(crate::arch::CAPABILITIES),
+        capabilities: String::from(crate::arch::capabilities(features)),
         command_line: line.line.to_string(),
         compile_info: [
             String::from(env!("XENITH_RUSTC")),
@@ -513,10 +513,11 @@ fn xenith_main(boot: Boot) -> ! {
         units: Default::default(),
         scheduler,
         policy: security_policy(&line),
-        identity: identity(&line),
+        identity: identity(&line, &features),
         guests: GuestDefaults {
             geometry,
             execution: crate::arch::EXECUTION,
+            executions: crate::arch::executions(&features),
             lr_count: usize::from(gich.lr_count()),
             gicv: match &host.gic.kind {
                 GicKind::V2(v2) => v2.gicv.base().frame(),

@@ -17,6 +17,7 @@ use xenith_boot::memory::{PhysRange, normalise};
 use xenith_boot::placement::{Placement, place};
 use xenith_core::addr::{DomId, GuestPhys, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::{self, Domain, DomainFacts};
+use xenith_core::emulate::Execution;
 use xenith_core::emulate::psci::PowerStates;
 use xenith_core::evtchn::{EventChannels, NO_PORT_LIMIT};
 use xenith_core::frames::Owner;
@@ -29,7 +30,7 @@ use xenith_core::stage2::PageType;
 use xenith_core::vgic::{Redistributors, Resample, Version, Vgic, VgicConfig};
 use xenith_hw::shared_page::MappedPage;
 
-use crate::arch::{EXECUTION, Features};
+use crate::arch::Features;
 use crate::machine::{Hv, Machine};
 use crate::say;
 use crate::vcpu::VcpuContext;
@@ -72,8 +73,25 @@ pub struct Draft {
     pub banks: Vec<PhysRange>,
 }
 
+/// A domain's kernel before it is where it belongs.
+pub struct Kernel {
+    /// Where its image is: in the boot module, or, unpacked, in the domain's RAM.
+    range: PhysRange,
+    is_unpacked: bool,
+    image: KernelImage,
+}
+
+impl Kernel {
+    /// Returns what the domain has to be for it.
+    pub fn execution(&self) -> Execution {
+        self.image.execution()
+    }
+}
+
 /// What a domain is started with.
 pub struct Start<'a> {
+    /// What its kernel is.
+    pub execution: Execution,
     /// Where everything lies in its RAM.
     pub placement: &'a Placement,
     /// How many vCPUs it has.
@@ -385,49 +403,70 @@ impl Draft {
         Ok(())
     }
 
-    /// Loads the kernel, as it is or unpacked first, and the initrd, and says where they are and where the device tree of
-    /// `tree_size` bytes goes.
+    /// Looks what a kernel is, and unpacks it first if it is packed.
     ///
     /// # Errors
-    /// A sentence about what does not fit, or is no kernel.
+    /// A sentence about what is no kernel that runs here.
     #[cold]
     #[inline(never)]
-    pub fn load(
-        &self,
-        kernel: PhysRange,
-        initrd: Option<PhysRange>,
-        tree_size: u64,
-    ) -> Result<Placement, String> {
+    pub fn find_kernel(&self, kernel: PhysRange) -> Result<Kernel, String> {
         say!(
             "Loading {} kernel from boot module @ {:016x}",
             self.id,
             kernel.base()
         );
         let module = Bytes::Module(self.hv, kernel);
-        let accepted = &[EXECUTION];
-        let (source, image): (Bytes<'_>, KernelImage) =
-            match kernel::probe(&module).map_err(text)? {
-                Probe::Kernel(image) => (module, image.only(accepted).map_err(text)?),
-                Probe::Gzip(gzip) => {
-                    // Unpacked at the start of the first bank, then moved to where it belongs, far above.
-                    let bank = self.banks.first().ok_or("the domain has no memory")?;
-                    let limit = (bank.size() / 2).min(MAX_UNPACKED);
-                    let start = bank.base().raw();
-                    let mut sink = RamSink {
-                        draft: self,
-                        next: start,
-                        end: start + limit,
-                    };
-                    let size = kernel::inflate(&module, &gzip, limit, &mut sink).map_err(text)?;
-                    let unpacked = Bytes::Ram(self, PhysRange::from_size(start, size));
-                    let image = kernel::probe_unpacked(&unpacked, &gzip)
-                        .and_then(|image| image.only(accepted))
-                        .map_err(text)?;
-                    (unpacked, image)
-                }
-            };
+        let accepted = self.hv.guests.executions;
+        match kernel::probe(&module).map_err(text)? {
+            Probe::Kernel(image) => Ok(Kernel {
+                range: kernel,
+                is_unpacked: false,
+                image: image.only(accepted).map_err(text)?,
+            }),
+            Probe::Gzip(gzip) => {
+                // Unpacked at the start of the first bank, then moved to where it belongs, far above.
+                let bank = self.banks.first().ok_or("the domain has no memory")?;
+                let limit = (bank.size() / 2).min(MAX_UNPACKED);
+                let start = bank.base().raw();
+                let mut sink = RamSink {
+                    draft: self,
+                    next: start,
+                    end: start + limit,
+                };
+                let size = kernel::inflate(&module, &gzip, limit, &mut sink).map_err(text)?;
+                let range = PhysRange::from_size(start, size);
+                let image = kernel::probe_unpacked(&Bytes::Ram(self, range), &gzip)
+                    .and_then(|image| image.only(accepted))
+                    .map_err(text)?;
+                Ok(Kernel {
+                    range,
+                    is_unpacked: true,
+                    image,
+                })
+            }
+        }
+    }
+
+    /// Loads the kernel and the initrd, and says where they are and where the device tree of `tree_size` bytes goes.
+    ///
+    /// # Errors
+    /// A sentence about what does not fit.
+    #[cold]
+    #[inline(never)]
+    pub fn load(
+        &self,
+        kernel: &Kernel,
+        initrd: Option<PhysRange>,
+        tree_size: u64,
+    ) -> Result<Placement, String> {
+        let image = &kernel.image;
+        let source = if kernel.is_unpacked {
+            Bytes::Ram(self, kernel.range)
+        } else {
+            Bytes::Module(self.hv, kernel.range)
+        };
         let initrd_size = initrd.map(|range| range.size());
-        let placement = place(&self.banks, &image, tree_size, initrd_size).map_err(text)?;
+        let placement = place(&self.banks, image, tree_size, initrd_size).map_err(text)?;
         let from = PhysRange::from_size(source.range().base().raw() + image.offset, image.size);
         say!(
             "Loading {} from {:016x} to {:016x}-{:016x}",
@@ -633,11 +672,15 @@ impl Draft {
         };
         let vcpus = start.vcpus as u16;
         let mut contexts: Vec<VcpuContext> = (0..vcpus)
-            .map(|index| VcpuContext::new(index, start.features, start.has_pmu))
+            .map(|index| VcpuContext::new(index, start.execution, start.features, start.has_pmu))
             .collect();
         if let Some(boot) = contexts.first_mut() {
             let tree = start.placement.tree.base().raw();
-            boot.reset(GuestFrame::boot(start.placement.entry, tree));
+            boot.reset(GuestFrame::boot(
+                start.execution,
+                start.placement.entry,
+                tree,
+            ));
         }
         let [_, physical, virt] = start.timer_ppis;
         let facts = DomainFacts {
@@ -646,7 +689,6 @@ impl Draft {
             is_xenstore: false,
             is_direct_mapped: self.is_direct_mapped,
             has_pmu: start.has_pmu,
-            execution: EXECUTION,
             upcall_ppi: start.upcall_ppi,
             virtual_timer_ppi: virt,
             physical_timer_ppi: physical,
@@ -663,6 +705,7 @@ impl Draft {
             vgic,
             power,
             shared_info,
+            execution: start.execution,
             contexts,
             virtual_offset: xenith_arch::timer::now(),
             scheduler: hv.scheduler.clone(),

@@ -20,7 +20,7 @@ use xenith_core::sched::{Affinity, CpuSet, FIRST_POOL};
 use xenith_core::stage2::PageType;
 use xenith_core::vgic::{MAX_SPIS, Redistributors};
 
-use crate::arch::{EXECUTION, Features, RELEASE};
+use crate::arch::{Features, RELEASE};
 use crate::builder::{Draft, MAPTRACK_FRAMES, Start, grant_limits, text};
 use crate::machine::{Hv, Machine};
 use crate::say;
@@ -113,7 +113,13 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         "Allocating PPI {} for event channel interrupt",
         upcall_ppi.raw()
     );
-    if EXECUTION == Execution::AArch32 {
+    let kernel = plan
+        .modules
+        .kernel()
+        .ok_or("no dom0 kernel among the boot modules")?;
+    let kernel = draft.find_kernel(kernel.range)?;
+    let execution = kernel.execution();
+    if execution == Execution::AArch32 {
         say!("d0: extended regions not supported for 32-bit guests");
     }
 
@@ -133,7 +139,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         forbidden: &[plan.image],
         phys_bits: u32::from(hv.guests.geometry.ipa_bits()),
         vcpus,
-        execution: EXECUTION,
+        execution,
         boot_mpidr: xenith_arch::affinity(),
         gic_dist: plan.host.gic.gicd.base(),
         gic_lines: u32::from(lines),
@@ -159,11 +165,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         );
     }
 
-    let kernel = plan
-        .modules
-        .kernel()
-        .ok_or("no dom0 kernel among the boot modules")?;
-    let placement = draft.load(kernel.range, initrd, tree.blob.len() as u64)?;
+    let placement = draft.load(&kernel, initrd, tree.blob.len() as u64)?;
     if let Some(initrd) = placement.initrd {
         tree.set_initrd(initrd.base().raw(), initrd.end().raw());
     }
@@ -188,6 +190,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
             .map_or(CpuSet::ALL, CpuSet::single)
     };
     let domain = draft.finish(&Start {
+        execution,
         placement: &placement,
         vcpus,
         features: plan.features,

@@ -19,6 +19,7 @@ use xenith_boot::fdt::tree::{MAX_SIZE, Tree};
 use xenith_boot::memory::PhysRange;
 use xenith_core::addr::{DomId, GuestPhys, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
+use xenith_core::emulate::Execution;
 use xenith_core::errno::Errno;
 use xenith_core::evtchn::{EventChannels, Port};
 use xenith_core::frames::{AllocRequest, Contents, Owner};
@@ -29,7 +30,7 @@ use xenith_core::stage2::PageType;
 use xenith_core::vgic::Redistributors;
 use xenith_core::vuart::Vuart;
 
-use crate::arch::{EXECUTION, Features, RELEASE};
+use crate::arch::{Features, RELEASE};
 use crate::builder::{Draft, GRANT_FRAMES, MAPTRACK_FRAMES, Start, grant_limits, text};
 use crate::machine::{Hv, Machine};
 use crate::say;
@@ -196,6 +197,7 @@ fn pool(plan: &Plan<'_>, config: &DomainConfig<'_>) -> Result<u32, String> {
 
 /// What is known of a domain when its memory is filled.
 struct Ready {
+    execution: Execution,
     layout: Layout,
     placement: xenith_boot::placement::Placement,
     passthrough: Passthrough,
@@ -241,11 +243,13 @@ fn prepare(
         .map_or("arm,cortex-a15", |cpu| cpu.compatible.first())
         .to_string();
     cpu_compatible.push('\0');
+    let kernel = draft.find_kernel(config.kernel.range)?;
+    let execution = kernel.execution();
     let mut tree = domu::build(&DomuInput {
         layout: &layout,
         banks: &draft.banks,
         vcpus: config.vcpus,
-        execution: EXECUTION,
+        execution,
         cpu_compatible: cpu_compatible.as_bytes(),
         clock_frequency: plan.host.timer.clock_frequency,
         xen_version: RELEASE.number,
@@ -258,7 +262,7 @@ fn prepare(
     })
     .map_err(text)?;
     let initrd = config.ramdisk.map(|module| module.range);
-    let placement = draft.load(config.kernel.range, initrd, tree.blob.len() as u64)?;
+    let placement = draft.load(&kernel, initrd, tree.blob.len() as u64)?;
     if let Some(initrd) = placement.initrd {
         tree.set_initrd(initrd.base().raw(), initrd.end().raw());
     }
@@ -291,6 +295,7 @@ fn prepare(
     }
     draft.limit_tables(config.p2m_bytes())?;
     Ok(Ready {
+        execution,
         layout,
         placement,
         passthrough,
@@ -341,6 +346,7 @@ fn finish(
         }
     };
     let domain = draft.finish(&Start {
+        execution: ready.execution,
         placement: &ready.placement,
         vcpus: config.vcpus,
         features: plan.features,

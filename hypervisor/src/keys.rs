@@ -4,7 +4,6 @@ use core::fmt::Write;
 use core::sync::atomic::Ordering;
 
 use xenith_arch::guest_memory::this_cpu;
-use xenith_core::addr::CpuId;
 use xenith_core::console::Lines;
 use xenith_core::console::keys::{KeyHandler, find, standard, write_diagnostic_title, write_help};
 use xenith_core::domain::{Domain, Vcpu};

@@ -10,6 +10,7 @@ use xenith_arch::{HypTables, setup, sysreg, timer};
 use xenith_core::addr::{CpuId, DomId, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
 use xenith_core::console::GuestLine;
 use xenith_core::domain::Domain;
+use xenith_core::emulate::Execution;
 use xenith_core::errno::Errno;
 use xenith_core::frames::{Contents, FrameTable, FrameZero, Owner};
 use xenith_core::hal::Hal;
@@ -196,8 +197,8 @@ impl Hal for Machine {
         self.memory.flush(mfn);
     }
 
-    fn new_context(&self, vcpu: VcpuId, has_pmu: bool) -> VcpuContext {
-        VcpuContext::new(vcpu.raw(), &self.features, has_pmu)
+    fn new_context(&self, vcpu: VcpuId, execution: Execution, has_pmu: bool) -> VcpuContext {
+        VcpuContext::new(vcpu.raw(), execution, &self.features, has_pmu)
     }
 
     fn set_registers(

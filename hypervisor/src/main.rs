@@ -8,6 +8,8 @@
 extern crate alloc;
 
 // Handling a trap needs the binary's types and the architecture's registers: what differs is below one name.
+#[cfg(target_os = "none")]
+mod aarch32;
 #[cfg(all(target_os = "none", target_arch = "arm"))]
 #[path = "arm32/mod.rs"]
 mod arch;

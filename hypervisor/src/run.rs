@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 
 use xenith_arch::gic::{CpuInterface, HypInterface};
 use xenith_arch::timer::{self, VirtualTimer};
-use xenith_arch::{ExitKind, enter_guest, exception_class, setup, sysreg};
+use xenith_arch::{ExitKind, enter_guest, exception_class, is_hvc, setup, sysreg};
 use xenith_core::addr::{CpuId, IntId};
 use xenith_core::domain::{Domain, RunState, ShutdownReason, Vcpu};
 use xenith_core::sched::{Plan, TimerQueue, UnitId};
@@ -76,8 +76,6 @@ const RETRY_US: u64 = 50;
 const TRACED_IRQ: u32 = 0x100;
 const TRACED_ABORT: u32 = 0x101;
 const NOT_TRACED: u32 = u32::MAX;
-/// The exception class of HVC.
-const EC_HVC: u32 = xenith_arch::EC_HVC;
 
 /// Units for whose deadlines a pCPU makes room at a time.
 const TIMER_ROOM: u16 = 64;
@@ -519,7 +517,7 @@ fn trace_exit(loaded: Loaded<'_>, exit: ExitKind, context: &VcpuContext) -> u32 
         ExitKind::AsyncAbort => TRACED_ABORT,
     };
     trace::record(Event::Trap, subject, [class, frame.traced_pc()]);
-    if class == EC_HVC {
+    if is_hvc(class) {
         trace::record(Event::Hypercall, subject, frame.traced_call());
     }
     class
@@ -530,7 +528,7 @@ fn trace_exit(loaded: Loaded<'_>, exit: ExitKind, context: &VcpuContext) -> u32 
 fn trace_handled(loaded: Loaded<'_>, class: u32, context: &VcpuContext) {
     let subject = trace::subject(loaded.domain, loaded.vcpu);
     let frame = &context.frame;
-    if class == EC_HVC {
+    if is_hvc(class) {
         trace::record(Event::HypercallEnd, subject, frame.traced_call());
     }
     trace::record(Event::Enter, subject, [0, 0]);

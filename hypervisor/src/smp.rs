@@ -514,6 +514,13 @@ fn xenith_secondary_main(monitor: Option<Monitor>) -> ! {
             sysreg::midr::read()
         );
     }
+    if !crate::arch::is_like(&template.features) {
+        warn!(
+            "CPU{}: it lacks the 32-bit state that the boot CPU gives to domains, and is not used",
+            cpu.index()
+        );
+        park(cpu, Progress::Refused);
+    }
     // SAFETY: Each CPU's number, and so its windows, are its own; this runs once on each.
     CpuLocal::install(cpu, unsafe { xenith_arch::secondary_windows(cpu.index()) });
     setup::init_cpu();

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 
 use log::debug;
 use xenith_arch::guest_memory::GuestSpace;
-use xenith_arch::{GuestFrame, setup, timer};
+use xenith_arch::{GuestFrame, setup, sysreg, timer};
 use xenith_core::addr::{Gfn, GuestPhys, Mfn};
 use xenith_core::console::GUEST_TARGET;
 use xenith_core::domain::{Domain, NOT_POLLING, ShutdownReason, Vcpu};
@@ -30,6 +30,8 @@ use crate::vcpu::VcpuContext;
 
 /// HVC immediate of a Xen hypercall.
 pub const XEN_HYPERCALL_TAG: u16 = 0xea1;
+/// SCTLR.C: data cache on.
+const SCTLR_C: u32 = 1 << 2;
 /// GICD_ISPENDR0.
 const GICD_ISPENDR: u32 = 0x200;
 /// GICD_ISACTIVER0.
@@ -188,6 +190,10 @@ fn cpu_on(cpu: &mut Pcpu, domain: &Dom, request: &CpuOn) -> Result<(), psci::Psc
         domain.power.set_off(id);
         return Err(psci::PsciError::InternalFailure);
     };
+    if context.saved.execution() != request.execution {
+        domain.power.set_off(id);
+        return Err(psci::PsciError::InternalFailure);
+    }
     context.reset(GuestFrame::start(request.start()));
     drop(context);
     let set = cpu.with_quiet_vgic(domain, |vgic, host| vgic.reset_vcpu(id, host));
@@ -304,12 +310,57 @@ pub fn timer_changed(cpu: &mut Pcpu, domain: &Dom, vcpu: &Vcpu<Machine>, context
     }
 }
 
+/// Traps the loaded guest's writes of virtual memory controls, or not.
+fn set_tvm(on: bool) {
+    let hcr = sysreg::hcr::read();
+    let hcr = if on {
+        hcr | setup::hcr::TVM
+    } else {
+        hcr & !setup::hcr::TVM
+    };
+    // SAFETY: Only adds or removes a trap.
+    unsafe { sysreg::hcr::write(hcr) };
+    sysreg::isb();
+}
+
+/// The loaded guest maintains its caches by set and way. A loop over all sets and ways needs one flush: from then on TVM
+/// shows when the guest switches its caches. Returns false when the flush was interrupted: the same instruction goes on.
+pub fn set_way(cpu: &mut Pcpu, domain: &Dom, context: &mut VcpuContext) -> bool {
+    if sysreg::hcr::read() & setup::hcr::TVM == 0 {
+        if !flush_domain(cpu, domain, &mut context.flush_next) {
+            return false;
+        }
+        set_tvm(true);
+    }
+    true
+}
+
+/// The loaded guest writes SCTLR while TVM traps it: what set/way operations were to do when the cache goes on or off is
+/// done by address. Returns false when that was interrupted: the instruction is executed again.
+pub fn sctlr_changes(
+    cpu: &mut Pcpu,
+    domain: &Dom,
+    flush_next: &mut Gfn,
+    before: u32,
+    after: u32,
+) -> bool {
+    let was_on = before & SCTLR_C != 0;
+    let is_on = after & SCTLR_C != 0;
+    if was_on != is_on && !flush_domain(cpu, domain, flush_next) {
+        return false;
+    }
+    if is_on {
+        set_tvm(false);
+    }
+    true
+}
+
 /// Pages that are flushed between two looks at the interrupts.
 const FLUSH_STEP: u32 = 256;
 
 /// Cleans and invalidates the domain's RAM from `next`; false when an interrupt came first, then the next call goes on
 /// there. Set/way operations cannot be given to a guest: they reach only this CPU's caches, and other domains' lines.
-pub fn flush_domain(cpu: &mut Pcpu, domain: &Dom, next: &mut Gfn) -> bool {
+fn flush_domain(cpu: &mut Pcpu, domain: &Dom, next: &mut Gfn) -> bool {
     let hv = cpu.hv;
     let memory = hv.hal.p2m_memory(domain.vttbr);
     loop {

@@ -6,6 +6,7 @@ use xenith_arch::pmu::PmuState;
 use xenith_arch::timer::VirtualTimer;
 use xenith_arch::{GuestFrame, SavedContext, setup};
 use xenith_core::addr::{CpuId, Gfn};
+use xenith_core::emulate::Execution;
 use xenith_core::emulate::vtimer::PhysicalTimer;
 
 use crate::arch::{Features, Traps, traps_for};
@@ -42,14 +43,14 @@ pub struct VcpuContext {
 
 impl VcpuContext {
     /// Makes the context of a vCPU that has never run.
-    pub fn new(index: u16, features: &Features, has_pmu: bool) -> Self {
+    pub fn new(index: u16, execution: Execution, features: &Features, has_pmu: bool) -> Self {
         let affinity = u32::from(index % 16) | (u32::from(index / 16) << 8);
-        let mut traps = traps_for(features);
+        let mut traps = traps_for(execution, features);
         if IS_WFI_NATIVE.load(Ordering::Relaxed) {
             traps &= !setup::hcr::WAITS;
         }
         Self {
-            frame: GuestFrame::default(),
+            frame: GuestFrame::boot(execution, 0, 0),
             saved: SavedContext::reset(affinity, traps),
             virtual_timer: VirtualTimer::default(),
             physical_timer: PhysicalTimer::new(),

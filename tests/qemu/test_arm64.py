@@ -148,10 +148,10 @@ def entered_at_el1(t):
 
 @test("arm64/32-bit-kernel", "arm64 debian ours", cost=10)
 def wrong_kernel(t):
-    """A kernel for the other architecture is refused with a reason."""
-    m = debian64(t, "--kernel", t.guest_file("bookworm", "kernel"), "--initrd", "none",
+    """A CPU whose EL1 has no AArch32 state: a 32-bit kernel is refused with a reason, and not offered."""
+    m = debian64(t, "--cpu", "neoverse-n1", "--kernel", t.guest_file("bookworm", "kernel"), "--initrd", "none",
                  "--xen-cmdline", f"{XEN} noreboot", allow=[r"[Pp]anic"])
-    m.expect(r"\(XEN\) the kernel module is a 32-bit kernel[^\n]*\n", 60)
+    m.expect(r"\(XEN\) the kernel module is a 32-bit kernel, and this CPU runs 64-bit kernels only[^\n]*\n", 60)
 
 
 @test("arm64/dom0less", "arm64 debian64 ours", cost=60, limit=600)

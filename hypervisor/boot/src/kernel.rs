@@ -408,7 +408,7 @@ impl KernelImage {
         }
         Err(KernelError::Unsupported(match self.execution() {
             Execution::AArch64 => "a 64-bit kernel (Image), and this is a 32-bit hypervisor",
-            Execution::AArch32 => "a 32-bit kernel, and this hypervisor runs 64-bit kernels only",
+            Execution::AArch32 => "a 32-bit kernel, and this CPU runs 64-bit kernels only",
         }))
     }
 }

@@ -85,8 +85,6 @@ pub struct DomainFacts {
     pub is_direct_mapped: bool,
     /// Whether it has performance monitors.
     pub has_pmu: bool,
-    /// Whether its registers and pointers have 32 or 64 bits.
-    pub execution: Execution,
     /// The PPI of the event-channel upcall.
     pub upcall_ppi: IntId,
     /// The PPI of the virtual timer.
@@ -161,6 +159,8 @@ const DESCHEDULE_TICKS: u64 = 1 << 30;
 pub struct Domain<H: Hal> {
     /// Fixed facts.
     pub facts: DomainFacts,
+    /// Whether its registers and pointers have 32 bits.
+    is_32_bit: AtomicBool,
     /// Guest-physical memory.
     pub p2m: SpinLock<P2m>,
     /// Its memory account, for whoever drops the last reference to a page: needs no lock.
@@ -235,7 +235,9 @@ pub struct Parts<H: Hal> {
     pub power: PowerStates,
     /// The shared info page.
     pub shared_info: H::Page,
-    /// The registers of each vCPU.
+    /// Whether its registers and pointers have 32 or 64 bits.
+    pub execution: Execution,
+    /// The registers of each vCPU, of that width.
     pub contexts: Vec<H::VcpuContext>,
     /// The counter value at which the domain's virtual time starts.
     pub virtual_offset: u64,
@@ -259,6 +261,7 @@ impl<H: Hal> Domain<H> {
             vgic,
             power,
             shared_info,
+            execution,
             contexts,
             virtual_offset,
             scheduler,
@@ -274,6 +277,7 @@ impl<H: Hal> Domain<H> {
         );
         fallible::arc(Self {
             facts,
+            is_32_bit: AtomicBool::new(execution == Execution::AArch32),
             account: p2m.account().clone(),
             p2m: SpinLock::new(p2m),
             vttbr,
@@ -303,6 +307,55 @@ impl<H: Hal> Domain<H> {
             announced: AtomicU8::new(NOT_SHUT_DOWN),
         })
         .map_err(|domain| domain.p2m.into_inner())
+    }
+
+    /// Returns whether its registers and pointers have 32 or 64 bits.
+    #[inline]
+    pub fn execution(&self) -> Execution {
+        if self.is_32_bit.load(Ordering::Relaxed) {
+            Execution::AArch32
+        } else {
+            Execution::AArch64
+        }
+    }
+
+    /// Makes it a domain of this width, whose vCPUs are as out of reset, before it has memory. The hypervisor's own safety
+    /// does not depend on it: what a vCPU is says its context.
+    ///
+    /// # Errors
+    /// `EINVAL`: there are none of this width here; `EBUSY`: it has memory.
+    pub fn set_execution(&self, hv: &Hypervisor<H>, wanted: Execution) -> Result<(), Errno> {
+        if wanted == self.execution() {
+            return Ok(());
+        }
+        if !hv.guests.executions.contains(&wanted) {
+            return Err(Errno::Inval);
+        }
+        if self.account.pages() != 0 {
+            return Err(Errno::Busy);
+        }
+        self.pause();
+        self.wait_descheduled();
+        for vcpu in &self.vcpus {
+            self.forget_registers(hv, vcpu, wanted);
+        }
+        self.is_32_bit
+            .store(wanted == Execution::AArch32, Ordering::Relaxed);
+        self.unpause();
+        Ok(())
+    }
+
+    /// Makes a vCPU as it is out of reset, and off. The domain is paused, and its vCPUs have left their pCPUs.
+    pub(crate) fn forget_registers(
+        &self,
+        hv: &Hypervisor<H>,
+        vcpu: &Vcpu<H>,
+        execution: Execution,
+    ) {
+        *vcpu.context.lock() = hv.hal.new_context(vcpu.id, execution, self.facts.has_pmu);
+        self.power.set_off(vcpu.id);
+        self.set_offline(vcpu, true);
+        vcpu.is_initialised.store(false, Ordering::SeqCst);
     }
 
     /// Returns the vCPU with this index.

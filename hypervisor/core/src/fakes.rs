@@ -382,7 +382,7 @@ impl Hal for FakeHal {
     fn flush_frame(&self, mfn: Mfn) {
         fail_alloc::never(|| self.flushed.lock().unwrap().push(mfn));
     }
-    fn new_context(&self, _vcpu: VcpuId, _has_pmu: bool) -> Self::VcpuContext {
+    fn new_context(&self, _: VcpuId, _: Execution, _has_pmu: bool) -> Self::VcpuContext {
         None
     }
     fn set_registers(
@@ -847,6 +847,11 @@ impl World {
             guests: GuestDefaults {
                 geometry: Geometry::ARMV7,
                 execution: Execution::AArch32,
+                executions: if release.version < (4, 18) {
+                    &[Execution::AArch32]
+                } else {
+                    &[Execution::AArch64, Execution::AArch32]
+                },
                 lr_count: 4,
                 gicv: Some(Mfn::new(0x804)),
                 virtual_timer: IntId::new(27),
@@ -935,7 +940,6 @@ fn domain(hv: &Arc<Hv>, number: u16, size: Size) -> Guest {
         is_xenstore: false,
         is_direct_mapped: is_dom0,
         has_pmu: false,
-        execution: Execution::AArch32,
         upcall_ppi: UPCALL,
         virtual_timer_ppi: IntId::new(27),
         physical_timer_ppi: IntId::new(30),
@@ -951,6 +955,7 @@ fn domain(hv: &Arc<Hv>, number: u16, size: Size) -> Guest {
         vgic,
         power: PowerStates::try_new(vcpus).unwrap(),
         shared_info,
+        execution: Execution::AArch32,
         contexts: vec![None, None],
         virtual_offset: 0,
         scheduler: hv.scheduler.clone(),

@@ -6,6 +6,7 @@ use xen_abi::vcpu::VcpuGuestContext;
 use crate::addr::{CpuId, DomId, HostPhys, Mfn, VcpuId};
 use crate::console::GuestLine;
 use crate::domain::Domain;
+use crate::emulate::Execution;
 use crate::errno::Errno;
 use crate::machine::{Fault, PhysIrq, SharedPage};
 use crate::p2m::P2mMemory;
@@ -50,8 +51,8 @@ pub trait Hal: Sized + Send + Sync + 'static {
     fn zero_frame(&self, mfn: Mfn);
     /// Cleans and invalidates the caches of a frame.
     fn flush_frame(&self, mfn: Mfn);
-    /// Makes the registers of a vCPU as they are out of reset, with performance monitors or without.
-    fn new_context(&self, vcpu: VcpuId, has_pmu: bool) -> Self::VcpuContext;
+    /// Makes the registers of a vCPU of this width as they are out of reset, with performance monitors or without.
+    fn new_context(&self, vcpu: VcpuId, execution: Execution, has_pmu: bool) -> Self::VcpuContext;
     /// Sets a vCPU's registers as a toolstack says.
     ///
     /// # Errors

@@ -97,6 +97,8 @@ pub struct GuestDefaults {
     pub geometry: Geometry,
     /// What a domain is until a toolstack says otherwise.
     pub execution: Execution,
+    /// What a domain can be.
+    pub executions: &'static [Execution],
     /// List registers of the GIC.
     pub lr_count: usize,
     /// The first frame of the GIC's virtual CPU interface, if it is a GICv2; else it is a GICv3.

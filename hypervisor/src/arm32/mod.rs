@@ -1,7 +1,7 @@
 //! What is ARMv7's in the binary: its traps, its registers by name, its identification.
 
+pub mod aarch32;
 mod registers;
-mod traps;
 
 use alloc::string::String;
 
@@ -21,15 +21,27 @@ use xenith_core::stage2::Geometry;
 
 use crate::{console, say};
 
-pub use traps::handle;
+pub use crate::aarch32::handle;
 
 /// The release of Xen that guests see.
 pub const RELEASE: &Release = &XEN_4_17;
-/// What guests can be (XENVER_capabilities).
-pub const CAPABILITIES: &str = "xen-3.0-armv7l ";
+/// Returns what guests can be (XENVER_capabilities).
+pub fn capabilities(_: &Features) -> &'static str {
+    "xen-3.0-armv7l "
+}
+
+/// Returns the same for kernels and toolstacks.
+pub fn executions(_: &Features) -> &'static [Execution] {
+    &[Execution::AArch32]
+}
+
+/// Returns whether this CPU can run what the boot CPU, which has `features`, can.
+pub fn is_like(_features: &Features) -> bool {
+    true
+}
 /// Where Xen's virtual space begins, as guests are told. None can do anything with it.
 pub const VIRT_START: u64 = 0x20_0000;
-/// What dom0's kernel is.
+/// What a domain is until its kernel or a toolstack says otherwise.
 pub const EXECUTION: Execution = Execution::AArch32;
 /// The register in which the boot loader leaves the device tree.
 pub const DTB_REGISTER: &str = "r2";
@@ -40,7 +52,7 @@ pub type Features = CpuFeatures;
 pub type Traps = u32;
 
 /// Returns what traps for a vCPU.
-pub fn traps_for(features: &Features) -> Traps {
+pub fn traps_for(_: Execution, features: &Features) -> Traps {
     // Where nothing is hidden from guests they read the identification registers themselves: Linux reads MVFR0
     // again and again.
     if *features == features.sanitised() {

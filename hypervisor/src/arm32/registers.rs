@@ -2,7 +2,6 @@
 
 use xen_abi::vcpu::VcpuGuestContext;
 use xenith_arch::GuestFrame;
-use xenith_arch::context::mode;
 use xenith_core::emulate::psci::VcpuStart;
 use xenith_core::emulate::regs::psr;
 use xenith_core::errno::Errno;
@@ -32,14 +31,6 @@ mod slot {
     pub const PC: usize = 31;
 }
 
-/// Whether a status register names a mode that a guest can be in.
-fn is_guest_mode(psr: u32) -> bool {
-    matches!(
-        psr & psr::MODE_MASK,
-        mode::USR | mode::FIQ | mode::IRQ | mode::SVC | mode::ABT | mode::UND
-    )
-}
-
 impl VcpuContext {
     /// Sets the registers of a vCPU that is not loaded as a toolstack says; all others are as out of reset.
     ///
@@ -54,10 +45,10 @@ impl VcpuContext {
             core.spsr_und,
             core.spsr_abt,
         ];
-        if !is_guest_mode(core.cpsr as u32)
+        if !psr::is_guest_mode(core.cpsr as u32)
             || saved_psrs
                 .iter()
-                .any(|&psr| psr != 0 && !is_guest_mode(psr))
+                .any(|&psr| psr != 0 && !psr::is_guest_mode(psr))
         {
             return Err(Errno::Inval);
         }

@@ -1,5 +1,6 @@
 //! What is AArch64's in the binary: its traps, its registers by name, its identification.
 
+pub mod aarch32;
 mod gic;
 mod registers;
 mod traps;
@@ -23,11 +24,35 @@ pub use traps::handle;
 
 /// The release of Xen that guests see.
 pub const RELEASE: &Release = &XEN_4_20;
-/// What guests can be (XENVER_capabilities).
-pub const CAPABILITIES: &str = "xen-3.0-aarch64 ";
+/// Returns what guests can be (XENVER_capabilities).
+pub fn capabilities(features: &Features) -> &'static str {
+    if features.has_aarch32() {
+        "xen-3.0-aarch64 xen-3.0-armv7l "
+    } else {
+        "xen-3.0-aarch64 "
+    }
+}
+
+/// Returns the same for kernels and toolstacks.
+pub fn executions(features: &Features) -> &'static [Execution] {
+    if features.has_aarch32() {
+        &[Execution::AArch64, Execution::AArch32]
+    } else {
+        &[Execution::AArch64]
+    }
+}
+
+/// Returns whether this CPU can run what the boot CPU, which has `features`, can.
+pub fn is_like(features: &Features) -> bool {
+    let own = CpuFeatures64 {
+        pfr: [sysreg::id_aa64pfr0::read(), 0],
+        ..CpuFeatures64::default()
+    };
+    own.has_aarch32() || !features.has_aarch32()
+}
 /// Where Xen's virtual space begins, as guests are told. None can do anything with it.
 pub const VIRT_START: u64 = 0x0000_0a00_0000_0000;
-/// What dom0's kernel is.
+/// What a domain is until its kernel or a toolstack says otherwise.
 pub const EXECUTION: Execution = Execution::AArch64;
 /// The register in which the boot loader leaves the device tree.
 pub const DTB_REGISTER: &str = "x0";
@@ -38,8 +63,11 @@ pub type Features = CpuFeatures64;
 pub type Traps = u64;
 
 /// Returns what traps for a vCPU.
-pub fn traps_for(_features: &Features) -> Traps {
-    setup::hcr::GUEST
+pub fn traps_for(execution: Execution, _features: &Features) -> Traps {
+    match execution {
+        Execution::AArch32 => setup::hcr::GUEST & !setup::hcr::RW,
+        Execution::AArch64 => setup::hcr::GUEST,
+    }
 }
 
 /// The most bits of a guest's physical address: our frame numbers have no more.
@@ -169,27 +197,43 @@ pub fn report_cpu(features: &Features) {
     );
 }
 
-/// The registers of the vCPU that is loaded on this pCPU.
+/// The registers of the vCPU that is loaded on this pCPU, as it makes hypercalls: in AArch32 state the lower halves, and
+/// the number in r12.
 pub struct LiveRegs<'a>(pub &'a mut GuestFrame);
+
+impl LiveRegs<'_> {
+    /// The bits that a register has.
+    #[inline(always)]
+    fn mask(&self) -> u64 {
+        if self.0.is_aarch32() {
+            0xffff_ffff
+        } else {
+            u64::MAX
+        }
+    }
+}
 
 impl HypercallRegs for LiveRegs<'_> {
     #[inline(always)]
     fn number(&self) -> u32 {
+        if self.0.is_aarch32() {
+            return self.0.x[12] as u32;
+        }
         // A number that has more than 32 bits is none.
         u32::try_from(self.0.x[16]).unwrap_or(u32::MAX)
     }
     #[inline(always)]
     fn argument(&self, n: usize) -> u64 {
-        self.0.x.get(n).copied().unwrap_or(0)
+        self.0.x.get(n).copied().unwrap_or(0) & self.mask()
     }
     fn set_argument(&mut self, n: usize, value: u64) {
         if n < 5 {
-            self.0.x[n] = value;
+            self.0.x[n] = value & self.mask();
         }
     }
     #[inline(always)]
     fn set_result(&mut self, value: i64) {
-        self.0.x[0] = value as u64;
+        self.0.x[0] = value as u64 & self.mask();
     }
 }
 

@@ -3,8 +3,8 @@
 use alloc::sync::Arc;
 
 use log::{debug, warn};
-use xenith_arch::{setup, sysreg, timer};
-use xenith_core::addr::{Gfn, GuestPhys};
+use xenith_arch::{sysreg, timer};
+use xenith_core::addr::GuestPhys;
 use xenith_core::console::GUEST_TARGET;
 use xenith_core::domain::{Domain, Vcpu};
 use xenith_core::emulate::a64::inject::GuestException;
@@ -19,13 +19,11 @@ use super::inject;
 use crate::machine::Machine;
 use crate::run::{Next, Pcpu};
 use crate::traps::{
-    XEN_HYPERCALL_TAG, access_device, block_unless_pending, firmware_call, flush_domain, hypercall,
-    is_mapped, timer_changed,
+    XEN_HYPERCALL_TAG, access_device, block_unless_pending, firmware_call, hypercall, is_mapped,
+    sctlr_changes, set_way, timer_changed,
 };
 use crate::vcpu::VcpuContext;
 
-/// SCTLR_EL1.C: data cache on.
-const SCTLR_C: u64 = 1 << 2;
 /// Bytes of an instruction.
 const INSTRUCTION: u64 = 4;
 
@@ -39,6 +37,9 @@ pub fn handle(
     vcpu: &Vcpu<Machine>,
     context: &mut VcpuContext,
 ) -> Next {
+    if context.frame.is_aarch32() {
+        return crate::aarch32::handle(cpu, domain, vcpu, context);
+    }
     let syndrome = Syndrome::new(sysreg::esr_el2::read());
     match syndrome.exit() {
         Exit::Hvc(XEN_HYPERCALL_TAG) => hypercall(cpu, domain, vcpu, context),
@@ -201,19 +202,19 @@ fn system_register(
             timer_changed(cpu, domain, vcpu, context);
         }
         Action::SetWay => {
-            // A loop over all sets and ways needs one flush: from then on TVM shows when the guest switches its caches.
-            if sysreg::hcr::read() & setup::hcr::TVM == 0 {
-                if !flush_domain(cpu, domain, &mut context.flush_next) {
-                    // Interrupted: the same instruction goes on.
-                    return Next::Resume;
-                }
-                set_tvm(true);
+            if !set_way(cpu, domain, context) {
+                return Next::Resume;
             }
         }
         Action::VmWrite(register) => {
-            if !write_vm_register(cpu, domain, &mut context.flush_next, register, written) {
+            let next = &mut context.flush_next;
+            if register == VmRegister::Sctlr
+                && !sctlr_changes(cpu, domain, next, read_vm(register) as u32, written as u32)
+            {
                 return Next::Resume;
             }
+            write_vm(register, written);
+            sysreg::isb();
         }
     }
     skip(context);
@@ -232,54 +233,29 @@ fn send_sgi(domain: &Dom, vcpu: &Vcpu<Machine>, value: u64) -> bool {
     }
 }
 
-fn set_tvm(on: bool) {
-    let hcr = sysreg::hcr::read();
-    let hcr = if on {
-        hcr | setup::hcr::TVM
-    } else {
-        hcr & !setup::hcr::TVM
+/// Makes the pair of functions for the virtual memory controls of EL1.
+macro_rules! vm_registers {
+    ($($register:ident: $name:ident),*) => {
+        /// Returns a virtual memory control of the loaded guest.
+        pub fn read_vm(register: VmRegister) -> u64 {
+            match register {
+                $(VmRegister::$register => sysreg::$name::read(),)*
+            }
+        }
+
+        /// Writes a virtual memory control of the loaded guest. A barrier follows.
+        pub fn write_vm(register: VmRegister, value: u64) {
+            // SAFETY: EL1 state of the guest; stage 2 confines it.
+            unsafe {
+                match register {
+                    $(VmRegister::$register => sysreg::$name::write(value),)*
+                }
+            }
+        }
     };
-    // SAFETY: Only adds or removes a trap.
-    unsafe { sysreg::hcr::write(hcr) };
-    sysreg::isb();
 }
 
-/// Writes a virtual memory control of the guest while TVM traps it. Returns false when the flush that a change of the
-/// cache state needs was interrupted: the instruction is executed again.
-fn write_vm_register(
-    cpu: &mut Pcpu,
-    domain: &Dom,
-    flush_next: &mut Gfn,
-    register: VmRegister,
-    value: u64,
-) -> bool {
-    if register == VmRegister::Sctlr {
-        let was_on = sysreg::sctlr::read() & SCTLR_C != 0;
-        let is_on = value & SCTLR_C != 0;
-        // What set/way operations were to do when the cache goes on or off, done by address.
-        if was_on != is_on && !flush_domain(cpu, domain, flush_next) {
-            return false;
-        }
-        if is_on {
-            set_tvm(false);
-        }
-    }
-    // SAFETY: EL1 state of the guest; stage 2 confines it.
-    unsafe {
-        match register {
-            VmRegister::Sctlr => sysreg::sctlr::write(value),
-            VmRegister::Ttbr0 => sysreg::ttbr0::write(value),
-            VmRegister::Ttbr1 => sysreg::ttbr1::write(value),
-            VmRegister::Tcr => sysreg::tcr::write(value),
-            VmRegister::Esr => sysreg::esr::write(value),
-            VmRegister::Far => sysreg::far::write(value),
-            VmRegister::Afsr0 => sysreg::afsr0::write(value),
-            VmRegister::Afsr1 => sysreg::afsr1::write(value),
-            VmRegister::Mair => sysreg::mair::write(value),
-            VmRegister::Amair => sysreg::amair::write(value),
-            VmRegister::Contextidr => sysreg::contextidr::write(value),
-        }
-    }
-    sysreg::isb();
-    true
+vm_registers! {
+    Sctlr: sctlr, Ttbr0: ttbr0, Ttbr1: ttbr1, Tcr: tcr, Esr: esr, Far: far, Afsr0: afsr0, Afsr1: afsr1, Mair: mair,
+    Amair: amair, Contextidr: contextidr
 }

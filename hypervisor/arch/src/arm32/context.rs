@@ -2,9 +2,11 @@
 
 use core::fmt;
 
+use xenith_core::emulate::Execution;
 use xenith_core::emulate::psci::VcpuStart;
+use xenith_core::emulate::regs::psr;
 
-use super::setup::{CPSR_START, SCTLR_RESET};
+use super::setup::SCTLR_RESET;
 use super::sysreg;
 
 /// The registers that `enter_guest` loads and a trap saves; vectors.S knows the layout. One cache line.
@@ -23,10 +25,10 @@ pub struct GuestFrame {
 
 impl GuestFrame {
     /// Returns the registers with which a domain's first vCPU starts.
-    pub fn boot(entry: u64, tree: u64) -> Self {
+    pub fn boot(_: Execution, entry: u64, tree: u64) -> Self {
         let mut frame = Self {
             pc: entry as u32,
-            cpsr: CPSR_START,
+            cpsr: psr::START,
             ..Self::default()
         };
         frame.r[1] = u32::MAX;
@@ -180,6 +182,11 @@ macro_rules! saved_context {
             fn with_sctlr(mut self, sctlr: u32) -> Self {
                 self.sctlr = sctlr;
                 self
+            }
+
+            /// Returns the width of the vCPU's PL1.
+            pub fn execution(&self) -> Execution {
+                Execution::AArch32
             }
 
             /// Saves the live state of the vCPU that ran until now, but for `vfp`.

@@ -118,8 +118,10 @@ pub fn fault_frame() -> Gfn {
     Gfn::new(sysreg::hpfar::read() >> 4)
 }
 
-/// The class of HVC.
-pub const EC_HVC: u32 = 0x12;
+/// Returns whether this class of an exception is HVC.
+pub const fn is_hvc(class: u32) -> bool {
+    class == 0x12
+}
 
 /// Returns the class of the exception that the guest trapped with (HSR.EC).
 pub fn exception_class() -> u32 {

@@ -76,8 +76,6 @@ const CNTHCTL: u32 = 1;
 
 /// SCTLR of a vCPU out of reset.
 pub(super) const SCTLR_RESET: u32 = 0x00c5_0078;
-/// CPSR of a domain's first instruction: Z, A, I, F, Supervisor.
-pub(super) const CPSR_START: u32 = 0x4000_01d3;
 
 /// Configures this CPU's traps and stage-2 format; no guest runs yet.
 pub fn init_cpu() {

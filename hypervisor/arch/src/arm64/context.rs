@@ -2,10 +2,12 @@
 
 use core::fmt;
 
-use xenith_core::emulate::a64::{GuestRegs64, pstate};
+use xenith_core::emulate::Execution;
+use xenith_core::emulate::a64::{GuestRegs64, aarch32, pstate};
 use xenith_core::emulate::psci::VcpuStart;
+use xenith_core::emulate::regs::psr;
 
-use super::setup::SCTLR_RESET;
+use super::setup::{SCTLR_RESET, SCTLR32_RESET, hcr};
 use super::sysreg;
 
 /// The registers that `enter_guest` loads and a trap saves; vectors.S knows the layout.
@@ -22,12 +24,23 @@ pub struct GuestFrame {
 
 impl GuestFrame {
     /// Returns the registers with which a domain's first vCPU starts.
-    pub fn boot(entry: u64, tree: u64) -> Self {
-        Self::start(VcpuStart {
+    pub fn boot(execution: Execution, entry: u64, tree: u64) -> Self {
+        let mut frame = Self::start(VcpuStart {
             pc: entry,
-            psr: pstate::START,
-            r0: tree,
-        })
+            psr: match execution {
+                Execution::AArch32 => psr::START,
+                Execution::AArch64 => pstate::START,
+            },
+            r0: 0,
+        });
+        match execution {
+            Execution::AArch32 => {
+                frame.x[1] = u64::from(u32::MAX);
+                frame.x[2] = tree;
+            }
+            Execution::AArch64 => frame.x[0] = tree,
+        }
+        frame
     }
 
     /// Returns the registers with which another vCPU starts.
@@ -47,6 +60,22 @@ impl GuestFrame {
         self.pstate as u32
     }
 
+    /// Returns whether the guest is in AArch32 state.
+    #[inline(always)]
+    pub fn is_aarch32(&self) -> bool {
+        self.psr() & pstate::AARCH32 != 0
+    }
+
+    /// Returns the registers as a guest in AArch32 state has them.
+    #[inline]
+    pub fn aarch32(&mut self) -> aarch32::Registers<'_> {
+        aarch32::Registers {
+            x: &mut self.x,
+            pc: &mut self.pc,
+            pstate: &mut self.pstate,
+        }
+    }
+
     /// Returns the low word of the program counter, for the trace.
     pub fn traced_pc(&self) -> u32 {
         self.pc as u32
@@ -54,7 +83,8 @@ impl GuestFrame {
 
     /// Returns a hypercall's number, and the low word of its first argument or result, for the trace.
     pub fn traced_call(&self) -> [u32; 2] {
-        [self.x[16] as u32, self.x[0] as u32]
+        let number = if self.is_aarch32() { 12 } else { 16 };
+        [self.x[number] as u32, self.x[0] as u32]
     }
 
     /// Writes the registers.
@@ -103,6 +133,8 @@ macro_rules! saved_context {
             pub vmpidr: u64,
             /// HCR_EL2 of this vCPU (TVM comes and goes).
             pub hcr: u64,
+            /// What only a 32-bit vCPU has.
+            pub aarch32: Aarch32State,
             /// The floating-point and SIMD registers, which are switched apart from the rest.
             pub vfp: VfpState,
         }
@@ -110,7 +142,11 @@ macro_rules! saved_context {
         impl SavedContext {
             /// A vCPU as it comes out of reset, with the hypervisor's part given.
             pub fn reset(affinity: u32, hcr: u64) -> Self {
-                Self { $($register: 0,)* vmpidr: 0x8000_0000 | u64::from(affinity), hcr, vfp: VfpState::default() }.with_sctlr(SCTLR_RESET)
+                let is_32_bit = hcr & hcr::RW == 0;
+                Self {
+                    $($register: 0,)* vmpidr: 0x8000_0000 | u64::from(affinity), hcr,
+                    aarch32: Aarch32State::default(), vfp: VfpState::reset(is_32_bit)
+                }.with_sctlr(if is_32_bit { SCTLR32_RESET } else { SCTLR_RESET })
             }
 
             fn with_sctlr(mut self, sctlr: u64) -> Self {
@@ -118,10 +154,22 @@ macro_rules! saved_context {
                 self
             }
 
+            /// Returns the width of the vCPU's EL1.
+            pub fn execution(&self) -> Execution {
+                if self.hcr & hcr::RW == 0 {
+                    Execution::AArch32
+                } else {
+                    Execution::AArch64
+                }
+            }
+
             /// Saves the live state of the vCPU that ran until now, but for `vfp`.
             pub fn save(&mut self) {
                 $(self.$register = sysreg::$register::read();)*
                 self.hcr = sysreg::hcr::read();
+                if self.hcr & hcr::RW == 0 {
+                    self.aarch32.save();
+                }
             }
 
             /// Makes this the live state, but for `vfp`.
@@ -135,6 +183,9 @@ macro_rules! saved_context {
                     sysreg::vmpidr::write(self.vmpidr);
                     sysreg::hcr::write(self.hcr);
                 }
+                if self.hcr & hcr::RW == 0 {
+                    self.aarch32.restore();
+                }
                 sysreg::isb();
             }
         }
@@ -146,6 +197,33 @@ saved_context! {
     tpidr_el0, tpidrro_el0, tpidr_el1, cntkctl, elr, spsr, sp_el0, sp_el1
 }
 
+macro_rules! aarch32_state {
+    ($($register:ident),*) => {
+        /// The registers that only a guest whose EL1 is in AArch32 state can reach; the others of its are halves of EL1's.
+        /// CPUs without such a state do not have them.
+        #[derive(Clone, Default)]
+        #[allow(missing_docs, reason = "each field is the register of its name")]
+        pub struct Aarch32State {
+            $(pub $register: u64,)*
+        }
+
+        impl Aarch32State {
+            fn save(&mut self) {
+                $(self.$register = sysreg::$register::read();)*
+            }
+
+            fn restore(&self) {
+                // SAFETY: Registers of the guest.
+                unsafe {
+                    $(sysreg::$register::write(self.$register);)*
+                }
+            }
+        }
+    };
+}
+
+aarch32_state! { dacr32, ifsr32, spsr_abt, spsr_und, spsr_irq, spsr_fiq }
+
 /// The floating-point and SIMD registers.
 #[repr(C, align(16))]
 #[derive(Clone, Default)]
@@ -153,11 +231,23 @@ pub struct VfpState {
     q: [u128; 32],
     fpcr: u64,
     fpsr: u64,
+    /// FPEXC of a 32-bit vCPU; with EL1 in AArch64 state nobody can reach it.
+    fpexc: Option<u64>,
 }
 
 impl VfpState {
+    fn reset(is_32_bit: bool) -> Self {
+        Self {
+            fpexc: is_32_bit.then_some(0),
+            ..Self::default()
+        }
+    }
+
     /// Saves the live registers; they must not be trapped ([`super::setup::trap_vfp`]).
     pub fn save(&mut self) {
+        if let Some(fpexc) = &mut self.fpexc {
+            *fpexc = sysreg::fpexc32::read();
+        }
         // SAFETY: CPTR_EL2 lets EL2 use the registers. `self.q` is 512 writable bytes. The hypervisor itself is compiled
         // without floating point, so no register of Rust's is touched.
         unsafe {
@@ -189,6 +279,10 @@ impl VfpState {
 
     /// Makes this the live state; the registers must not be trapped ([`super::setup::trap_vfp`]).
     pub fn restore(&self) {
+        if let Some(fpexc) = self.fpexc {
+            // SAFETY: A register of the guest.
+            unsafe { sysreg::fpexc32::write(fpexc) };
+        }
         // SAFETY: As in `save`, reading 512 bytes of `self.q`.
         unsafe {
             core::arch::asm!(

@@ -111,8 +111,10 @@ pub fn fault_frame() -> Gfn {
     Gfn::try_from(frame).unwrap_or(Gfn::new(u32::MAX))
 }
 
-/// The class of HVC from AArch64 state.
-pub const EC_HVC: u32 = 0x16;
+/// Returns whether this class of an exception is HVC, from AArch64 or AArch32 state.
+pub const fn is_hvc(class: u32) -> bool {
+    matches!(class, 0x16 | 0x12)
+}
 
 /// Returns the class of the exception that the guest trapped with (ESR_EL2.EC).
 pub fn exception_class() -> u32 {
@@ -125,6 +127,10 @@ pub fn exception_class() -> u32 {
 /// [`Fault`] when the guest itself could not access it.
 #[inline]
 pub(crate) fn translate(va: usize, write: bool) -> Result<HostPhys, Fault> {
+    // What the upper half does is not defined where the guest's EL1 is in AArch32 state.
+    if va >> 32 != 0 && sysreg::hcr::read() & setup::hcr::RW == 0 {
+        return Err(Fault);
+    }
     let kept = sysreg::par::read();
     // SAFETY: An address translation has no effect but on PAR_EL1, which is the guest's and restored below.
     unsafe {

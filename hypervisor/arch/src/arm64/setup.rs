@@ -82,6 +82,8 @@ const CNTHCTL: u64 = 1;
 
 /// SCTLR_EL1 of a vCPU out of reset.
 pub(super) const SCTLR_RESET: u64 = 0x30c5_0838;
+/// SCTLR of a 32-bit vCPU out of reset.
+pub(super) const SCTLR32_RESET: u64 = 0x00c5_0878;
 
 /// Configures this CPU's traps; no guest runs yet.
 pub fn init_cpu() {

@@ -157,7 +157,6 @@ impl<H: Hal> Hypervisor<H> {
             is_xenstore: request.is_xenstore,
             is_direct_mapped: false,
             has_pmu: request.has_pmu,
-            execution: guests.execution,
             upcall_ppi: ppi(map::GUEST_EVTCHN_PPI),
             virtual_timer_ppi: ppi(map::GUEST_TIMER_VIRT_PPI),
             physical_timer_ppi: ppi(map::GUEST_TIMER_PHYS_NS_PPI),
@@ -189,7 +188,7 @@ impl<H: Hal> Hypervisor<H> {
             .try_reserve_exact(usize::from(request.vcpus))
             .map_err(|_| Errno::NoMem)?;
         let ids = (0..request.vcpus).map(VcpuId::new);
-        contexts.extend(ids.map(|id| self.hal.new_context(id, request.has_pmu)));
+        contexts.extend(ids.map(|id| self.hal.new_context(id, guests.execution, request.has_pmu)));
         let virtual_offset = self.hal.now();
         let scheduler = self.scheduler.clone();
         Ok(Parts {
@@ -201,6 +200,7 @@ impl<H: Hal> Hypervisor<H> {
             vgic,
             power,
             shared_info,
+            execution: guests.execution,
             contexts,
             virtual_offset,
             scheduler,

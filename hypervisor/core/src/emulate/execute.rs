@@ -59,7 +59,7 @@ pub struct SyndromeAccess {
     pub width: Width,
     /// True when a loaded value is sign-extended.
     pub sign_extend: bool,
-    /// The transfer register, 0 to 14.
+    /// The field of the transfer register, for [`GuestRegs::transfer`].
     pub register: u8,
     /// Load or store.
     pub direction: Direction,
@@ -80,7 +80,7 @@ impl SyndromeAccess {
             _ => return None,
         };
         let register = abort.register();
-        if register == 15 {
+        if register & 15 == 15 {
             return None;
         }
         Some(Self {
@@ -98,14 +98,14 @@ impl SyndromeAccess {
     /// Returns the value that a store gives the device.
     #[inline]
     pub fn store_value<R: GuestRegs>(&self, regs: &R) -> u32 {
-        to_bus(regs.get(self.register), self.width, regs.cpsr())
+        to_bus(regs.transfer(self.register), self.width, regs.cpsr())
     }
 
     /// Puts what the device gave into the register of a load.
     #[inline]
     pub fn load_value<R: GuestRegs>(&self, regs: &mut R, value: u32) {
         let value = from_bus(value, self.width, self.sign_extend, regs.cpsr());
-        regs.set(self.register, value);
+        regs.set_transfer(self.register, value);
     }
 
     /// Performs the access and moves the guest past the instruction. `wide` is HSR.IL.

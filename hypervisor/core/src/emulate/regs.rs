@@ -32,6 +32,15 @@ pub mod psr {
     pub const J: u32 = 1 << 24;
     /// Carry flag.
     pub const C: u32 = 1 << 29;
+    /// How a domain's first vCPU starts: Supervisor mode, Z, all interrupts masked.
+    pub const START: u32 = 1 << 30 | A | I | F | MODE_SVC;
+    /// Returns whether a toolstack may give a guest this status: the modes that Xen takes.
+    pub const fn is_guest_mode(psr: u32) -> bool {
+        matches!(
+            psr & MODE_MASK,
+            MODE_USR | MODE_FIQ | MODE_IRQ | MODE_SVC | MODE_ABT | MODE_UND
+        )
+    }
     /// All bits of ITSTATE: IT\[7:2\] in 15:10, IT\[1:0\] in 26:25.
     pub const IT_MASK: u32 = 0x0600_fc00;
 }
@@ -53,6 +62,14 @@ pub trait GuestRegs {
     fn cpsr(&self) -> u32;
     /// Sets the guest's CPSR.
     fn set_cpsr(&mut self, value: u32);
+    /// Returns the register that a field of the syndrome names: on ARMv7 four bits with the number of the instruction.
+    fn transfer(&self, field: u8) -> u32 {
+        self.get(field & 15)
+    }
+    /// Sets the register that a field of the syndrome names.
+    fn set_transfer(&mut self, field: u8, value: u32) {
+        self.set(field & 15, value);
+    }
 }
 
 /// A register file without banks, for tests.

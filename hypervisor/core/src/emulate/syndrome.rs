@@ -137,10 +137,10 @@ impl Cp32 {
     pub const fn crm(self) -> u8 {
         (self.0 >> 1 & 15) as u8
     }
-    /// Returns the transfer register; 15 is the flags (MRC) or unpredictable (MCR).
+    /// Returns the field of the transfer register, for [`GuestRegs::transfer`]; 15 is the flags (MRC) or unpredictable (MCR).
     #[inline]
     pub const fn rt(self) -> u8 {
-        (self.0 >> 5 & 15) as u8
+        (self.0 >> 5 & 31) as u8
     }
     /// Returns true for MRC.
     #[inline]
@@ -178,15 +178,15 @@ impl Cp64 {
     pub const fn crm(self) -> u8 {
         (self.0 >> 1 & 15) as u8
     }
-    /// Returns the register of the low word.
+    /// Returns the field of the register of the low word, for [`GuestRegs::transfer`].
     #[inline]
     pub const fn rt(self) -> u8 {
-        (self.0 >> 5 & 15) as u8
+        (self.0 >> 5 & 31) as u8
     }
-    /// Returns the register of the high word.
+    /// Returns the field of the register of the high word.
     #[inline]
     pub const fn rt2(self) -> u8 {
-        (self.0 >> 10 & 15) as u8
+        (self.0 >> 10 & 31) as u8
     }
     /// Returns true for MRRC.
     #[inline]
@@ -262,10 +262,10 @@ impl DataAbort {
     pub const fn is_sign_extended(self) -> bool {
         self.0 & 1 << 21 != 0
     }
-    /// Returns the transfer register (SRT). Valid with [`Self::is_valid`].
+    /// Returns the field of the transfer register (SRT), for [`GuestRegs::transfer`]. Valid with [`Self::is_valid`].
     #[inline]
     pub const fn register(self) -> u8 {
-        (self.0 >> 16 & 15) as u8
+        (self.0 >> 16 & 31) as u8
     }
     /// Returns the external abort type bit (EA).
     #[inline]
@@ -427,7 +427,8 @@ impl Syndrome {
     /// Returns true when the trapped instruction passes its condition with the guest's `cpsr`. One that fails was
     /// trapped all the same on some processors and is a no-operation (ARM DDI 0406C.d B1.14.1).
     ///
-    /// Classes from 0x10 up (calls, aborts) and the unknown class are not conditional: they happen only when executed.
+    /// Classes from 0x10 up (calls, aborts) and the unknown class are not conditional: they happen only when executed. But
+    /// for SMC of ARMv8.
     #[inline]
     pub const fn condition_passed(self, cpsr: u32) -> bool {
         // CV with condition "always": nearly every trap.
@@ -435,7 +436,9 @@ impl Syndrome {
             return true;
         }
         let class = self.class_number();
-        if class == 0 || class >= 0x10 {
+        // ARMv8 traps an SMC that may fail its condition too (CCKNOWNPASS); ARMv7 never does.
+        let may_fail = class == 0x13 && self.0 & 1 << 19 != 0;
+        if class == 0 || class >= 0x10 && !may_fail {
             return true;
         }
         let condition = if self.0 & 1 << 24 != 0 {

@@ -52,7 +52,7 @@ fn is_clean(entry: &MulticallEntry) -> bool {
 /// Arguments: list, count. Between two entries, and inside one that stops itself, it can be preempted.
 #[inline(never)]
 pub(super) fn call<H: Hal, M: GuestMemory>(cx: &mut Cx<'_, H, M>, args: &mut Args) -> CallResult {
-    let is_32_bit = cx.domain.facts.execution == Execution::AArch32;
+    let is_32_bit = cx.domain.execution() == Execution::AArch32;
     let mut left = args[1] as u32;
     let mut at = GuestVirt::new(args[0]);
     let mut is_first = true;

@@ -73,7 +73,7 @@ fn register_runstate<H: Hal, M: GuestMemory>(
     vcpu: &Vcpu<H>,
     at: GuestVirt,
 ) -> CallResult {
-    let address = match cx.domain.facts.execution {
+    let address = match cx.domain.execution() {
         // A 32-bit guest fills only the pointer: the rest of the union is whatever was on its stack.
         Execution::AArch32 => u64::from(cx.read::<abi::VcpuRegisterRunstate32>(at)?.addr),
         Execution::AArch64 => cx.read::<abi::VcpuRegisterRunstateMemoryArea>(at)?.addr,

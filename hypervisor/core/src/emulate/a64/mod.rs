@@ -1,11 +1,13 @@
 //! Emulation for AArch64 guests: as [`super`], with the registers and syndromes of ARMv8-A (Arm DDI 0487).
 //!
+//! - [`aarch32`]: AArch32 guests.
 //! - [`syndrome`]: ESR_EL2 to a typed exit.
 //! - [`mmio`]: loads and stores to emulated devices.
 //! - [`inject`]: the state after an exception given to the guest.
 //! - [`sysreg`]: what a trapped system register access does.
 //! - [`features`]: the identification registers as guests see them.
 
+pub mod aarch32;
 pub mod features;
 pub mod inject;
 pub mod mmio;

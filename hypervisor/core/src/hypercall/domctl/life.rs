@@ -94,18 +94,23 @@ pub(super) fn set_time_offset<H: Hal, M: GuestMemory>(
     Ok(Reply::None)
 }
 
-/// The width of the domain's registers, which is that of all here.
-pub(super) fn address_size<H: Hal>(op: &abi::Domctl, target: &Domain<H>) -> Done {
+/// The width of the domain's registers.
+pub(super) fn address_size<H: Hal, M: GuestMemory>(
+    cx: &Cx<'_, H, M>,
+    op: &abi::Domctl,
+    target: &Arc<Domain<H>>,
+) -> Done {
     let wanted: abi::DomctlAddressSize = part(op)?;
-    let own = match target.facts.execution {
-        Execution::AArch32 => 32,
-        Execution::AArch64 => 64,
+    let wanted = match wanted.size {
+        32 => Execution::AArch32,
+        64 => Execution::AArch64,
+        _ => return Err(Errno::Inval),
     };
-    if wanted.size == own {
-        Ok(Reply::None)
-    } else {
-        Err(Errno::Inval)
+    if Arc::ptr_eq(target, cx.domain) && wanted != target.execution() {
+        return Err(Errno::Inval);
     }
+    target.set_execution(cx.hv, wanted)?;
+    Ok(Reply::None)
 }
 
 pub(super) fn destroy<H: Hal, M: GuestMemory>(cx: &Cx<'_, H, M>, target: &Arc<Domain<H>>) -> Done {

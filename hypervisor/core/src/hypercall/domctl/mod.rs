@@ -154,7 +154,7 @@ fn of_domain<H: Hal, M: GuestMemory>(
         abi::XEN_DOMCTL_SETDOMAINHANDLE => life::set_handle(op, target),
         abi::XEN_DOMCTL_SETDEBUGGING => life::set_debugging(cx, op, target),
         abi::XEN_DOMCTL_SET_VIRQ_HANDLER => life::set_virq_handler(cx, op, target),
-        abi::XEN_DOMCTL_SET_ADDRESS_SIZE => life::address_size(op, target),
+        abi::XEN_DOMCTL_SET_ADDRESS_SIZE => life::address_size(cx, op, target),
         abi::XEN_DOMCTL_RESUMEDOMAIN => life::resume(cx, target),
         abi::XEN_DOMCTL_CACHEFLUSH => memory::cache_flush(cx, op, target),
         abi::XEN_DOMCTL_GET_PAGING_MEMPOOL_SIZE => memory::pool_size(op, target),

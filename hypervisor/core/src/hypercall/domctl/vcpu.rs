@@ -38,10 +38,7 @@ pub(super) fn set_context<H: Hal, M: GuestMemory>(
     if wanted.ctxt == 0 {
         target.pause();
         target.wait_descheduled();
-        *vcpu.context.lock() = cx.hv.hal.new_context(vcpu.id, target.facts.has_pmu);
-        target.power.set_off(vcpu.id);
-        target.set_offline(vcpu, true);
-        vcpu.is_initialised.store(false, Ordering::SeqCst);
+        target.forget_registers(cx.hv, vcpu, target.execution());
         target.unpause();
         return Ok(Reply::None);
     }

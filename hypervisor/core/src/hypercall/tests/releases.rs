@@ -1,5 +1,6 @@
 //! What differs in the release that Debian 13's tools speak, 4.20: domctl 0x17, and texts with their length.
 
+use core::sync::atomic::Ordering::SeqCst;
 use xen_abi::control::*;
 use xen_abi::hypercall::*;
 use xen_abi::version::*;
@@ -8,6 +9,7 @@ use zerocopy::FromZeros;
 use super::domctl::domctl_as;
 use super::errno::*;
 use crate::addr::DomId;
+use crate::emulate::Execution;
 use crate::fakes::{ARG, Guest, Size, World};
 use crate::hypervisor::XEN_4_20;
 
@@ -28,6 +30,30 @@ fn creation() -> DomctlCreatedomain420 {
     wanted.grant_opts = 1;
     wanted.arch.nr_spis = 3;
     wanted
+}
+
+/// A domain is of the width that the toolstack wants, until it has memory.
+#[test]
+fn widths() {
+    let world = world();
+    let newer = XEN_DOMCTL_INTERFACE_VERSION_4_20;
+    let dom0 = &world.dom0;
+    let (result, id, _) = domctl_as(newer, dom0, XEN_DOMCTL_CREATEDOMAIN, 0, creation());
+    assert_eq!((result, id), (0, 3));
+    let set = |id, size| {
+        let wanted = DomctlAddressSize { size };
+        domctl_as(newer, dom0, XEN_DOMCTL_SET_ADDRESS_SIZE, id, wanted).0
+    };
+    let domain = world.hv.domains.get(DomId::new(3)).unwrap();
+    assert_eq!(domain.execution(), Execution::AArch32);
+    for (size, expected) in [(64, 0), (32, 0), (16, EINVAL), (64, 0), (64, 0)] {
+        assert_eq!(set(3, size), expected, "{size}");
+    }
+    assert_eq!(domain.execution(), Execution::AArch64);
+    assert!(domain.vcpus.iter().all(|vcpu| vcpu.is_offline.load(SeqCst)));
+    // With memory it stays what it is; so does whoever asks for itself.
+    assert_eq!((set(1, 64), set(1, 32), set(0, 64)), (EBUSY, 0, EINVAL));
+    assert_eq!(world.dom1.domain.execution(), Execution::AArch32);
 }
 
 #[test]
