@@ -155,14 +155,19 @@ def wrong_kernel(t):
 
 
 @test("arm64/dom0less", "arm64 debian64 ours", cost=60, limit=600)
-def dom0less(t):
+def dom0less(t, *options):
     """Two 64-bit domains of the device tree with two vCPUs each, beside dom0."""
-    m = debian64(t, "--dom0less", 2, "--domu-cpus", 2, "--smp", 2,
+    m = debian64(t, *options, "--dom0less", 2, "--domu-cpus", 2, "--smp", 2,
                  "--xen-cmdline", "console=dtuart dom0_mem=384M loglvl=all guest_loglvl=all")
     missing = {"dom0", "domU1", "domU2"}
     while missing:
         found = m.expect(r"XENITH-(?:DOM0-UP|UP domain=(\S+) cpus=2) hypervisor=(?:\S+) uptime=[^\n]*aarch64[^\n]*\n", 300)
         missing.discard(found.group(1) or "dom0")
+
+
+@test("arm64/gicv3-dom0less", "arm64 debian64 ours full", cost=60, limit=600)
+def gicv3_dom0less(t):
+    dom0less(t, "--gic", "3")
 
 
 @test("arm64/64G", "arm64 debian64 ours", cost=60, limit=600)
@@ -178,9 +183,9 @@ def much_ram(t):
 
 
 @test("arm64/toolstack", "arm64 toolstack debian full", cost=120, limit=900)
-def toolstack(t):
+def toolstack(t, *options):
     """Debian 13's unmodified toolstack, xl 4.20: a domU with a disk and a network card, from create to shutdown."""
-    m = debian64(t, "--toolstack", "--smp", 2, "--mem", "1G",
+    m = debian64(t, *options, "--toolstack", "--smp", 2, "--mem", "1G",
                  "--xen-cmdline", "console=dtuart dom0_mem=512M loglvl=all guest_loglvl=all")
     m.login(400)
     info = m.shell("xl info", 100)
@@ -207,3 +212,8 @@ def toolstack(t):
     m.shell("xl create -p /root/domu.cfg && xl destroy domu", 300)
     require(list(domains(m)) == ["Domain-0"], f"left over: {domains(m)}")
     m.poweroff()
+
+
+@test("arm64/gicv3-toolstack", "arm64 toolstack debian full", cost=120, limit=900)
+def gicv3_toolstack(t):
+    toolstack(t, "--gic", "3")
