@@ -161,7 +161,7 @@ fn boot(name: &str, blob: &[u8]) -> Result<(Row, Dom0Tree), String> {
         host.timer.phys.intid,
         host.timer.virt.intid,
     ];
-    let reserved = host.reserved_ranges();
+    let reserved: Vec<PhysRange> = host.reserved.iter().map(|one| one.range).collect();
     let dom0 = dom0::build(&Dom0Input {
         host: &tree,
         console: driver
@@ -172,6 +172,7 @@ fn boot(name: &str, blob: &[u8]) -> Result<(Row, Dom0Tree), String> {
         banks: &banks,
         ram: &host.memory,
         reserved: &reserved,
+        memreserve: &host.memreserve,
         forbidden: &[image],
         phys_bits: 40,
         execution: Execution::AArch32,
