@@ -2,11 +2,12 @@
 
 import os
 import re
+import subprocess
 from types import SimpleNamespace
 
 import messages
 from fixtures import tool
-from harness import TARGET, Failure, Skip, test
+from harness import TARGET, TOP, Failure, Skip, test
 from test_boards import board_tree
 from test_dom0 import facts, require
 from test_toolstack import digest, domains, enter, leave, until
@@ -241,3 +242,36 @@ def raspi4b_mini(t):
     m.expect(r"\] Xen 4\.20 support found\n", 60)
     m.send("\x01\x01\x01")
     m.expect(messages.INPUT_TO_XEN, 20)
+
+
+def uboot(t, command, found):
+    """Debian's U-Boot on virt starts the hypervisor from a card that scripts/mkimage made, by a boot script."""
+    if not os.access(IMAGE, os.R_OK):
+        raise Skip("scripts/build --arch arm64 was not run")
+    card = t.dir / "card.img"
+    done = subprocess.run([TOP / "scripts/mkimage", "--arch", "arm64", "--boot", command, "--output", card, "qemu-virt"],
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise Failure(done.stderr.strip()[-300:])
+    bios = t.guest_file("trixie", "u-boot-qemu", "arm64") / "usr/lib/u-boot/qemu_arm64/u-boot.bin"
+    m = t.start(["qemu-system-aarch64", "-M", "virt,virtualization=on,gic-version=2", "-cpu", "cortex-a57", "-smp", 2,
+                 "-m", "1G", "-display", "none", "-nic", "none", "-monitor", "none", "-chardev",
+                 "stdio,id=console,signal=off", "-serial", "chardev:console", "-bios", bios,
+                 "-drive", f"file={card},format=raw,if=none,id=card", "-device", "virtio-blk-device,drive=card"])
+    m.expect(found, 60)
+    m.expect(messages.BANNER, 60)
+    m.expect(r"\(XEN\) Brought up 2 CPUs\n", 30)
+    m.login(240)
+    m.poweroff()
+
+
+@test("arm64/uboot-booti", "arm64 debian64 boards ours", cost=10)
+def uboot_booti(t):
+    """The Image itself, by booti."""
+    uboot(t, "booti", r"bytes read [^\n]*\n[\s\S]*Starting kernel")
+
+
+@test("arm64/uboot-bootm", "arm64 debian64 boards ours", cost=10)
+def uboot_bootm(t):
+    """The uImage, by bootm."""
+    uboot(t, "bootm", r"Verifying Checksum \.\.\. OK")
