@@ -9,7 +9,7 @@ use xenith_boot::cmdline::Options;
 use xenith_boot::fdt::dom0::{self, Dom0Input, Dom0Tree};
 use xenith_boot::fdt::host::{ConsoleUart, Gic, GicKind, HostInfo};
 use xenith_boot::fdt::tree::Tree;
-use xenith_boot::memory::{PhysRange, dom0_banks, dom0_mem_size};
+use xenith_boot::memory::{PhysRange, dom0_banks_below, dom0_mem_size};
 use xenith_boot::modules::BootModules;
 use xenith_core::addr::{DomId, GuestPhys, HostPhys, PAGE_SIZE, VcpuId};
 use xenith_core::domain::Domain;
@@ -19,6 +19,7 @@ use xenith_core::frames::Contents;
 use xenith_core::sched::{Affinity, CpuSet, FIRST_POOL};
 use xenith_core::stage2::PageType;
 use xenith_core::vgic::{MAX_SPIS, Redistributors};
+use xenith_platforms::Platform;
 
 use crate::arch::{Features, RELEASE};
 use crate::builder::{Draft, MAPTRACK_FRAMES, Start, grant_limits, text};
@@ -68,7 +69,8 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         warn!("PLEASE SPECIFY dom0_mem PARAMETER - USING 512M FOR NOW");
     }
     let size = dom0_mem_size(plan.options.dom0_mem, plan.usable).map_err(text)?;
-    let banks = dom0_banks(plan.usable, size).map_err(text)?;
+    let low_end = crate::power::platform().map_or(u64::MAX, Platform::dma_end);
+    let banks = dom0_banks_below(plan.usable, size, low_end).map_err(text)?;
     // Those that no pool of the device tree has.
     let first = hv.scheduler.with(|pools, _, _| pools.info(FIRST_POOL));
     let pcpus = first.map_or_else(crate::smp::online, |pool| pool.cpus);
@@ -123,7 +125,8 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         say!("d0: extended regions not supported for 32-bit guests");
     }
 
-    let reserved = plan.host.reserved_ranges();
+    let reserved = plan.host.reserved.iter().map(|one| one.range);
+    let reserved: alloc::vec::Vec<PhysRange> = reserved.collect();
     // What the virtual GIC has; a physical one may have up to 28 more.
     let lines = hv.hal.distributor.lock().lines().min(32 + MAX_SPIS);
     let initrd = plan.modules.ramdisk().map(|module| module.range);
@@ -136,6 +139,7 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         banks: &banks,
         ram: &plan.host.memory,
         reserved: &reserved,
+        memreserve: &plan.host.memreserve,
         forbidden: &[plan.image],
         phys_bits: u32::from(hv.guests.geometry.ipa_bits()),
         vcpus,

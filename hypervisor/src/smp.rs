@@ -5,17 +5,18 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use log::{error, warn};
 use xenith_arch::gic::{LocalFrames, SgiSender, Target};
 use xenith_arch::guest_memory::{CpuLocal, this_cpu};
-use xenith_arch::{Firmware, Monitor, affinity, psci_cpu_on, setup, sysreg, timer};
+use xenith_arch::{Firmware, Monitor, affinity, cache, psci_cpu_on, setup, sysreg, timer};
 use xenith_boot::fdt::host::{HostCpu, HostInfo, Psci, PsciMethod, PsciVersion};
 use xenith_core::addr::{CpuId, DomId, HostPhys, IntId, VcpuId};
 use xenith_core::domain::{Domain, Vcpu};
+use xenith_core::emulate::Execution;
 use xenith_core::machine::PhysIrq;
 use xenith_core::sched::{CpuSet, Kicker};
 use xenith_core::sync::Once;
 use xenith_core::trace::{Event, Subject};
 use xenith_platforms::{CpuOnError, Platform, Wake};
 
-use crate::arch::Features;
+use crate::arch::{EXECUTION, Features};
 use crate::machine::{Hv, Machine, alloc_frame, installed};
 use crate::run::Pcpu;
 use crate::say;
@@ -316,6 +317,8 @@ pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, ima
         report_psci(psci);
     } else if has_own_way {
         say!("CPUs are started by the platform's method");
+    } else if others.clone().any(is_released) {
+        say!("CPUs are started by spin-table");
     }
     for cpu in host.cpus.cpus.iter().filter(|cpu| !cpu.is_enabled) {
         say!(
@@ -384,6 +387,30 @@ fn board_cpu_on(
     Ok(())
 }
 
+/// Returns whether a CPU is started by what is written for it in memory. That is AArch64's: a tree for both may name the
+/// method for 32-bit kernels at the parent, and firmware has but one of them.
+fn is_released(cpu: &HostCpu<'_>) -> bool {
+    EXECUTION == Execution::AArch64 && cpu.spins()
+}
+
+/// Starts a CPU that waits in a loop of the firmware's, caches off, for an address other than 0 (Linux'
+/// `arm64/booting.rst`).
+fn release_cpu(hv: &Hv, cpu: &HostCpu<'_>, entry: HostPhys) -> Result<(), &'static str> {
+    let wrong = "its cpu-release-addr is missing, not a multiple of 8, or no physical address";
+    let at = cpu.release_address.ok_or(wrong)?;
+    let frame = at.frame().filter(|_| at.raw().is_multiple_of(8));
+    let word = at.page_offset() / 8;
+    // The page is nobody's: `HostInfo::reserved_ranges` has it.
+    hv.hal.memory.with_table(frame.ok_or(wrong)?, |page| {
+        if let Some(word) = page.get(word) {
+            word.store(entry.raw(), Ordering::Release);
+            cache::clean_range(core::ptr::from_ref(word) as usize, 8);
+        }
+    });
+    sysreg::sev();
+    Ok(())
+}
+
 fn firmware_cpu_on(
     psci: Option<&Psci>,
     cpu: &HostCpu<'_>,
@@ -445,6 +472,7 @@ fn start(
     // By HVC we would call ourselves: a board's own way is better than that.
     let by_hvc = psci.is_some_and(|psci| psci.method == PsciMethod::Hvc);
     let begun = match crate::power::platform() {
+        _ if is_released(cpu) => release_cpu(hv, cpu, entry),
         Some(board) if psci.is_none() || by_hvc && board.starts_cpus() => {
             board_cpu_on(template, board, number, cpu, entry)
         }

@@ -4,7 +4,7 @@
 //! The logic is pure: registers are found and mapped once, while the device tree is there ([`Lookup`]), and used through
 //! [`RegisterIo`]; time and the firmware are [`BoardIo`]. No locks; the caller starts one CPU at a time.
 
-use crate::{RegisterIo, exynos5, sunxi, vexpress};
+use crate::{RegisterIo, bcm2711, exynos5, sunxi, vexpress};
 
 /// The registers of a device, mapped for good.
 pub type Registers = &'static (dyn RegisterIo + Send + Sync);
@@ -98,6 +98,11 @@ pub trait Platform: Send + Sync {
         entry: u64,
     ) -> Result<Wake, CpuOnError>;
 
+    /// Returns the address below which dom0 must have memory, because devices reach no further.
+    fn dma_end(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Returns the `compatible` strings of what dom0 must not have.
     fn hidden_from_dom0(&self) -> &'static [&'static str] {
         &[]
@@ -123,7 +128,12 @@ pub struct Board {
 }
 
 /// All families.
-static BOARDS: [Board; 3] = [sunxi::BOARD, vexpress::BOARD, exynos5::BOARD];
+static BOARDS: [Board; 4] = [
+    sunxi::BOARD,
+    vexpress::BOARD,
+    exynos5::BOARD,
+    bcm2711::BOARD,
+];
 
 /// Returns the platform of a machine, or `None` for one without anything special. `is_root` says whether the root of the
 /// device tree has one of these `compatible` strings.

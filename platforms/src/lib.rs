@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+mod bcm2711;
 mod board;
 mod exynos5;
 #[cfg(test)]

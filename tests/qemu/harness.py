@@ -325,18 +325,18 @@ class Context:
             args += ("--highmem", "off")
         return self.start(self.run_command(*args), **more)
 
-    def guest_file(self, suite, item):
+    def guest_file(self, suite, item, arch="arm32"):
         """Path of a fetched file of Debian: see scripts/fetch-guest."""
-        done = subprocess.run([TOP / "scripts/fetch-guest", "--suite", suite, "--print", item],
+        done = subprocess.run([TOP / "scripts/fetch-guest", "--arch", arch, "--suite", suite, "--print", item],
                               stdout=subprocess.PIPE, text=True)
         if done.returncode:
             raise Failure(f"scripts/fetch-guest {item} failed")
         return Path(done.stdout.strip())
 
-    def initrd(self, suite="bookworm"):
+    def initrd(self, suite="bookworm", arch="arm32"):
         """Path of the initramfs that scripts/run makes for a suite."""
-        self.run_command("--suite", suite)
-        return TARGET / "images" / f"dom0-{suite}.cpio.gz"
+        self.run_command("--arch", arch, "--suite", suite)
+        return TARGET / "images" / f"dom0-{suite}{'' if arch == 'arm32' else '-' + arch}.cpio.gz"
 
     def close(self):
         for machine in self.machines:

@@ -306,8 +306,21 @@ pub fn dom0_mem_size(option: Option<u64>, usable: &[PhysRange]) -> Result<u64, D
 ///
 /// # Errors
 /// [`Dom0MemError`], which says how much could be had.
-#[inline(never)]
 pub fn dom0_banks(usable: &[PhysRange], size: u64) -> Result<Vec<PhysRange>, Dom0MemError> {
+    dom0_banks_below(usable, size, FOUR_GIB)
+}
+
+/// Chooses as [`dom0_banks`] does, with another end of the memory that the first bank must come from: where devices of
+/// the machine reach no more.
+///
+/// # Errors
+/// Those of [`dom0_banks`].
+#[inline(never)]
+pub fn dom0_banks_below(
+    usable: &[PhysRange],
+    size: u64,
+    low_end: u64,
+) -> Result<Vec<PhysRange>, Dom0MemError> {
     if size == 0 {
         return Err(Dom0MemError::Zero);
     }
@@ -330,7 +343,7 @@ pub fn dom0_banks(usable: &[PhysRange], size: u64) -> Result<Vec<PhysRange>, Dom
         .collect();
     let low: Vec<PhysRange> = pieces
         .iter()
-        .map(|piece| piece.below(FOUR_GIB))
+        .map(|piece| piece.below(low_end.min(FOUR_GIB)))
         .filter(|piece| !piece.is_empty())
         .collect();
 

@@ -64,6 +64,23 @@ fn usable_ram_is_whole_pages_without_holes() {
     assert_eq!(usable_ram(&[range(0, u64::MAX)], &[range(0, u64::MAX)]), []);
 }
 
+/// A Raspberry Pi 4 with 2 GiB, modules in the middle of what its DMA reaches.
+#[test]
+fn the_first_bank_is_where_devices_reach() {
+    let usable = usable_ram(
+        &[mib(0, 948), mib(1024, 2048)],
+        &[mib(256, 300), mib(384, 386)],
+    );
+    assert_eq!(
+        dom0_banks(&usable, 600 * MIB),
+        Ok(Vec::from([mib(1024, 1624)]))
+    );
+    let banks = dom0_banks_below(&usable, 600 * MIB, GIB).unwrap();
+    assert!(banks[0].base().raw() < GIB && banks[0].end().raw() <= GIB);
+    assert!(banks[0].size() >= 128 * MIB);
+    assert_eq!(total_size(&banks), 600 * MIB);
+}
+
 #[test]
 fn one_bank_if_it_can_be() {
     // qemu virt 1 GiB: image, DTB and modules at the bottom; 128 MiB boundaries come first.

@@ -66,10 +66,10 @@ const RAM: [(&str, u64, u64); 9] = [
     ("", 0x8000_0000, 512),
 ];
 
-fn dtbs() -> Vec<PathBuf> {
-    let folder = match std::env::var_os("XENITH_DTBS") {
+fn dtbs(variable: &str) -> Vec<PathBuf> {
+    let folder = match std::env::var_os(variable) {
         Some(folder) => PathBuf::from(folder),
-        None => panic!("XENITH_DTBS is not set; run this test by: scripts/test boards"),
+        None => panic!("{variable} is not set; run this test by: scripts/test boards"),
     };
     let mut found: Vec<PathBuf> = std::fs::read_dir(&folder)
         .expect("the folder of XENITH_DTBS")
@@ -109,7 +109,7 @@ fn warnings(blob: &[u8]) -> BTreeSet<(String, String)> {
 }
 
 /// Takes a board through the boot code; returns its row and dom0's tree.
-fn boot(name: &str, blob: &[u8]) -> Result<(Row, Dom0Tree), String> {
+fn boot(name: &str, blob: &[u8], execution: Execution) -> Result<(Row, Dom0Tree), String> {
     let text = |error: &dyn core::fmt::Display| error.to_string();
     let mut tree = Node::parse(blob);
     let ram = tree.fill_in_memory(|compatible| {
@@ -161,7 +161,7 @@ fn boot(name: &str, blob: &[u8]) -> Result<(Row, Dom0Tree), String> {
         host.timer.phys.intid,
         host.timer.virt.intid,
     ];
-    let reserved = host.reserved_ranges();
+    let reserved: Vec<PhysRange> = host.reserved.iter().map(|one| one.range).collect();
     let dom0 = dom0::build(&Dom0Input {
         host: &tree,
         console: driver
@@ -172,9 +172,13 @@ fn boot(name: &str, blob: &[u8]) -> Result<(Row, Dom0Tree), String> {
         banks: &banks,
         ram: &host.memory,
         reserved: &reserved,
+        memreserve: &host.memreserve,
         forbidden: &[image],
-        phys_bits: 40,
-        execution: Execution::AArch32,
+        phys_bits: match execution {
+            Execution::AArch32 => 40,
+            Execution::AArch64 => 44,
+        },
+        execution,
         vcpus: host.cpus.cpus.len().min(8) as u32,
         boot_mpidr: host.cpus.cpus[0].mpidr as u32,
         gic_dist: host.gic.gicd.base(),
@@ -244,9 +248,9 @@ fn check_dom0(
     }
     for wanted in ["/hypervisor", "/cpus", "/psci", "/timer", "/chosen"] {
         let is_there = tree.find(wanted).is_some()
-            || tree
-                .nodes()
-                .any(|node| node.is_compatible(&["arm,armv7-timer"]) && wanted == "/timer");
+            || tree.nodes().any(|node| {
+                node.is_compatible(&["arm,armv7-timer", "arm,armv8-timer"]) && wanted == "/timer"
+            });
         if !is_there {
             return Err(format!("dom0's tree has no {wanted}"));
         }
@@ -278,13 +282,13 @@ const EXPECTED: (&str, &str) = ("unit_address_vs_reg", "/hypervisor");
 fn all() {
     let mut rows = Vec::new();
     let mut failures = Vec::new();
-    for path in dtbs() {
+    for path in dtbs("XENITH_DTBS") {
         let blob = std::fs::read(&path).unwrap();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         if !Tree::new(&blob).is_ok_and(|tree| can_virtualize(&tree)) {
             continue;
         }
-        match boot(&name, &blob) {
+        match boot(&name, &blob, Execution::AArch32) {
             Err(reason) => failures.push(format!("{name}: {reason}")),
             Ok((row, dom0)) => {
                 let before = warnings(&blob);
@@ -310,4 +314,48 @@ fn all() {
     );
     // What the issue counted in Linux 6.1; a kernel may gain boards, and loses none.
     assert!(rows.len() >= 300, "only {} boards", rows.len());
+}
+
+/// The Raspberry Pi 4 and its kin, as Debian's 64-bit kernel describes them.
+#[test]
+#[ignore = "needs Debian's kernel package: scripts/test boards"]
+fn raspberry_pi_4() {
+    let is_one = |path: &PathBuf| path.to_string_lossy().contains("bcm2711");
+    let paths: Vec<PathBuf> = dtbs("XENITH_DTBS_ARM64")
+        .into_iter()
+        .filter(is_one)
+        .collect();
+    assert!(paths.len() >= 3, "{paths:?}");
+    for path in paths {
+        let blob = std::fs::read(&path).unwrap();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let tree = Tree::new(&blob).unwrap();
+        // Each CPU waits at an address of its own, in what firmware keeps.
+        let cpus = host::cpus(&tree).unwrap().cpus;
+        let at: Vec<_> = cpus
+            .iter()
+            .filter(|cpu| cpu.spins())
+            .filter_map(|cpu| Some(cpu.release_address?.raw()))
+            .collect();
+        assert_eq!(at, [0xd8, 0xe0, 0xe8, 0xf0], "{name}");
+        assert_eq!(
+            host::memreserve(&tree).unwrap()[0],
+            PhysRange::from_size(0, 0x1000),
+            "{name}"
+        );
+        // Both kinds of UART, by their aliases.
+        for (alias, driver) in [("serial0", "pl011"), ("serial1", "bcm2835-aux")] {
+            let console = host::console(&tree, &IrqResolver::new(&tree), Some(alias)).unwrap();
+            let console = console.expect("a console");
+            let found = uart::find(console.compatible.iter()).expect("a driver");
+            assert_eq!(found.name, driver, "{name}");
+        }
+        let (row, dom0) = boot(&name, &blob, Execution::AArch64).expect(&name);
+        assert_eq!(row.console.as_deref(), Some("bcm2835-aux"));
+        let dom0 = Tree::new(&dom0.blob).unwrap();
+        for cpu in dom0.find("/cpus").unwrap().children() {
+            assert_eq!(cpu.text("enable-method"), "psci", "{name}");
+            assert!(cpu.prop("cpu-release-addr").is_none(), "{name}");
+        }
+    }
 }

@@ -95,6 +95,7 @@ fn dom0_tree(tree: &Tree<'_>) {
         banks: &ram,
         ram: &ram,
         reserved: &[],
+        memreserve: &[],
         forbidden: &[],
         phys_bits: 40,
         vcpus: 2,

@@ -52,10 +52,12 @@ pub struct Dom0Input<'a> {
     pub xen_compatible: &'a [&'a str],
     /// Dom0's RAM.
     pub banks: &'a [PhysRange],
-    /// The host's whole RAM: never mapped as a device, but for `reserved`.
+    /// The host's whole RAM: never mapped as a device, but for `reserved` and `memreserve`.
     pub ram: &'a [PhysRange],
     /// The ranges of `/reserved-memory`: not given to any domain's allocator, for dom0's drivers to use.
     pub reserved: &'a [PhysRange],
+    /// What firmware keeps (`/memreserve/`): a device of dom0's may be there, memory that it is told of is not.
+    pub memreserve: &'a [PhysRange],
     /// What must not be mapped besides: the hypervisor and the boot modules if they are outside `ram`.
     pub forbidden: &'a [PhysRange],
     /// Width of a physical address in bits (40 with LPAE).
@@ -356,7 +358,9 @@ fn whole_pages(ranges: &[PhysRange]) -> Vec<PhysRange> {
 impl<'b> Builder<'b> {
     fn new(input: &'b Dom0Input<'b>, gic: Node<'b, 'b>, irqs: &'b IrqResolver<'b, 'b>) -> Self {
         let tree = input.host;
-        let mut closed = subtract(&whole_pages(input.ram), &whole_pages(input.reserved));
+        let mut open = whole_pages(input.reserved);
+        open.extend(whole_pages(input.memreserve));
+        let mut closed = subtract(&whole_pages(input.ram), &open);
         closed.extend(whole_pages(&registers(gic, irqs)));
         closed.extend(whole_pages(input.forbidden));
         let gic_phandle = gic
@@ -396,7 +400,8 @@ impl<'b> Builder<'b> {
     }
 
     /// Returns where a 64-bit dom0 may map what is others': addresses at which the machine has neither RAM nor devices, in
-    /// pieces of whole 2 MiB and at least 64 MiB, as Xen's. All nodes were looked at.
+    /// pieces of whole 2 MiB and at least 64 MiB, as Xen's, as far as the cells of the root can tell them. All nodes were
+    /// looked at.
     fn extended_regions(&self) -> Vec<PhysRange> {
         const SECTION: u64 = 2 << 20;
         const LEAST: u64 = 64 << 20;
@@ -410,9 +415,20 @@ impl<'b> Builder<'b> {
         used.extend(whole_pages(&self.console_mmio));
         used.extend(&self.mmio);
         used.push(self.input.grant_table);
-        let end = 1_u64.checked_shl(self.input.phys_bits).unwrap_or(u64::MAX);
+        let root = self.tree.root();
+        let bits = self
+            .input
+            .phys_bits
+            .min(root.address_cells().saturating_mul(32));
+        let end = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
+        let most = match root.size_cells() {
+            1 => u64::from(u32::MAX),
+            _ => u64::MAX,
+        };
         subtract(&[PhysRange::from_start_end(0, end)], &used)
             .into_iter()
+            .map(|hole| hole.shrink_to(SECTION))
+            .map(|hole| PhysRange::from_size(hole.base().raw(), hole.size().min(most)))
             .map(|hole| hole.shrink_to(SECTION))
             .filter(|hole| hole.size() >= LEAST)
             .take(MOST)

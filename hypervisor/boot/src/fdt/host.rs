@@ -134,12 +134,22 @@ pub struct HostCpu<'a> {
     pub compatible: Strings<'a>,
     /// How it is started; the one of `/cpus` when the node has none; empty when neither has.
     pub enable_method: &'a str,
+    /// Where it looks for the address to start at (`cpu-release-addr`), for the method `spin-table`.
+    pub release_address: Option<HostPhys>,
     /// Its `clock-frequency` in Hz, if the node says.
     pub clock_frequency: Option<u64>,
     /// By which other nodes name it.
     pub phandle: Option<u32>,
     /// False when its `status` forbids its use.
     pub is_enabled: bool,
+}
+
+impl HostCpu<'_> {
+    /// Returns whether it waits in a loop of the firmware's until an address is written for it (Linux'
+    /// `arm64/booting.rst`: "spin-table").
+    pub fn spins(&self) -> bool {
+        self.enable_method == "spin-table"
+    }
 }
 
 /// The CPUs of the machine, in the order of the tree.
@@ -269,14 +279,27 @@ impl<'a> HostInfo<'a> {
         })
     }
 
-    /// Returns all ranges that firmware wants left alone: `/memreserve/` and `/reserved-memory`.
+    /// Returns all ranges that firmware wants left alone: `/memreserve/`, `/reserved-memory`, and the pages in which CPUs
+    /// wait for their release.
     #[inline(never)]
     pub fn reserved_ranges(&self) -> Vec<PhysRange> {
-        self.memreserve
+        let mut ranges: Vec<PhysRange> = self
+            .memreserve
             .iter()
             .copied()
             .chain(self.reserved.iter().map(|reserved| reserved.range))
-            .collect()
+            .collect();
+        for cpu in self.cpus.cpus.iter().filter(|cpu| cpu.spins()) {
+            let page = cpu
+                .release_address
+                .map(|at| PhysRange::from_size(at.raw(), 8).grow_to_pages());
+            if let Some(page) = page
+                && !ranges.contains(&page)
+            {
+                ranges.push(page);
+            }
+        }
+        ranges
     }
 }
 
@@ -407,6 +430,7 @@ pub fn cpus<'a>(tree: &Tree<'a>) -> Result<HostCpus<'a>, HostError> {
             enable_method: node
                 .strings("enable-method")
                 .map_or(shared_method, Strings::first),
+            release_address: node.u64("cpu-release-addr").map(HostPhys::new),
             clock_frequency: node.u64("clock-frequency"),
             phandle: node.phandle(),
             is_enabled: node.is_available(),

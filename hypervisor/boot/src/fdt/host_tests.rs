@@ -256,6 +256,62 @@ fn count<'t, 'a>(irqs: &IrqResolver<'t, 'a>, node: Node<'t, 'a>) -> usize {
         .count()
 }
 
+/// As in the device tree of the Raspberry Pi 4: `/cpus` names a method for 32-bit kernels, each CPU that of 64-bit ones.
+#[test]
+fn cpus_that_spin() {
+    let blob = Blob::new()
+        .open("cpus")
+        .cells("#address-cells", &[1])
+        .cells("#size-cells", &[0])
+        .text("enable-method", "brcm,bcm2836-smp")
+        .open("cpu@0")
+        .cells("reg", &[0])
+        .close()
+        .open("cpu@1")
+        .cells("reg", &[1])
+        .text("enable-method", "spin-table")
+        .cells("cpu-release-addr", &[0, 0xe0])
+        .close()
+        .open("cpu@2")
+        .cells("reg", &[2])
+        .text("enable-method", "spin-table")
+        .cells("cpu-release-addr", &[0xfff8])
+        .close()
+        .open("cpu@3")
+        .cells("reg", &[3])
+        .text("enable-method", "spin-table")
+        .cells("cpu-release-addr", &[1, 2, 3])
+        .close()
+        .close()
+        .finish();
+    let tree = Tree::new(&blob).unwrap();
+    let found = cpus(&tree).unwrap();
+    let of_cpus: Vec<_> = found
+        .cpus
+        .iter()
+        .map(|cpu| (cpu.spins(), cpu.release_address.map(HostPhys::raw)))
+        .collect();
+    assert_eq!(
+        of_cpus,
+        [
+            (false, None),
+            (true, Some(0xe0)),
+            (true, Some(0xfff8)),
+            (true, None)
+        ]
+    );
+    // Nobody is given the pages, each of which is named once.
+    let board = Tree::new(VIRT_4G).unwrap();
+    let mut host = HostInfo::from_tree(&board).unwrap();
+    assert_eq!(host.reserved_ranges(), []);
+    host.cpus = found;
+    host.cpus.cpus[3].release_address = Some(HostPhys::new(0xd8));
+    assert_eq!(
+        host.reserved_ranges(),
+        [range(0, 0x1000), range(0xf000, 0x1000)]
+    );
+}
+
 #[test]
 fn interrupts_extended_and_counts() {
     let tree = Tree::new(BOARD).unwrap();

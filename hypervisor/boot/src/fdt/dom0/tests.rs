@@ -32,6 +32,7 @@ fn virt<'a>(host: &'a Tree<'a>) -> Dom0Input<'a> {
         banks: const { &[range(0x5000_0000, 256 * MIB), range(0x6800_0000, 256 * MIB)] },
         ram: const { &[range(0x4000_0000, 1024 * MIB)] },
         reserved: &[],
+        memreserve: &[],
         forbidden: &[],
         phys_bits: 40,
         execution: Execution::AArch32,
@@ -106,6 +107,33 @@ fn extended_regions_are_holes() {
             assert!(!region.overlaps(other), "{region} is {other}'s");
         }
     }
+}
+
+/// The holes of a tree whose root has few cells are as large as they can tell, and what firmware keeps is no memory.
+#[test]
+fn few_cells_and_what_firmware_keeps() {
+    let host = awkward();
+    let host = tree(&host);
+    assert_eq!(
+        (host.root().address_cells(), host.root().size_cells()),
+        (1, 1)
+    );
+    let input = Dom0Input {
+        execution: Execution::AArch64,
+        phys_bits: 44,
+        memreserve: &[range(0x4ff0_0000, 0x1000)],
+        ..awkward_input(&host)
+    };
+    let dom0 = build(&input).unwrap();
+    let dom0 = tree(&dom0.blob);
+    let reg = cells_of(&dom0, "/hypervisor", "reg");
+    assert!(reg.len() > 2);
+    for pair in reg.chunks_exact(2) {
+        assert!(pair[1] != 0 && pair[0].checked_add(pair[1] - 1).is_some());
+    }
+    let is_memory = |node: &Node<'_, '_>| node.base_name() == "memory";
+    let names: Vec<_> = dom0.root().children().filter(is_memory).collect();
+    assert_eq!(names.len(), 2, "RAM and /reserved-memory");
 }
 
 fn strings_of(tree: &Tree<'_>, path: &str, name: &str) -> Vec<String> {
