@@ -607,6 +607,13 @@ impl Draft {
     #[inline(never)]
     fn parts(&self, start: &Start<'_>) -> Result<Parts, String> {
         let (hv, id) = (self.hv, self.id);
+        let most = hv.guests.gic().max_vcpus();
+        if start.vcpus as usize > most {
+            return Err(format!(
+                "{id} wants {} vCPUs, and the GIC of this machine can have {most}: use fewer",
+                start.vcpus
+            ));
+        }
         let mut vgic = Vgic::new(VgicConfig {
             version: hv.guests.gic(),
             vcpus: start.vcpus as usize,

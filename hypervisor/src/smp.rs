@@ -22,8 +22,7 @@ use crate::run::Pcpu;
 use crate::say;
 use crate::trace;
 
-/// Most pCPUs: a GICv2 has as many CPU interfaces.
-pub const MAX_CPUS: usize = 8;
+pub use xenith_arch::MAX_CPUS;
 
 /// The SGI that makes a pCPU leave the guest and look at its [`PcpuState`].
 const SGI_LOOK: u8 = 0;
@@ -302,9 +301,8 @@ pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, ima
     let hv = template.hv;
     let template = TEMPLATE.call_once(|| template);
     let others = others(host);
-    let limit = limit
-        .map_or(MAX_CPUS, |limit| limit as usize)
-        .clamp(1, MAX_CPUS);
+    let most = hv.hal.distributor.lock().max_cpus();
+    let limit = limit.map_or(most, |limit| limit as usize).clamp(1, most);
     let allowed = (1 + others.clone().count()).min(limit);
     let has_own_way = crate::power::platform().is_some_and(Platform::starts_cpus);
     if template.prefers_platform && !has_own_way {
@@ -454,6 +452,11 @@ fn start(
     image: HostPhys,
 ) -> Result<(), &'static str> {
     let hv = template.hv;
+    hv.hal
+        .tables
+        .lock()
+        .make_windows(number.index(), &mut || alloc_frame(hv))
+        .map_err(|_| "no memory for its windows")?;
     let stack = hv
         .hal
         .tables

@@ -74,6 +74,22 @@ for _row in GIC_MATRIX:
         lambda t, row=_row: gicv3(t, row))
 
 
+@test("arm64/gicv3-16-cpus", "arm64 debian64 ours full", cost=90, limit=900)
+def sixteen(t):
+    """More CPUs than a GICv2 has interfaces, and more vCPUs than one cluster: affinities of two levels."""
+    # Few processors of the host stand for many here: what takes long is not stuck.
+    m = debian64(t, "--gic", "3", "--smp", 16, "--xen-cmdline", f"{XEN} dom0_max_vcpus=18",
+                 "--cmdline", "console=hvc0 rcupdate.rcu_cpu_stall_suppress=1 nosoftlockup")
+    m.expect(r"\(XEN\) Brought up 16 CPUs", 60)
+    m.login(600)
+    require(m.shell("nproc", 60).strip() == "18", "not 18 processors in dom0")
+    require("Booted secondary processor 0x0000000101" in m.shell("dmesg", 60), "the last vCPU is not of the second cluster")
+    # Each vCPU runs something, and is woken by another: SGIs to both clusters.
+    out = m.shell("for i in $(seq 0 17); do taskset $(printf %x $((1 << i))) sh -c 'echo on $0' $i; done", 240)
+    require([int(n) for n in re.findall(r"^on (\d+)", out, re.M)] == list(range(18)), f"a vCPU did not run: {out}")
+    m.poweroff()
+
+
 @test("arm64/sysfs", "arm64 debian64 ours", cost=25)
 def sysfs(t):
     m = debian64(t)

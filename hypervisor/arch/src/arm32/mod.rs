@@ -22,6 +22,8 @@ pub use monitor::Monitor;
 global_asm!(include_str!("head.S"), options(raw));
 global_asm!(include_str!("vectors.S"), options(raw));
 
+/// Most CPUs: a GICv2 has as many CPU interfaces.
+pub const MAX_CPUS: usize = 8;
 /// Bytes of the stack of a CPU.
 pub(crate) const STACK_BYTES: usize = 0x8000;
 

@@ -24,6 +24,8 @@ pub use smccc::Smc as Firmware;
 global_asm!(include_str!("head.S"), options(raw));
 global_asm!(include_str!("vectors.S"), options(raw));
 
+/// Most CPUs: as many have windows, and a domain vCPUs.
+pub const MAX_CPUS: usize = 64;
 /// Bytes of the stack of a CPU.
 pub(crate) const STACK_BYTES: usize = 0x1_0000;
 /// Bits of a physical address in PAR_EL1 and HPFAR_EL2.

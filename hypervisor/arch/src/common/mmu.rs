@@ -8,6 +8,7 @@
 //! | 0x0020_0000 | 0x0040_0000 | the image, by pages: text RX, rodata R, data RW |
 //! | 0x0040_0000 | 0x0060_0000 | fixmap: page windows, device registers, second-level helpers |
 //! | 0x0060_0000 | 0x00a0_0000 | the host's device tree, read-only, while booting |
+//! | 0x00a0_0000 | 0x00c0_0000 | page windows of the CPUs from the ninth on |
 //! | 0x0600_0000 | 0x0800_0000 | stacks of secondary CPUs, the upper half of twice their size |
 //! | 0x0800_0000 | 0x1000_0000 | the frame table |
 //! | 0x1000_0000 | 0x2000_0000 | the heap |
@@ -17,17 +18,19 @@
 //! every writable page execute-never, whatever its descriptor says.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use xenith_core::addr::{HostPhys, Mfn, PAGE_SIZE};
 use xenith_hw::shared_page::{FreeSlot, MappedPage, SlotPool, Unmap};
 
-use crate::imp::{STACK_BYTES, sysreg, tlb};
+use crate::imp::{MAX_CPUS, STACK_BYTES, sysreg, tlb};
 
 /// Start of the device-tree window.
 const FDT_BASE: usize = 0x0060_0000;
 /// Its end.
 const FDT_END: usize = 0x00a0_0000;
+/// Start of the windows of the CPUs for which the fixmap has none.
+const MORE_WINDOWS_BASE: usize = 0x00a0_0000;
 /// Start of the secondary CPUs' stacks.
 const STACKS_BASE: usize = 0x0600_0000;
 /// Distance of two stacks: what is below one is not mapped.
@@ -48,7 +51,13 @@ const FIXMAP_BASE: usize = 0x0040_0000;
 const WINDOW_PAGES: usize = 64;
 /// Windows of one CPU.
 const WINDOWS_PER_CPU: usize = 8;
+/// CPUs whose windows are in the fixmap.
+const FIXMAP_CPUS: usize = WINDOW_PAGES / WINDOWS_PER_CPU;
 const ENTRIES: usize = 512;
+const _: () = assert!(MAX_CPUS <= FIXMAP_CPUS + ENTRIES / WINDOWS_PER_CPU);
+
+/// Where the table of the other CPUs' windows is mapped; 0 before there is one.
+static MORE_WINDOWS: AtomicUsize = AtomicUsize::new(0);
 
 const VALID_PAGE: u64 = 0x3;
 const VALID_BLOCK: u64 = 0x1;
@@ -222,26 +231,11 @@ impl HypTables {
         let table = match self.level3(index) {
             Some(table) => table,
             None => {
-                // Only what can be used is taken: a guest may come here as often as it likes while memory is out.
-                if self.next_fixmap >= ENTRIES {
-                    return Err(MapError::NoSpace);
-                }
-                let table_mfn = frame().ok_or(MapError::NoMemory)?;
-                let slot = self.take_fixmap(1)?;
-                let pa = table_mfn.address().raw();
-                publish(
-                    &self.fixmap[slot],
-                    pa | VALID_PAGE | Access::ReadWrite.bits(),
-                );
-                let at = FIXMAP_BASE + slot * PAGE_SIZE;
-                // SAFETY: The frame was just given to us and is mapped here for good; nobody else refers to it.
-                let table = unsafe { &*(at as *const Table) };
-                for entry in table {
-                    entry.store(0, Ordering::Relaxed);
-                }
+                let (at, pa) = self.add_table(frame)?;
                 publish(&self.level2[index], pa | 0x3);
-                self.level3[index] = slot as u16;
-                table
+                self.level3[index] = ((at - FIXMAP_BASE) / PAGE_SIZE) as u16;
+                // SAFETY: `add_table` mapped it there, for good.
+                unsafe { &*(at as *const Table) }
             }
         };
         publish(
@@ -264,6 +258,50 @@ impl HypTables {
         if self.next_heap == end {
             self.next_heap = start;
         }
+    }
+
+    /// Makes windows for CPU `cpu`, where it has none yet.
+    ///
+    /// # Errors
+    /// When no frame can be had, or the fixmap is full.
+    pub fn make_windows(
+        &mut self,
+        cpu: usize,
+        frame: &mut dyn FnMut() -> Option<Mfn>,
+    ) -> Result<(), MapError> {
+        if MAX_CPUS <= FIXMAP_CPUS || cpu < FIXMAP_CPUS || MORE_WINDOWS.load(Ordering::Relaxed) != 0
+        {
+            return Ok(());
+        }
+        let (at, pa) = self.add_table(frame)?;
+        publish(&self.level2[MORE_WINDOWS_BASE >> 21], pa | 0x3);
+        MORE_WINDOWS.store(at, Ordering::Release);
+        Ok(())
+    }
+
+    /// Maps a new level-3 table into the fixmap, without entries; returns where, and its physical address.
+    fn add_table(
+        &mut self,
+        frame: &mut dyn FnMut() -> Option<Mfn>,
+    ) -> Result<(usize, u64), MapError> {
+        // Only what can be used is taken: a guest may come here as often as it likes while memory is out.
+        if self.next_fixmap >= ENTRIES {
+            return Err(MapError::NoSpace);
+        }
+        let table_mfn = frame().ok_or(MapError::NoMemory)?;
+        let slot = self.take_fixmap(1)?;
+        let pa = table_mfn.address().raw();
+        publish(
+            &self.fixmap[slot],
+            pa | VALID_PAGE | Access::ReadWrite.bits(),
+        );
+        let at = FIXMAP_BASE + slot * PAGE_SIZE;
+        // SAFETY: The frame was just given to us and is mapped here for good; nobody else refers to it.
+        let table = unsafe { &*(at as *const Table) };
+        for entry in table {
+            entry.store(0, Ordering::Relaxed);
+        }
+        Ok((at, pa))
     }
 
     /// Maps the stack of secondary CPU `cpu` and returns its top.
@@ -350,13 +388,27 @@ impl PageWindows {
     ///
     /// # Safety
     /// `tables` as for [`HypTables::take`]; called once for each CPU, whose use alone they are.
+    ///
+    /// # Panics
+    /// [`HypTables::make_windows`] was not called for the CPU.
     pub unsafe fn take(tables: usize, cpu: usize) -> Self {
+        let (table, base, cpu) = if MAX_CPUS <= FIXMAP_CPUS || cpu < FIXMAP_CPUS {
+            (tables + 0x3000, FIXMAP_BASE, cpu)
+        } else {
+            let more = MORE_WINDOWS.load(Ordering::Acquire);
+            assert!(
+                more != 0,
+                "the windows of CPU {cpu} are made before it starts"
+            );
+            (more, MORE_WINDOWS_BASE, cpu - FIXMAP_CPUS)
+        };
         let first = cpu * WINDOWS_PER_CPU;
-        // SAFETY: The fixmap's table; `HypTables` never touches the first WINDOW_PAGES entries.
-        let fixmap = unsafe { &*((tables + 0x3000) as *const Table) };
+        // SAFETY: The fixmap's table, of which `HypTables` never touches the first WINDOW_PAGES entries, or the one that
+        // `make_windows` made for windows only.
+        let table = unsafe { &*(table as *const Table) };
         Self {
-            entries: &fixmap[first..first + WINDOWS_PER_CPU],
-            base: FIXMAP_BASE + first * PAGE_SIZE,
+            entries: &table[first..first + WINDOWS_PER_CPU],
+            base: base + first * PAGE_SIZE,
             mapped: [None; WINDOWS_PER_CPU],
         }
     }

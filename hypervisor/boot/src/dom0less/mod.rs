@@ -25,7 +25,7 @@ use crate::memory::PhysRange;
 use crate::modules::{ModuleError, ModuleKind, cmdline, declared_kind, inherited, module_range};
 use xenith_core::addr::{CpuId, DomId};
 use xenith_core::sched::{CpuSet, MAX_CPUS};
-use xenith_core::vgic::{MAX_SPIS, MAX_VCPUS_V2};
+use xenith_core::vgic::{HAS_V3, MAX_SPIS, MAX_VCPUS};
 
 /// The most domains: a VMID has 8 bits, 0 is nobody's and dom0 has 1.
 pub const MAX_DOMAINS: usize = 250;
@@ -330,8 +330,11 @@ fn domain<'a>(node: Node<'_, 'a>, id: DomId) -> Result<DomainConfig<'a>, ConfigE
         .ok_or(ConfigError::Range("memory", "4 KiB to 1019 GiB, in KiB"))?;
     let vcpus =
         optional(node, "cpus", "a number")?.ok_or(ConfigError::Property("cpus", "a number"))?;
-    if vcpus == 0 || vcpus > MAX_VCPUS_V2 as u32 {
-        return Err(ConfigError::Range("cpus", "1 to 8"));
+    if vcpus == 0 || vcpus > MAX_VCPUS as u32 {
+        return Err(ConfigError::Range(
+            "cpus",
+            if HAS_V3 { "1 to 64" } else { "1 to 8" },
+        ));
     }
     let has_uart = node.prop("vpl011").is_some();
     let nr_spis = match optional(node, "nr_spis", "a number")? {

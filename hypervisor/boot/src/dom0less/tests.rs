@@ -169,7 +169,7 @@ fn wrong_properties_are_named() {
     }
     let memory = |b: Blob| b.cells("memory", &[0, 0x10000]);
     assert_eq!(names(with(memory)), "cpus");
-    for cpus in [&[0][..], &[9], &[u32::MAX], &[1, 1], &[]] {
+    for cpus in [&[0][..], &[1 + MAX_VCPUS as u32], &[u32::MAX], &[1, 1], &[]] {
         assert_eq!(names(with(|b| memory(b).cells("cpus", cpus))), "cpus");
     }
     for (name, value) in [
@@ -503,7 +503,7 @@ fn random_trees_do_no_harm() {
         found.check(&[RAM], &[TAKEN], &[DOM0_KERNEL], next(2) == 0);
         started += found.domains.len();
         for (index, domain) in found.domains.iter().enumerate() {
-            assert!((1..=8).contains(&domain.vcpus));
+            assert!((1..=MAX_VCPUS as u32).contains(&domain.vcpus));
             assert!(domain.memory >= 4096 && domain.memory.is_multiple_of(4096));
             assert!(domain.modules().all(|module| RAM.contains(&module)));
             assert!(!domain.modules().any(|module| TAKEN.overlaps(&module)));
