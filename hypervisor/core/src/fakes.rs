@@ -806,6 +806,11 @@ impl World {
 
     /// A machine whose hypervisor speaks as this release does.
     pub fn of(size: Size, release: Release) -> Self {
+        Self::with_gicv(size, release, Some(Mfn::new(0x804)))
+    }
+
+    /// A machine whose GIC has its virtual CPU interface there, or is a GICv3.
+    pub fn with_gicv(size: Size, release: Release, gicv: Option<Mfn>) -> Self {
         let storage = storage();
         let bank = (Mfn::new(RAM), size.frames);
         let frames = FrameTable::new(&[bank], storage).unwrap();
@@ -853,7 +858,7 @@ impl World {
                     &[Execution::AArch64, Execution::AArch32]
                 },
                 lr_count: 4,
-                gicv: Some(Mfn::new(0x804)),
+                gicv,
                 virtual_timer: IntId::new(27),
                 clock_frequency: 0,
                 has_pmu: true,

@@ -5,6 +5,8 @@ mod devices;
 mod domctl;
 mod events;
 mod fuzz;
+#[cfg(target_pointer_width = "64")]
+mod gicv3;
 mod grants;
 mod hypfs;
 mod life;
