@@ -544,6 +544,7 @@ fn xenith_main(boot: Boot) -> ! {
         boot_ticks,
     });
     hv.hal.make_no_stage2(hv);
+    crate::arch::prepare(hv, &features);
     // What has to be made in one go when a domain is made.
     crate::HEAP.reserve(&[
         fallible::room::<Domain<Machine>>(),

@@ -248,7 +248,7 @@ impl Pcpu {
         // vCPU's, whose lock we hold.
         unsafe {
             setup::set_stage2(domain.vttbr);
-            context.saved.restore();
+            context.saved.restore(&context.frame);
         }
         self.is_vfp_trapped = self.vfp_of != Some(unit) || context.vfp_home != Some(self.id);
         setup::trap_vfp(self.is_vfp_trapped);
@@ -269,7 +269,7 @@ impl Pcpu {
         });
         domain.kick(set.without(vcpu.id));
         context.virtual_timer = VirtualTimer::save();
-        context.saved.save();
+        context.saved.save(&context.frame);
         if let Some(pmu) = &mut context.pmu {
             pmu.save();
         }

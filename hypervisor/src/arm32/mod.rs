@@ -19,9 +19,13 @@ use xenith_core::hypercall::HypercallRegs;
 use xenith_core::hypervisor::{Release, XEN_4_17};
 use xenith_core::stage2::Geometry;
 
+use crate::machine::Hv;
 use crate::{console, say};
 
 pub use crate::aarch32::handle;
+
+/// Finds out what guests need here: nothing.
+pub fn prepare(_: &'static Hv, _: &Features) {}
 
 /// The release of Xen that guests see.
 pub const RELEASE: &Release = &XEN_4_17;

@@ -1,6 +1,8 @@
 //! Where the registers are that traps from AArch32 state are about, of a 32-bit guest or of a user program of a 64-bit one.
 
-use xenith_arch::{GuestFrame, setup, sysreg};
+use log::{info, warn};
+use xenith_arch::{GuestFrame, setup, spsr, sysreg};
+use xenith_core::addr::{Gfn, HostPhys};
 use xenith_core::emulate::a64::aarch32::{
     LR_ABT, LR_UND, Place, Registers, place, take_exception, with_high, with_low,
 };
@@ -10,7 +12,12 @@ use xenith_core::emulate::coproc::{self, CpuFeatures, VmRegister64};
 use xenith_core::emulate::inject::{ExceptionControl, FaultRegisters, GuestException};
 use xenith_core::emulate::regs::{GuestRegs, psr};
 
+use xenith_core::errno::Errno;
+use xenith_core::hal::Hal;
+use xenith_core::stage2::{PageType, Ram, Stage2};
+
 use super::traps::{read_vm as read_el1, write_vm as write_el1};
+use crate::machine::{Hv, alloc_frame};
 
 /// Whether exception class 7 tells of nothing but floating point and SIMD (Arm DDI 0487 D24.2.37: no more fields).
 pub const IS_CLASS_7_VFP: bool = true;
@@ -118,17 +125,62 @@ pub fn inject(frame: &mut GuestFrame, exception: GuestException) {
             write_vm(coproc::VmRegister::Dfar, dfar);
         }
     }
-    let spsr = u64::from(entry.spsr);
+    spsr::settle(state);
+    let saved = u64::from(entry.spsr);
     // SAFETY: Registers of the guest only.
     unsafe {
         if entry.cpsr & psr::MODE_MASK == psr::MODE_UND {
             frame.x[LR_UND] = u64::from(entry.lr);
-            sysreg::spsr_und::write(spsr);
+            sysreg::spsr_und::write(saved);
         } else {
             frame.x[LR_ABT] = u64::from(entry.lr);
-            sysreg::spsr_abt::write(spsr);
+            sysreg::spsr_abt::write(saved);
         }
     }
+    spsr::load(entry.cpsr);
     frame.pc = u64::from(entry.pc);
     frame.pstate = u64::from(entry.cpsr);
+}
+
+/// Finds out what 32-bit guests need here, before any runs.
+pub fn prepare(hv: &'static Hv, features: &super::Features) {
+    if !features.has_aarch32() {
+        return;
+    }
+    match spsr_tables(hv) {
+        Ok(tables) if spsr::detect(tables) => {
+            info!("AArch32: this is QEMU, whose SPSR of the current mode needs care");
+        }
+        // Not needed, and small.
+        Ok(_) => {}
+        Err(error) => warn!("AArch32: QEMU's SPSR is not looked after: {error:?}"),
+    }
+}
+
+/// Makes stage-2 tables with nothing but [`spsr::CODE`], at 0; returns VTTBR.
+fn spsr_tables(hv: &'static Hv) -> Result<u64, Errno> {
+    let mut memory = hv.hal.p2m_memory(0);
+    let page = alloc_frame(hv).ok_or(Errno::NoMem)?;
+    hv.hal.zero_frame(page);
+    let mut stage2 = Stage2::new(&mut memory, hv.guests.geometry).ok_or(Errno::NoMem)?;
+    let mapped = stage2.map(
+        &mut memory,
+        Gfn::new(0),
+        page,
+        1,
+        PageType::RamRo,
+        Ram::Keep,
+    );
+    mapped.map_err(|_| Errno::NoMem)?;
+    let vmid = hv.vmids.take().ok_or(Errno::Busy)?;
+    for (word, at) in spsr::CODE.iter().zip((0..).step_by(4)) {
+        let to = HostPhys::new(page.address().raw() + at);
+        let written = hv.hal.memory.write(to, &word.to_le_bytes(), true);
+        written.map_err(|_| Errno::Fault)?;
+    }
+    xenith_arch::cache::invalidate_instruction_caches();
+    let tables = stage2.root().address().raw() | u64::from(vmid) << 48;
+    // They stay.
+    core::mem::forget(stage2);
+    Ok(tables)
 }

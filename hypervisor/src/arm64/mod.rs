@@ -19,6 +19,7 @@ use xenith_core::stage2::Geometry;
 
 use crate::{console, say};
 
+pub use aarch32::prepare;
 pub use gic::init_distributor;
 pub use traps::handle;
 

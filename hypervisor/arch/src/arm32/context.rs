@@ -190,7 +190,7 @@ macro_rules! saved_context {
             }
 
             /// Saves the live state of the vCPU that ran until now, but for `vfp`.
-            pub fn save(&mut self) {
+            pub fn save(&mut self, _: &GuestFrame) {
                 $(self.$word = sysreg::$word::read();)*
                 $(self.$long = sysreg::$long::read();)*
                 self.hcr = sysreg::hcr::read();
@@ -201,7 +201,7 @@ macro_rules! saved_context {
             ///
             /// # Safety
             /// The caller switches VTTBR to the vCPU's domain as well, before the guest runs.
-            pub unsafe fn restore(&self) {
+            pub unsafe fn restore(&self, _: &GuestFrame) {
                 // SAFETY: These registers take effect in the guest's modes only; the contract covers the rest.
                 unsafe {
                     $(restore_word!($word, self.$word);)*

@@ -8,7 +8,7 @@ use xenith_core::emulate::psci::VcpuStart;
 use xenith_core::emulate::regs::psr;
 
 use super::setup::{SCTLR_RESET, SCTLR32_RESET, hcr};
-use super::sysreg;
+use super::{spsr, sysreg};
 
 /// The registers that `enter_guest` loads and a trap saves; vectors.S knows the layout.
 #[repr(C, align(64))]
@@ -163,8 +163,11 @@ macro_rules! saved_context {
                 }
             }
 
-            /// Saves the live state of the vCPU that ran until now, but for `vfp`.
-            pub fn save(&mut self) {
+            /// Saves the live state of the vCPU that ran until now, but for `vfp`; its registers are in `frame`.
+            pub fn save(&mut self, frame: &GuestFrame) {
+                if sysreg::hcr::read() & hcr::RW == 0 {
+                    spsr::settle(frame.psr());
+                }
                 $(self.$register = sysreg::$register::read();)*
                 self.hcr = sysreg::hcr::read();
                 if self.hcr & hcr::RW == 0 {
@@ -176,7 +179,7 @@ macro_rules! saved_context {
             ///
             /// # Safety
             /// The caller switches VTTBR_EL2 to the vCPU's domain as well, before the guest runs.
-            pub unsafe fn restore(&self) {
+            pub unsafe fn restore(&self, frame: &GuestFrame) {
                 // SAFETY: These registers take effect at EL1 and EL0 only; the contract covers the rest.
                 unsafe {
                     $(sysreg::$register::write(self.$register);)*
@@ -185,6 +188,7 @@ macro_rules! saved_context {
                 }
                 if self.hcr & hcr::RW == 0 {
                     self.aarch32.restore();
+                    spsr::load(frame.psr());
                 }
                 sysreg::isb();
             }

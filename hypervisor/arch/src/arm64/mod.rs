@@ -6,6 +6,7 @@ pub mod gicv3;
 mod monitor;
 pub mod pmu;
 pub mod setup;
+pub mod spsr;
 pub mod sysreg;
 pub(crate) mod tlb;
 
