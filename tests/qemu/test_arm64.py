@@ -10,6 +10,8 @@ from fixtures import tool
 from harness import TARGET, TOP, Failure, Skip, test
 from test_boards import board_tree
 from test_dom0 import facts, require
+from test_dom0less import ask, go_to
+from test_hostile import GUEST, attacks, checked, witness
 from test_toolstack import digest, domains, enter, leave, until
 
 IMAGE = TARGET / "images/xenith-arm64.Image"
@@ -188,6 +190,81 @@ def dom0less(t, *options):
 @test("arm64/gicv3-dom0less", "arm64 debian64 ours full", cost=60, limit=600)
 def gicv3_dom0less(t):
     dom0less(t, "--gic", "3")
+
+
+UP32 = r"XENITH-UP domain=domU1 cpus=(\d+) hypervisor=(\S+) uptime=[^\n]*armmp-lpae[^\n]*armv7l[^\n]*\n"
+
+
+@test("arm64/32-bit-domu", "arm64 debian ours", cost=15)
+def domu32(t):
+    """Debian's unmodified armhf kernel as a domain of a 64-bit hypervisor, with its shell on its UART."""
+    m = debian64(t, "--no-dom0", "--dom0less", 1, "--domu-mem", "128M", "--domu-props", 'xen,enhanced = "no-xenstore";',
+                 "--kernel", t.guest_file("bookworm", "kernel"), "--initrd", t.initrd())
+    found = m.expect(UP32, 100)
+    require(found[1] == "1", f"{found[1]} processors")
+    go_to(m, "DOM1")
+    ask(m, 1)
+    ask(m, 1, "uname -m", r"armv7l\r?\n")
+    # What the processor does for user programs: floating point, and a clean end.
+    ask(m, 1, "awk 'BEGIN {x = 0.5; for (i = 0; i < 999; i++) x = 3.9 * x * (1 - x); printf \"%.3f%s\\n\", x < 1, \"ok\"}'", r"1\.000ok")
+    m.send("poweroff -f\n")
+    m.expect(r"reboot: Power down", 30)
+
+
+@test("arm64/32-bit-beside-dom0", "arm64 debian debian64 ours full", cost=40)
+def domu32_beside_dom0(t):
+    """The same with two vCPUs beside a 64-bit dom0; both go on working."""
+    for suite in ("bookworm", "trixie"):
+        m = debian64(t, "--dom0less", 1, "--domu-cpus", 2, "--domu-mem", "192M", "--smp", 2,
+                     "--domu-kernel", t.guest_file(suite, "kernel"), "--domu-initrd", t.initrd(suite),
+                     "--xen-cmdline", "console=dtuart dom0_mem=384M loglvl=all guest_loglvl=all")
+        missing = {"dom0", "domU1"}
+        while missing:
+            found = m.expect(rf"XENITH-DOM0-UP [^\n]*aarch64[^\n]*\n|{UP32}", 200)
+            require(found[1] in (None, "2"), f"{found[1]} processors in the domain")
+            missing.discard("domU1" if found[1] else "dom0")
+        go_to(m, "DOM1")
+        # Both processors, at user level and in the kernel, while dom0's are busy too.
+        ask(m, 1, "for i in 0 1; do taskset $((1<<i)) dd if=/dev/urandom bs=64k count=50 | taskset $((1<<i)) md5sum; done", r"(?s)  -\r?\n.*?  -\r?\n")
+        ask(m, 1)
+        for who in ("Xen", "DOM0"):
+            go_to(m, who)
+        m.shell("sleep 1", 20)
+        m.poweroff()
+
+
+@test("arm64/32-bit-hostile", "arm64 hostile ours full", cost=40, limit=400)
+def hostile32(t):
+    """The guest that attacks, as a 32-bit domain beside one that behaves: hostile/beside-a-witness on AArch64."""
+    m = debian64(t, "--no-dom0", "--dom0less", 2, "--domu-cpus", 2, "--domu-mem", "32M", "--mem", "512M",
+                 "--xen-cmdline", "console=dtuart loglvl=all", "--domu-props", 'xen,enhanced = "no-xenstore";',
+                 "--kernel", GUEST, "--initrd", "none", allow=[r"\(XEN\) \(d1\)"])
+    m.expect(r"witness: begins, events true\n", 60)
+    names = attacks(m)
+    witness(m, 12)
+    checked(m, names)
+
+
+@test("arm64/toolstack-32", "arm64 toolstack debian full", cost=90, limit=900)
+def toolstack32(t):
+    """Debian 13's xl 4.20 makes a 32-bit domU of Debian's armhf kernel, with disk and network, and dumps it."""
+    m = debian64(t, "--toolstack", "--smp", 2, "--mem", "1G",
+                 "--xen-cmdline", "console=dtuart dom0_mem=768M loglvl=all guest_loglvl=all")
+    m.login(400)
+    require(re.search(r"^xen_caps +: xen-3.0-aarch64 xen-3.0-armv7l", m.shell("xl info", 100), re.M), "xl info lacks armv7l")
+    m.shell("sed 's/vcpus = 1/vcpus = 2/; s/name = .*/name = \"domu\"/; s/memory = .*/memory = 96/' /root/domu32.cfg > /root/c && xl create /root/c", 300)
+    enter(m, "domu")
+    require("xen armv7l 2" in m.shell("echo $(cat /sys/hypervisor/type) $(uname -m) $(nproc)"), "the domU is not what it should be")
+    m.shell("dd if=/dev/urandom of=/mnt/file bs=64k count=64 && sync", 200)
+    written = digest(m.shell("sha256sum /mnt/file", 100))
+    leave(m)
+    m.shell("ping -c 3 10.0.0.2", 100)
+    m.shell("xl dump-core domu /root/core && head -c 4 /root/core | grep ELF && rm /root/core", 200)
+    m.shell("xl shutdown -w domu", 300)
+    until(m, "! xl domid domu 2> /dev/null", "the end of the domain")
+    m.shell("mount -o loop /root/domu.img /mnt", 100)
+    require(digest(m.shell("sha256sum /mnt/file", 100)) == written, "the disk does not hold what the domU wrote")
+    m.poweroff()
 
 
 @test("arm64/64G", "arm64 debian64 ours", cost=60, limit=600)
