@@ -321,7 +321,7 @@ RASPI4B_WITHOUT = ["/soc/interrupt-controller@7ef00100", "/soc/clock@7ef00000", 
                    "/soc/hdmi@7ef00700", "/soc/hdmi@7ef05700"]
 
 
-def raspi4b(t, xen, port):
+def raspi4b(t, xen, port, change=lambda put: None, cpus=4):
     """QEMU's Raspberry Pi 4 with Debian's device tree; the console is on its first or second UART."""
     if not os.access(IMAGE, os.R_OK):
         raise Skip("scripts/build --arch arm64 was not run")
@@ -332,6 +332,7 @@ def raspi4b(t, xen, port):
     # Devices without a model: an access is an external abort.
     for node in RASPI4B_WITHOUT:
         tool("fdtput", "-t", "s", dtb, node, "status", "disabled")
+    change(lambda kind, node, prop, *values: tool("fdtput", "-t", kind, dtb, node, prop, *values))
     command = ["qemu-system-aarch64", "-M", "raspi4b", "-display", "none", "-monitor", "none", "-chardev",
                "stdio,id=console,signal=off", *["-serial", "null"] * port, "-serial", "chardev:console",
                "-kernel", IMAGE, "-dtb", dtb]
@@ -342,7 +343,7 @@ def raspi4b(t, xen, port):
     m.expect(messages.BANNER, 30)
     m.expect(r"\(XEN\) Platform: Raspberry Pi 4\n", 30)
     m.expect(r"\(XEN\) CPUs are started by spin-table\n", 30)
-    m.expect(r"\(XEN\) Brought up 4 CPUs\n", 30)
+    m.expect(rf"\(XEN\) Brought up {cpus} CPUs\n", 30)
     return m
 
 
@@ -370,6 +371,18 @@ def raspi4b_mini(t):
     m.expect(r"\] Xen 4\.20 support found\n", 60)
     m.send("\x01\x01\x01")
     m.expect(messages.INPUT_TO_XEN, 20)
+
+
+@test("arm64/raspi4b-bad-cpus", "arm64 boards debian64 ours", cost=7)
+def raspi4b_bad_cpus(t):
+    """A release address that is none, and a method that nobody knows: the other CPUs are used."""
+    def change(put):
+        put("x", "/cpus/cpu@1", "cpu-release-addr", 0, "e1")
+        put("s", "/cpus/cpu@3", "enable-method", "xenith,none")
+    m = raspi4b(t, "console=dtuart dtuart=serial0 dom0_mem=512M loglvl=all", 0, change, cpus=2)
+    for cpu, reason in ((1, r"its cpu-release-addr is missing, not a multiple of 8"), (3, "there is no PSCI")):
+        require(re.search(rf"\(XEN\) Failed to bring up CPU {cpu} \(MPIDR {cpu:#x}\): {reason}", m.text), f"CPU {cpu} has no reason")
+    m.expect(r"\] Xen 4\.20 support found\n", 60)
 
 
 def uboot(t, command, found):
