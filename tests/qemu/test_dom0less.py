@@ -163,6 +163,37 @@ def shared_memory(t):
     ask(m, 2, "devmem 0x70008000", r"0x1234ABCD")
 
 
+@test("dom0less/at-addresses", "dom0less debian ours full", cost=40)
+def at_addresses(t):
+    """Beside dom0: static memory without direct-map, shared memory at a host address, a vCPU that is bound to a CPU, a
+    static event channel with dom0; and the amount of memory that each was to have."""
+    shared = ('shm@0 { compatible = "xen,domain-shared-memory-v1"; xen,shm-id = "post"; '
+              "xen,shared-mem = <0x7e000000 0x70000000 0x10000>; };")
+    first = ("xen,static-mem = <0x70000000 0x6000000>; "
+             'vcpu@0 { compatible = "xen,vcpu"; id = <0>; hard-affinity = "2"; }; '
+             'one: evtchn@1 { compatible = "xen,evtchn-v1"; xen,evtchn = <900 &other>; }; }; domU2 { nr_spis = <64>;')
+    tree = '/ { chosen { other: evtchn { compatible = "xen,evtchn-v1"; xen,evtchn = <800 &one>; }; }; };'
+    m = t.debian("--dom0less", 2, "--domu-mem", "96M", "--domu-props", shared, "--domu-first", first, "--tree", tree, "--smp", 3,
+                 "--xen-cmdline", "console=dtuart dom0_mem=256M loglvl=all guest_loglvl=all")
+    missing = {"dom0", "1", "2"}
+    while missing:
+        found = m.expect(r"XENITH-DOM0-UP|\(XEN\) \(d(\d)\) [^\n]*XENITH-UP|DOM(\d): XENITH-UP", 200)
+        missing.discard(found[1] or found[2] or "dom0")
+    for number in (1, 2):
+        go_to(m, f"DOM{number}")
+        # Less what the kernel itself takes.
+        ask(m, number, "awk '/MemTotal/ {print ($2 > 70000 && $2 < 98304) ? \"as\" \"wanted\" : $2}' /proc/meminfo", r"aswanted\r?\n")
+        if number == 1:
+            ask(m, 1, "devmem 0x70008000 32 0x1234abcd; (while :; do :; done) & echo do''ne", r"done\r?\n")
+        else:
+            ask(m, 2, "devmem 0x70008000", r"0x1234ABCD")
+    go_to(m, "Xen")
+    m.send("r")
+    m.expect(r"d1v0 Running CPU2 ", 30)
+    m.send("e")
+    m.expect(r"domain 0:[\s\S]* 800 \[[^\n]* s=3 [^\n]* d=1 p=900[\s\S]*domain 1:[\s\S]* 900 \[[^\n]* s=3 [^\n]* d=0 p=800", 30)
+
+
 @test("dom0less/performance-monitors", "dom0less ours", cost=5)
 def performance_monitors(t):
     """Two domains with counters of their own and one without, in turns on one CPU."""
