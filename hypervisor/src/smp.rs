@@ -330,7 +330,7 @@ pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, ima
     }
     hv.hal.tables.lock().open_secondary_path(image, true);
     let mut failed = false;
-    for (number, cpu) in (1u16..).zip(others).take(allowed - 1) {
+    for (number, cpu) in (1u16..).zip(others.clone()).take(allowed - 1) {
         say!("Bringing up CPU{number}");
         match start(template, psci, CpuId::new(number), cpu, image) {
             Ok(()) => say!("CPU {number} booted."),
@@ -343,8 +343,10 @@ pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, ima
             }
         }
     }
-    // One that comes late may still be on its way, and must reach the place where it stops.
-    if !failed {
+    // One that comes late, or was released with another and is not used, may still be on its way, and must reach the place
+    // where it stops.
+    let left_out = others.clone().skip(allowed - 1).any(is_released);
+    if !failed && !left_out {
         hv.hal.tables.lock().open_secondary_path(image, false);
     }
     say!("Brought up {} CPUs", online().len());
@@ -470,7 +472,7 @@ fn start(
         .mpidr
         .store(cpu.mpidr as u32, Ordering::Relaxed);
     STARTING.store(number.index() as u8, Ordering::Release);
-    xenith_arch::set_secondary_stack(stack);
+    xenith_arch::set_secondary_stack(cpu.mpidr as u32, stack);
     let entry = xenith_arch::secondary_entry(image);
     // By HVC we would call ourselves: a board's own way is better than that.
     let by_hvc = psci.is_some_and(|psci| psci.method == PsciMethod::Hvc);
@@ -508,7 +510,7 @@ fn start(
     });
     if result.is_err() {
         // Nobody starts on this stack any more: a CPU that comes too late finds none, and stays where it is.
-        xenith_arch::set_secondary_stack(0);
+        xenith_arch::set_secondary_stack(cpu.mpidr as u32, 0);
         hv.scheduler
             .with(|policy, now, kick| policy.remove_cpu(number, now, kick));
     }

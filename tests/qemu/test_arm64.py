@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 import subprocess
 from types import SimpleNamespace
 
@@ -321,7 +322,7 @@ RASPI4B_WITHOUT = ["/soc/interrupt-controller@7ef00100", "/soc/clock@7ef00000", 
                    "/soc/hdmi@7ef00700", "/soc/hdmi@7ef05700"]
 
 
-def raspi4b(t, xen, port, change=lambda put: None, cpus=4):
+def raspi4b(t, xen, port, change=lambda put: None, cpus=4, more=()):
     """QEMU's Raspberry Pi 4 with Debian's device tree; the console is on its first or second UART."""
     if not os.access(IMAGE, os.R_OK):
         raise Skip("scripts/build --arch arm64 was not run")
@@ -339,7 +340,7 @@ def raspi4b(t, xen, port, change=lambda put: None, cpus=4):
     for file, at in ((t.guest_file("trixie", "kernel", "arm64"), RASPI4B.kernel),
                      (t.initrd("trixie", "arm64"), RASPI4B.initrd)):
         command += ["-device", f"loader,file={str(file).replace(',', ',,')},addr={at:#x},force-raw=on"]
-    m = t.start(command)
+    m = t.start(command + list(more))
     m.expect(messages.BANNER, 30)
     m.expect(r"\(XEN\) Platform: Raspberry Pi 4\n", 30)
     m.expect(r"\(XEN\) CPUs are started by spin-table\n", 30)
@@ -382,6 +383,31 @@ def raspi4b_bad_cpus(t):
     m = raspi4b(t, "console=dtuart dtuart=serial0 dom0_mem=512M loglvl=all", 0, change, cpus=2)
     for cpu, reason in ((1, r"its cpu-release-addr is missing, not a multiple of 8"), (3, "there is no PSCI")):
         require(re.search(rf"\(XEN\) Failed to bring up CPU {cpu} \(MPIDR {cpu:#x}\): {reason}", m.text), f"CPU {cpu} has no reason")
+    m.expect(r"\] Xen 4\.20 support found\n", 60)
+
+
+# From EL3 to EL2, and a loop until an address is in the last doubleword. SCR_EL3: NS, HCE, RW; SPSR_EL3: EL2h, all masked.
+PEN = """
+    mov x0, #0x531; msr scr_el3, x0; mov x0, #0x3c9; msr spsr_el3, x0; adr x0, 1f; msr elr_el3, x0; eret
+ 1: adr x1, 3f
+ 2: wfe; ldr x0, [x1]; cbz x0, 2b; br x0
+ 3: .quad 0
+""", [0xd280a620, 0xd51e1100, 0xd2807920, 0xd51e4000, 0x10000060, 0xd51e4020, 0xd69f03e0, 0x100000a1,
+      0xd503205f, 0xf9400020, 0xb4ffffc0, 0xd61f0000, 0, 0]
+
+
+@test("arm64/raspi4b-one-address", "arm64 boards debian64 ours", cost=7)
+def raspi4b_one_address(t):
+    """All CPUs wait for the same address, as U-Boot's spin-table has it, in RAM that nothing reserves."""
+    pen = t.file("pen", struct.pack("<14I", *PEN[1]))
+    at = 0x10000
+    more = ["-device", f"loader,file={pen},addr={at:#x},force-raw=on"]
+
+    def change(put):
+        for cpu in (1, 2, 3):
+            put("x", f"/cpus/cpu@{cpu}", "cpu-release-addr", 0, f"{at + 4 * 12:x}")
+            more.extend(["-device", f"loader,addr={at:#x},cpu-num={cpu}"])
+    m = raspi4b(t, "console=dtuart dtuart=serial0 dom0_mem=512M loglvl=all", 0, change, more=more)
     m.expect(r"\] Xen 4\.20 support found\n", 60)
 
 

@@ -198,7 +198,15 @@ secondary_start:
     ldr     x22, =secondary_at_linked_address
     b       mmu_on
 secondary_at_linked_address:
-    ldr     x0, =SECONDARY_STACK    // taken once: a CPU that comes when nobody waits for it finds none
+    mrs     x2, mpidr_el1           // several may share the address that releases them: each waits for its turn
+    and     x2, x2, #0xffffff       // as affinity() in mod.rs
+    ldr     x0, =SECONDARY_AFFINITY
+4:  ldar    x1, [x0]
+    cmp     x1, x2
+    b.eq    5f
+    wfe
+    b       4b
+5:  ldr     x0, =SECONDARY_STACK    // taken once: a CPU that comes when nobody waits for it finds none
 1:  ldaxr   x1, [x0]
     stxr    w3, xzr, [x0]
     cbnz    w3, 1b

@@ -102,10 +102,18 @@ extern "C" fn arch_start(dtb: usize, image: usize, was_secure: usize) -> ! {
 #[unsafe(no_mangle)]
 static SECONDARY_STACK: AtomicUsize = AtomicUsize::new(0);
 
-/// Says on which stack the next secondary CPU starts: one at a time.
-pub fn set_secondary_stack(top: usize) {
-    SECONDARY_STACK.store(top, Ordering::Release);
+/// The affinity of the CPU that it is for. head.S of arm64 reads it: there, firmware may release several at once.
+#[unsafe(no_mangle)]
+static SECONDARY_AFFINITY: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Says on which stack the secondary CPU with this affinity starts: one at a time.
+pub fn set_secondary_stack(affinity: u32, top: usize) {
+    // The one before must not take this stack, however late it comes.
+    SECONDARY_AFFINITY.store(usize::MAX, Ordering::SeqCst);
+    SECONDARY_STACK.store(top, Ordering::SeqCst);
+    SECONDARY_AFFINITY.store(affinity as usize, Ordering::Release);
     sysreg::dsb();
+    sysreg::sev();
 }
 
 /// Returns where a secondary CPU of the image at `image` starts: in the hypervisor's mode or (arm32) Secure state, MMU off.
