@@ -18,7 +18,7 @@ use xenith_core::errno::Errno;
 use xenith_core::frames::Contents;
 use xenith_core::sched::{Affinity, CpuSet, FIRST_POOL};
 use xenith_core::stage2::PageType;
-use xenith_core::vgic::{MAX_SPIS, Redistributors};
+use xenith_core::vgic::{HAS_V3, MAX_SPIS, Redistributors, Version};
 use xenith_platforms::Platform;
 
 use crate::arch::{Features, RELEASE};
@@ -147,9 +147,9 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
         boot_mpidr: xenith_arch::affinity(),
         gic_dist: plan.host.gic.gicd.base(),
         gic_lines: u32::from(lines),
-        gic_ranges: match &plan.host.gic.kind {
-            GicKind::V2(_) => 2,
-            GicKind::V3(_) => 1 + redistributors.regions().count() as u32,
+        gic_ranges: match hv.guests.gic() {
+            Version::V2 => 2,
+            Version::V3 => 1 + redistributors.regions().count() as u32,
         },
         timer_ppis,
         evtchn_ppi: upcall_ppi,
@@ -224,8 +224,9 @@ pub fn build(plan: Plan<'_>) -> Result<Arc<Domain<Machine>>, String> {
 
 /// Returns the redistributors of a domain that has them where the machine has its own: as many as it has vCPUs.
 pub fn redistributors(gic: &Gic<'_>, vcpus: u32) -> Result<Redistributors, String> {
-    let GicKind::V3(v3) = &gic.kind else {
-        return Ok(Redistributors::default());
+    let v3 = match &gic.kind {
+        GicKind::V3(v3) if HAS_V3 => v3,
+        _ => return Ok(Redistributors::default()),
     };
     let regions = v3.regions.iter();
     let regions = regions.map(|region| (GuestPhys::new(region.base().raw()), region.size()));

@@ -27,7 +27,7 @@ use xenith_core::hal::Hal;
 use xenith_core::machine::Trigger;
 use xenith_core::sched::{Affinity, CpuSet, FIRST_POOL};
 use xenith_core::stage2::PageType;
-use xenith_core::vgic::Redistributors;
+use xenith_core::vgic::{HAS_V3, Redistributors};
 use xenith_core::vuart::Vuart;
 
 use crate::arch::{Features, RELEASE};
@@ -337,13 +337,13 @@ fn finish(
     let mut grants = grant_limits(options, config.max_grant_frames);
     grants.max_version = config.max_grant_version.unwrap_or(grants.max_version);
     let redistributors = match &ready.layout.gic {
-        DomuGic::V2 { .. } => Redistributors::default(),
-        DomuGic::V3 { regions } => {
+        DomuGic::V3 { regions } if HAS_V3 => {
             let regions = regions.iter();
             let regions = regions.map(|at| (GuestPhys::new(at.base().raw()), at.size()));
             Redistributors::new(regions, config.vcpus)
                 .map_err(|_| "the GIC has no redistributors for so many vCPUs: use fewer")?
         }
+        _ => Redistributors::default(),
     };
     let domain = draft.finish(&Start {
         execution: ready.execution,
@@ -410,12 +410,13 @@ fn layout(plan: &Plan<'_>, config: &DomainConfig<'_>) -> Layout {
                     gicc: pages(&v2.gicc, 2),
                 };
             }
-            GicKind::V3(v3) => {
+            GicKind::V3(v3) if HAS_V3 => {
                 layout.gicd = gic.gicd;
                 layout.gic = DomuGic::V3 {
                     regions: v3.regions.clone(),
                 };
             }
+            GicKind::V3(_) => {}
         }
         // Over the hypervisor's own text, which no RAM or device can be.
         layout.grant_table = pages(&plan.image, u64::from(GRANT_FRAMES));

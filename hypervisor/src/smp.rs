@@ -301,7 +301,8 @@ pub fn bring_up(template: Template, host: &HostInfo<'_>, limit: Option<u32>, ima
     let hv = template.hv;
     let template = TEMPLATE.call_once(|| template);
     let others = others(host);
-    let most = hv.hal.distributor.lock().max_cpus();
+    // As many vCPUs as a domain can have: as many CPU interfaces a GICv2 has.
+    let most = hv.guests.gic().max_vcpus().min(MAX_CPUS);
     let limit = limit.map_or(most, |limit| limit as usize).clamp(1, most);
     let allowed = (1 + others.clone().count()).min(limit);
     let has_own_way = crate::power::platform().is_some_and(Platform::starts_cpus);

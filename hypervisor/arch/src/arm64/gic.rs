@@ -75,14 +75,6 @@ impl Distributor {
         }
     }
 
-    /// Returns the most CPUs that it can serve.
-    pub fn max_cpus(&self) -> usize {
-        match self {
-            Self::V2(gic) => gic.max_cpus(),
-            Self::V3(_) => crate::imp::MAX_CPUS,
-        }
-    }
-
     /// Returns the number of CPUs that it has something for.
     pub fn cpu_count(&self) -> u32 {
         either!(self, gic => gic.cpu_count())

@@ -194,11 +194,6 @@ impl Distributor {
         self.regs().iidr.get()
     }
 
-    /// Returns the most CPUs that it can serve.
-    pub const fn max_cpus(&self) -> usize {
-        8
-    }
-
     /// Returns the number of CPU interfaces.
     pub fn cpu_count(&self) -> u32 {
         ((self.regs().typer.get() >> 5) & 7) + 1

@@ -15,7 +15,7 @@ use crate::fdt::writer::{FdtWriter, WriteError};
 use crate::memory::PhysRange;
 use xenith_core::addr::{IntId, PAGE_SIZE};
 use xenith_core::emulate::Execution;
-use xenith_core::vgic::Version;
+use xenith_core::vgic::{HAS_V3, Version};
 
 /// Linux needs the whole tree mapped by a 2 MiB section.
 const MAX_TREE_SIZE: usize = 2 << 20;
@@ -68,16 +68,16 @@ impl Layout {
     /// The layout of public/arch-arm.h with this GIC, on a host with these timer interrupts.
     pub fn guest(gic: Version, timer_ppis: [IntId; 3]) -> Self {
         let (gicd_size, gic) = match gic {
-            Version::V2 => (
-                0x1000,
-                DomuGic::V2 {
-                    gicc: PhysRange::from_size(0x0300_2000, 0x2000),
-                },
-            ),
-            Version::V3 => (
+            Version::V3 if HAS_V3 => (
                 0x1_0000,
                 DomuGic::V3 {
                     regions: alloc::vec![PhysRange::from_size(0x0302_0000, 0x0100_0000)],
+                },
+            ),
+            _ => (
+                0x1000,
+                DomuGic::V2 {
+                    gicc: PhysRange::from_size(0x0300_2000, 0x2000),
                 },
             ),
         };
