@@ -234,6 +234,18 @@ def domu32_beside_dom0(t):
         m.poweroff()
 
 
+@test("arm64/32-bit-dom0", "arm64 debian ours full", cost=20)
+def dom0_32(t):
+    """Debian's armhf kernel as dom0 of the 64-bit hypervisor: the hypercalls of 32 bits, both processors."""
+    m = debian64(t, "--kernel", t.guest_file("bookworm", "kernel"), "--initrd", t.initrd(), "--smp", 2)
+    up = m.login(240)
+    require(up.group(1) == "xen" and "armv7l" in up.group(3), f"not a 32-bit dom0 on Xen: {up.group(3)}")
+    require(m.shell("nproc").strip() == "2", "not 2 processors in dom0")
+    m.shell("dd if=/dev/urandom of=/tmp/a bs=64k count=64 && cp /tmp/a /tmp/b && cmp /tmp/a /tmp/b", 60)
+    require("control_d" in m.shell("cat /proc/xen/capabilities"), "/proc/xen/capabilities lacks control_d")
+    m.poweroff()
+
+
 @test("arm64/32-bit-hostile", "arm64 hostile ours full", cost=40, limit=400)
 def hostile32(t):
     """The guest that attacks, as a 32-bit domain beside one that behaves: hostile/beside-a-witness on AArch64."""
