@@ -2,8 +2,9 @@
 //!
 //! Nodes below `/passthrough` name what they are of the host's: `xen,reg` (host address, size, guest address; in the cells
 //! of the node's parent), `xen,path` (the host's node, whose interrupts come with it under their own numbers), and
-//! `xen,force-assign-without-iommu`, without which nothing is given: there is no IOMMU, so a device that masters the bus
-//! reaches all memory.
+//! `xen,force-assign-without-iommu`, without which no device of the host's is given: there is no IOMMU, so one that masters
+//! the bus reaches all memory. Registers alone (`xen,reg` without `xen,path`) need it not, and no mark in dom0's tree, as on
+//! Xen: whoever writes the tree knows what they are.
 //!
 //! Invariants: nothing in [`Passthrough::windows`] touches what the caller keeps (`closed`) or what the guest has elsewhere
 //! (`occupied`), and all interrupts are SPIs that the GIC has. Neither tree is trusted. No locks.
