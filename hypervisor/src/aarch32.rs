@@ -19,14 +19,14 @@ use xenith_core::emulate::syndrome::{Cp32, Cp64, DataAbort, Exit, Syndrome, adva
 use xenith_core::machine::Fault;
 
 use crate::arch::aarch32::{
-    IS_CLASS_7_VFP, actlr, cntkctl, data_address, features, fetch_address, inject, raw_syndrome,
-    registers, sctlr, write_ttbr, write_vm,
+    HAS_SGI1R, IS_CLASS_7_VFP, actlr, cntkctl, data_address, features, fetch_address, inject,
+    raw_syndrome, registers, sctlr, write_ttbr, write_vm,
 };
 use crate::machine::Machine;
 use crate::run::{Next, Pcpu};
 use crate::traps::{
     XEN_HYPERCALL_TAG, access_device, block_unless_pending, firmware_call, guest_space, hypercall,
-    is_mapped, sctlr_changes, set_way, timer_changed,
+    is_mapped, sctlr_changes, send_sgi, set_way, timer_changed,
 };
 use crate::vcpu::VcpuContext;
 
@@ -284,7 +284,8 @@ fn coprocessor_double(
         (u64::from(regs.transfer(access.rt2())) << 32) | u64::from(regs.transfer(access.rt()));
     let mut read = None;
     match action {
-        Action64::Undefined => {
+        Action64::SendSgi if HAS_SGI1R && send_sgi(domain, vcpu, written) => {}
+        Action64::Undefined | Action64::SendSgi => {
             inject(&mut context.frame, GuestException::Undefined);
             return Next::Resume;
         }

@@ -355,6 +355,18 @@ pub fn sctlr_changes(
     true
 }
 
+/// Sends the SGI that the guest wrote to ICC_SGI1R_EL1. Returns false if it has no such register.
+pub fn send_sgi(domain: &Dom, vcpu: &Vcpu<Machine>, value: u64) -> bool {
+    let sent = domain.vgic.lock().send_sgi1r(vcpu.id, value);
+    match sent {
+        Some(set) => {
+            domain.kick(set);
+            true
+        }
+        None => false,
+    }
+}
+
 /// Pages that are flushed between two looks at the interrupts.
 const FLUSH_STEP: u32 = 256;
 

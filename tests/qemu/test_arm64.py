@@ -234,6 +234,14 @@ def domu32_beside_dom0(t):
         m.poweroff()
 
 
+@test("arm64/32-bit-gicv3", "arm64 debian ours full", cost=20)
+def domu32_gicv3(t):
+    """A 32-bit domain with two vCPUs, which send each other interrupts by CP15, on a GICv3."""
+    m = debian64(t, "--gic", 3, "--no-dom0", "--dom0less", 1, "--domu-mem", "128M", "--domu-cpus", 2, "--smp", 2,
+                 "--kernel", t.guest_file("bookworm", "kernel"), "--initrd", t.initrd())
+    require(m.expect(UP32, 100)[1] == "2", "not 2 processors in the domain")
+
+
 @test("arm64/32-bit-dom0", "arm64 debian ours full", cost=20)
 def dom0_32(t):
     """Debian's armhf kernel as dom0 of the 64-bit hypervisor: the hypercalls of 32 bits, both processors."""

@@ -20,7 +20,7 @@ use crate::machine::Machine;
 use crate::run::{Next, Pcpu};
 use crate::traps::{
     XEN_HYPERCALL_TAG, access_device, block_unless_pending, firmware_call, hypercall, is_mapped,
-    sctlr_changes, set_way, timer_changed,
+    sctlr_changes, send_sgi, set_way, timer_changed,
 };
 use crate::vcpu::VcpuContext;
 
@@ -219,18 +219,6 @@ fn system_register(
     }
     skip(context);
     Next::Resume
-}
-
-/// Sends the SGI that the guest wrote to ICC_SGI1R_EL1. Returns false if it has no such register.
-fn send_sgi(domain: &Dom, vcpu: &Vcpu<Machine>, value: u64) -> bool {
-    let sent = domain.vgic.lock().send_sgi1r(vcpu.id, value);
-    match sent {
-        Some(set) => {
-            domain.kick(set);
-            true
-        }
-        None => false,
-    }
 }
 
 /// Makes the pair of functions for the virtual memory controls of EL1.

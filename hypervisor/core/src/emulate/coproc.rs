@@ -186,6 +186,8 @@ pub enum Action64 {
     CompareRead,
     /// MCRR of CNTP_CVAL.
     CompareWrite,
+    /// MCRR of ICC_SGI1R of a GICv3: the register pair says which SGI goes where.
+    SendSgi,
     /// MCRR: write the register pair to the real register, then look whether the guest's cache state changed.
     VmWrite(VmRegister64),
 }
@@ -237,6 +239,7 @@ const TTBR0_64: u32 = Cp64::key_of(0, 2);
 const TTBR1_64: u32 = Cp64::key_of(1, 2);
 const CNTPCT: u32 = Cp64::key_of(0, 14);
 const CNTP_CVAL: u32 = Cp64::key_of(2, 14);
+const ICC_SGI1R: u32 = Cp64::key_of(0, 12);
 
 const DBGDIDR: u32 = key(0, 0, 0, 0);
 const DBGBVR0: u32 = key(0, 0, 0, 4);
@@ -368,6 +371,7 @@ pub const fn cp15_double(access: Cp64, context: &AccessContext<'_>) -> Action64 
         CNTPCT if access.is_read() && (privileged || context.cntkctl & CNTKCTL_PL0PCTEN != 0) => {
             Action64::CounterRead
         }
+        ICC_SGI1R if privileged && !access.is_read() => Action64::SendSgi,
         TTBR0_64 if privileged && !access.is_read() => Action64::VmWrite(VmRegister64::Ttbr0),
         TTBR1_64 if privileged && !access.is_read() => Action64::VmWrite(VmRegister64::Ttbr1),
         _ => Action64::Undefined,

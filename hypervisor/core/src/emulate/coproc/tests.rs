@@ -351,3 +351,16 @@ fn xsa_102_103_user_mode_gets_nothing_else() {
     assert_eq!(Privilege::of(0x6000_0010), Privilege::Pl0);
     assert_eq!(Privilege::of(0x6000_001f), Privilege::Pl1);
 }
+
+#[test]
+fn sgis_of_a_gicv3_are_sent_by_the_kernel() {
+    let write = Cp64::new(Cp64::key_of(0, 12));
+    assert_eq!(cp15_double(write, &pl1()), Action64::SendSgi);
+    let read = Cp64::new(Cp64::key_of(0, 12) | 1);
+    assert_eq!(cp15_double(read, &pl1()), Action64::Undefined);
+    let user = AccessContext {
+        privilege: Privilege::Pl0,
+        ..pl1()
+    };
+    assert_eq!(cp15_double(write, &user), Action64::Undefined);
+}
