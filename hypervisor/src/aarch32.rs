@@ -19,8 +19,8 @@ use xenith_core::emulate::syndrome::{Cp32, Cp64, DataAbort, Exit, Syndrome, adva
 use xenith_core::machine::Fault;
 
 use crate::arch::aarch32::{
-    HAS_SGI1R, IS_CLASS_7_VFP, actlr, cntkctl, data_address, features, fetch_address, inject,
-    raw_syndrome, registers, sctlr, write_ttbr, write_vm,
+    IS_CLASS_7_VFP, actlr, cntkctl, data_address, features, fetch_address, inject, raw_syndrome,
+    registers, sctlr, write_ttbr, write_vm,
 };
 use crate::machine::Machine;
 use crate::run::{Next, Pcpu};
@@ -284,7 +284,7 @@ fn coprocessor_double(
         (u64::from(regs.transfer(access.rt2())) << 32) | u64::from(regs.transfer(access.rt()));
     let mut read = None;
     match action {
-        Action64::SendSgi if HAS_SGI1R && send_sgi(domain, vcpu, written) => {}
+        Action64::SendSgi if send_sgi(domain, vcpu, written) => {}
         Action64::Undefined | Action64::SendSgi => {
             inject(&mut context.frame, GuestException::Undefined);
             return Next::Resume;

@@ -9,9 +9,6 @@ pub use super::inject;
 /// Whether exception class 7 tells of nothing but floating point and SIMD: on ARMv7 the syndrome has more.
 pub const IS_CLASS_7_VFP: bool = false;
 
-/// Whether there can be a GICv3, whose ICC_SGI1R a guest writes.
-pub const HAS_SGI1R: bool = false;
-
 /// Returns the registers of the loaded guest.
 pub fn registers(frame: &mut GuestFrame) -> LiveRegs<'_> {
     LiveRegs(frame)

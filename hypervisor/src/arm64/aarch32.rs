@@ -22,9 +22,6 @@ use crate::machine::{Hv, alloc_frame};
 /// Whether exception class 7 tells of nothing but floating point and SIMD (Arm DDI 0487 D24.2.37: no more fields).
 pub const IS_CLASS_7_VFP: bool = true;
 
-/// Whether there can be a GICv3, whose ICC_SGI1R a guest writes.
-pub const HAS_SGI1R: bool = true;
-
 /// Returns the registers of the loaded guest.
 pub fn registers(frame: &mut GuestFrame) -> Registers<'_> {
     frame.aarch32()

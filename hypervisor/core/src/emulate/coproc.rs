@@ -7,6 +7,7 @@
 
 use super::syndrome::{Cp32, Cp64};
 use super::vtimer::TimerRegister;
+use crate::vgic::HAS_V3;
 
 /// CNTKCTL.PL0PCTEN: PL0 may read CNTPCT.
 const CNTKCTL_PL0PCTEN: u32 = 1 << 0;
@@ -33,6 +34,11 @@ pub struct CpuFeatures {
 }
 
 impl CpuFeatures {
+    /// Returns whether the guest has system registers of a GICv3 (ID_PFR1.GIC).
+    pub const fn has_gic_registers(&self) -> bool {
+        HAS_V3 && self.pfr[1] >> 28 != 0
+    }
+
     /// Returns the values that guests see: AMU and RAS (with its fraction) hidden, as Xen does.
     #[must_use]
     pub const fn sanitised(mut self) -> Self {
@@ -231,6 +237,7 @@ const MAIR0: u32 = key(0, 10, 2, 0);
 const MAIR1: u32 = key(0, 10, 2, 1);
 const AMAIR0: u32 = key(0, 10, 3, 0);
 const AMAIR1: u32 = key(0, 10, 3, 1);
+const ICC_SRE: u32 = key(0, 12, 12, 5);
 const CONTEXTIDR: u32 = key(0, 13, 0, 1);
 const CNTP_TVAL: u32 = key(0, 14, 2, 0);
 const CNTP_CTL: u32 = key(0, 14, 2, 1);
@@ -288,6 +295,9 @@ const fn vm(access: Cp32, register: VmRegister) -> Action {
     }
 }
 
+/// ICC_SRE: system registers only, no bypass of interrupts.
+pub(super) const SRE_VALUE: u32 = 7;
+
 const fn timer(access: Cp32, register: TimerRegister) -> Action {
     if access.is_read() {
         Action::TimerRead(register)
@@ -329,6 +339,7 @@ pub const fn cp15(access: Cp32, context: &AccessContext<'_>) -> Action {
         AMAIR0 => vm(access, VmRegister::Amair0),
         AMAIR1 => vm(access, VmRegister::Amair1),
         CONTEXTIDR => vm(access, VmRegister::Contextidr),
+        ICC_SRE if context.features.has_gic_registers() => read_or_ignore(access, SRE_VALUE),
         // No counters. The cycle counter cannot be declared absent, so it stands still, as under Xen.
         PMCR | PMCNTENSET | PMCNTENCLR | PMOVSR | PMSWINC | PMSELR | PMCEID0 | PMCEID1
         | PMCCNTR | PMXEVTYPER | PMXEVCNTR | PMUSERENR | PMINTENSET | PMINTENCLR | PMOVSSET => {
@@ -371,7 +382,9 @@ pub const fn cp15_double(access: Cp64, context: &AccessContext<'_>) -> Action64 
         CNTPCT if access.is_read() && (privileged || context.cntkctl & CNTKCTL_PL0PCTEN != 0) => {
             Action64::CounterRead
         }
-        ICC_SGI1R if privileged && !access.is_read() => Action64::SendSgi,
+        ICC_SGI1R if privileged && !access.is_read() && context.features.has_gic_registers() => {
+            Action64::SendSgi
+        }
         TTBR0_64 if privileged && !access.is_read() => Action64::VmWrite(VmRegister64::Ttbr0),
         TTBR1_64 if privileged && !access.is_read() => Action64::VmWrite(VmRegister64::Ttbr1),
         _ => Action64::Undefined,

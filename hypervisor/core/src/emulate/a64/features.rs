@@ -55,9 +55,12 @@ impl CpuFeatures64 {
     #[must_use]
     pub const fn sanitised(mut self, has_gic_registers: bool) -> Self {
         self.pfr[0] &= !Self::HIDDEN_PFR0;
+        // In ID_PFR1 the field is in bits 31:28.
         self.pfr[0] &= !Self::GIC;
+        self.aarch32.pfr[1] &= !0xf000_0000;
         if has_gic_registers {
             self.pfr[0] |= Self::GIC & Self::GIC.wrapping_neg();
+            self.aarch32.pfr[1] |= 1 << 28;
         }
         self.pfr[1] &= !Self::HIDDEN_PFR1;
         self.dfr[0] &= !Self::HIDDEN_DFR0;
@@ -69,10 +72,6 @@ impl CpuFeatures64 {
         self.mmfr[1] &= !Self::HIDDEN_MMFR1;
         self.mmfr[2] &= !Self::HIDDEN_MMFR2;
         self.aarch32 = self.aarch32.sanitised();
-        if !has_gic_registers {
-            // ID_PFR1: the same.
-            self.aarch32.pfr[1] &= !0xf000_0000;
-        }
         self
     }
 
@@ -152,6 +151,8 @@ mod tests {
         assert_eq!(shown.read(4, 0) & 0xff_ffff, 0xff_ffff);
         assert_eq!(shown.read(6, 0) >> 4 & 0xf, 0xf);
         assert_eq!(all.sanitised(true).read(4, 0) >> 24 & 0xf, 1);
+        assert_eq!(all.sanitised(true).aarch32.pfr[1] >> 28, 1);
+        assert_eq!(shown.aarch32.pfr[1] >> 28, 0);
         // SVE's and SME's registers, and all that nobody has heard of.
         for (crm, op2) in [
             (4, 4),

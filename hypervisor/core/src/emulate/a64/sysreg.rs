@@ -5,7 +5,7 @@
 
 use super::features::CpuFeatures64;
 use super::syndrome::SystemAccess;
-use crate::emulate::coproc::Privilege;
+use crate::emulate::coproc::{Privilege, SRE_VALUE};
 use crate::emulate::vtimer::TimerRegister;
 
 /// CNTKCTL_EL1.EL0PTEN: EL0 may use the physical timer.
@@ -103,8 +103,6 @@ const MDCCSR: u32 = key(2, 3, 0, 1, 0);
 
 /// OSLSR_EL1: OSLM is 0b10, the lock is implemented and (always) free.
 const OSLSR_VALUE: u64 = 1 << 3;
-/// ICC_SRE_EL1: system registers only, no bypass of interrupts.
-const SRE_VALUE: u64 = 7;
 
 const fn read_or_ignore(access: SystemAccess, value: u64) -> Action {
     if access.is_read() {
@@ -176,7 +174,7 @@ pub const fn decide(access: SystemAccess, context: &AccessContext<'_>) -> Action
         AMAIR => write_only(access, Action::VmWrite(VmRegister::Amair)),
         CONTEXTIDR => write_only(access, Action::VmWrite(VmRegister::Contextidr)),
         ICC_SGI1R => write_only(access, Action::SendSgi),
-        ICC_SRE => read_or_ignore(access, SRE_VALUE),
+        ICC_SRE => read_or_ignore(access, SRE_VALUE as u64),
         MDSCR | MDCCINT | OSDLR => read_or_ignore(access, 0),
         MDRAR | MDCCSR => read_only(access, 0),
         OSLAR => write_only(access, Action::Ignore),

@@ -353,14 +353,28 @@ fn xsa_102_103_user_mode_gets_nothing_else() {
 }
 
 #[test]
-fn sgis_of_a_gicv3_are_sent_by_the_kernel() {
-    let write = Cp64::new(Cp64::key_of(0, 12));
-    assert_eq!(cp15_double(write, &pl1()), Action64::SendSgi);
-    let read = Cp64::new(Cp64::key_of(0, 12) | 1);
-    assert_eq!(cp15_double(read, &pl1()), Action64::Undefined);
-    let user = AccessContext {
-        privilege: Privilege::Pl0,
+fn the_registers_of_a_gicv3_are_there_where_it_is() {
+    let mut features = FEATURES;
+    features.pfr[1] |= 1 << 28;
+    let kernel = AccessContext {
+        features: &features,
         ..pl1()
     };
+    let user = AccessContext {
+        privilege: Privilege::Pl0,
+        ..kernel
+    };
+    // ICC_SGI1R: written only.
+    let write = Cp64::new(Cp64::key_of(0, 12));
+    let read = Cp64::new(Cp64::key_of(0, 12) | 1);
+    assert_eq!(cp15_double(write, &kernel), Action64::SendSgi);
+    assert_eq!(cp15_double(read, &kernel), Action64::Undefined);
     assert_eq!(cp15_double(write, &user), Action64::Undefined);
+    assert_eq!(cp15_double(write, &pl1()), Action64::Undefined, "a GICv2");
+    // ICC_SRE: switched on for good.
+    let (read, write) = (mrc(0, 12, 12, 5), mcr(0, 12, 12, 5));
+    assert_eq!(cp15(read, &kernel), Action::Read(7));
+    assert_eq!(cp15(write, &kernel), Action::Ignore);
+    assert_eq!(cp15(read, &user), Action::Undefined);
+    assert_eq!(cp15(read, &pl1()), Action::Undefined, "a GICv2");
 }
