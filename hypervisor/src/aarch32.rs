@@ -175,7 +175,7 @@ fn data_abort(
                     access_device(cpu, domain, vcpu, physical_timer, access)
                 })
                 .is_ok(),
-            None if phys.raw() & !0xfff == domain.facts.gicd.raw()
+            None if domain.facts.gic_register(phys).is_some()
                 || domain.vuart_at(phys).is_some() =>
             {
                 let memory = guest_space(cpu.hv, domain);

@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use log::debug;
 use xenith_arch::guest_memory::GuestSpace;
 use xenith_arch::{GuestFrame, setup, sysreg, timer};
-use xenith_core::addr::{Gfn, GuestPhys, Mfn};
+use xenith_core::addr::{Gfn, Mfn};
 use xenith_core::console::GUEST_TARGET;
 use xenith_core::domain::{Domain, NOT_POLLING, ShutdownReason, Vcpu};
 use xenith_core::emulate::decode;
@@ -21,7 +21,7 @@ use xenith_core::hypercall::{self, Cx, Effects, HypercallRegs, Outcome};
 use xenith_core::hypervisor::RamOf;
 use xenith_core::machine::Fault;
 use xenith_core::runstate;
-use xenith_core::vgic::{GICD_V3_SIZE, HAS_V3, Width};
+use xenith_core::vgic::{Vgic, Width};
 
 use crate::arch::LiveRegs;
 use crate::machine::{Hv, Machine};
@@ -32,10 +32,6 @@ use crate::vcpu::VcpuContext;
 pub const XEN_HYPERCALL_TAG: u16 = 0xea1;
 /// SCTLR.C: data cache on.
 const SCTLR_C: u32 = 1 << 2;
-/// GICD_ISPENDR0.
-const GICD_ISPENDR: u32 = 0x200;
-/// GICD_ISACTIVER0.
-const GICD_ISACTIVER: u32 = 0x300;
 /// Looks at the p2m's lock before a fault of the guest's translation is believed.
 const P2M_LOOKS: u32 = 100_000;
 
@@ -233,15 +229,6 @@ fn mmio_width(width: decode::Width) -> Width {
     }
 }
 
-/// Returns which register of its GICv3 a guest accesses beyond the first page of the distributor, if any.
-fn beyond_first_page(domain: &Dom, address: GuestPhys, offset: u64) -> Option<u32> {
-    let redistributors = &domain.facts.redistributors;
-    if redistributors.regions().next().is_some() && offset < u64::from(GICD_V3_SIZE) {
-        return Some(offset as u32);
-    }
-    redistributors.offset(address)
-}
-
 /// Performs one access of the loaded vCPU to an emulated device.
 pub fn access_device(
     cpu: &mut Pcpu,
@@ -251,13 +238,7 @@ pub fn access_device(
     access: MmioAccess,
 ) -> Result<u32, Fault> {
     let width = mmio_width(access.width);
-    let base = domain.facts.gicd.raw();
-    let offset = access.address.raw().wrapping_sub(base);
-    let offset = if offset < 0x1000 {
-        offset as u32
-    } else if HAS_V3 && let Some(offset) = beyond_first_page(domain, access.address, offset) {
-        offset
-    } else {
+    let Some(offset) = domain.facts.gic_register(access.address) else {
         let register = domain.vuart_at(access.address).ok_or(Fault)?;
         let id = domain.facts.id;
         let mut emit = |line: &mut _, byte| crate::console::vuart_write(id, line, byte);
@@ -276,9 +257,7 @@ pub fn access_device(
             Ok(0)
         }
         None => {
-            // Only pending state depends on lines.
-            let register = if HAS_V3 { offset & 0xffff } else { offset };
-            let (value, set) = if (GICD_ISPENDR..GICD_ISACTIVER).contains(&register) {
+            let (value, set) = if Vgic::depends_on_lines(offset) {
                 cpu.with_vgic(domain, vcpu, physical_timer, |vgic, host| {
                     vgic.mmio_read(vcpu.id, offset, width, host)
                 })

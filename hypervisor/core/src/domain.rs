@@ -28,7 +28,7 @@ use crate::machine::SharedPage;
 use crate::p2m::{P2m, PageAccount};
 use crate::sched::{MAX_CPUS, Scheduler};
 use crate::sync::{Once, SpinLock};
-use crate::vgic::{KickSet, Redistributors, Vgic, WorkFlags};
+use crate::vgic::{GICD_SIZE, GICD_V3_SIZE, HAS_V3, KickSet, Redistributors, Vgic, WorkFlags};
 use crate::vuart::Vuart;
 
 pub use create::Request;
@@ -95,6 +95,23 @@ pub struct DomainFacts {
     pub gicd: crate::addr::GuestPhys,
     /// Where the redistributors of its GICv3 lie.
     pub redistributors: Redistributors,
+}
+
+impl DomainFacts {
+    /// Returns which register of its interrupt controller a guest's address is, as [`Vgic::mmio_read`] counts them.
+    #[inline]
+    pub fn gic_register(&self, at: crate::addr::GuestPhys) -> Option<u32> {
+        let offset = at.raw().wrapping_sub(self.gicd.raw());
+        let has_v3 = HAS_V3 && self.redistributors.regions().next().is_some();
+        let size = if has_v3 { GICD_V3_SIZE } else { GICD_SIZE };
+        if offset < u64::from(size) {
+            Some(offset as u32)
+        } else if has_v3 {
+            self.redistributors.offset(at)
+        } else {
+            None
+        }
+    }
 }
 
 /// How far the end of a domain has come.

@@ -49,6 +49,14 @@ impl Width {
 }
 
 impl Vgic {
+    /// Returns whether what a register reads as depends on lines, so that the caller's must be asked: pending state only
+    /// (GICD_ISPENDR, GICD_ICPENDR, and GICR_ISPENDR0, GICR_ICPENDR0).
+    #[inline]
+    pub const fn depends_on_lines(offset: u32) -> bool {
+        let register = if HAS_V3 { offset & 0xffff } else { offset };
+        register >= 0x200 && register < 0x300
+    }
+
     /// Emulates a read of the distributor by the current vCPU. `offset` is in bytes from GICD's base; the redistributors of
     /// a GICv3 follow at [`super::GICD_V3_SIZE`], each [`super::GICR_SIZE`] long.
     ///

@@ -1,7 +1,7 @@
 //! Domains of a machine with a GICv3.
 
 use xen_abi::control::*;
-use xen_abi::guest::{GUEST_GICC_BASE, GUEST_GICV3_GICR0_BASE};
+use xen_abi::guest::{GUEST_GICC_BASE, GUEST_GICD_BASE, GUEST_GICV3_GICR0_BASE};
 
 use super::domctl::domctl;
 use super::errno::*;
@@ -25,7 +25,11 @@ fn a_domain_has_the_machines_gicv3() {
         (0, XEN_DOMCTL_CONFIG_GIC_V3)
     );
     let domain = world.hv.domains.get(DomId::new(id)).unwrap();
-    let at = |address| domain.facts.redistributors.offset(GuestPhys::new(address));
+    let at = |address| domain.facts.gic_register(GuestPhys::new(address));
+    assert_eq!(at(GUEST_GICD_BASE), Some(0));
+    assert_eq!(at(GUEST_GICD_BASE - 1), None);
+    let end = GUEST_GICD_BASE + u64::from(GICD_V3_SIZE);
+    assert_eq!((at(end - 4), at(end)), (Some(GICD_V3_SIZE - 4), None));
     assert_eq!(at(GUEST_GICV3_GICR0_BASE), Some(GICD_V3_SIZE));
     let end = GUEST_GICV3_GICR0_BASE + 2 * u64::from(GICR_SIZE);
     assert_eq!(at(end - 4), Some(GICD_V3_SIZE + 2 * GICR_SIZE - 4));
@@ -35,6 +39,12 @@ fn a_domain_has_the_machines_gicv3() {
         .lock()
         .mmio_read(VcpuId::new(0), 0, Width::Word, &NoDevices);
     assert_eq!(read.map(|(value, _)| value), Ok(0x10));
+    // A GICv2 has a page, and nothing elsewhere.
+    let dom1 = &World::new().dom1.domain.clone();
+    let at = |address| dom1.facts.gic_register(GuestPhys::new(address));
+    let base = dom1.facts.gicd.raw();
+    assert_eq!((at(base + 0xffc), at(base + 0x1000)), (Some(0xffc), None));
+    assert_eq!(at(GUEST_GICV3_GICR0_BASE), None);
     // There is no CPU interface in memory.
     let memory = world.hv.hal.p2m_memory(domain.vttbr);
     let gicc = GuestPhys::new(GUEST_GICC_BASE).frame().unwrap();

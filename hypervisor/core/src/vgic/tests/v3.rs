@@ -42,6 +42,24 @@ fn list_registers_of_both_formats_say_the_same() {
 }
 
 #[test]
+fn pending_state_depends_on_lines_and_nothing_else_does() {
+    use super::super::Vgic;
+    let sgis = GICD_V3_SIZE + GICR_SIZE + 0x1_0000;
+    for (register, depends) in [
+        (ISPENDR, true),
+        (0x2fc, true),
+        (ISENABLER, false),
+        (0x1fc, false),
+        (0x300, false),
+        (IROUTER + ISPENDR, false),
+        (sgis + ISPENDR, true),
+        (sgis + ICACTIVER, false),
+    ] {
+        assert_eq!(Vgic::depends_on_lines(register), depends, "{register:#x}");
+    }
+}
+
+#[test]
 fn active_priorities_of_all_widths() {
     let apr = 0x8000_1001;
     assert_eq!(to_active_priorities(apr, 5), [apr, 0, 0, 0]);
