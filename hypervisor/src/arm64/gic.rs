@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use log::warn;
 use xenith_arch::gic::{Distributor, LocalFrames};
-use xenith_arch::gicv3::{self, Redistributor, RedistributorType};
-use xenith_arch::{DeviceRegisters, HypTables, Monitor, sysreg};
+use xenith_arch::gicv3::{self, Redistributor};
+use xenith_arch::{HypTables, Monitor, sysreg};
 use xenith_boot::fdt::host::{Gic, GicKind, GicV3};
 use xenith_core::addr::{HostPhys, PAGE_SIZE};
 use xenith_core::vgic::{GICD_V3_SIZE, GICR_SIZE};
@@ -14,9 +14,6 @@ use crate::boot::stop;
 use crate::gic::{init_v2, map};
 use crate::say;
 use crate::smp::MAX_CPUS;
-
-/// GICR_TYPER.
-const TYPER: usize = 8;
 
 /// Maps the distributor that the device tree has, and brings it to a known state.
 #[cold]
@@ -58,29 +55,21 @@ pub fn init_distributor(
     }
 }
 
-/// Finds the redistributors: one after the other in each region, until one says that it is the last.
+/// Maps the redistributors of as many CPUs as there may be.
 fn redistributors(tables: &mut HypTables, v3: &GicV3) -> Vec<Redistributor> {
     let mut found = Vec::new();
-    for region in &v3.regions {
-        let (mut at, end) = (region.base().raw(), region.end().raw());
-        while end.saturating_sub(at) >= u64::from(GICR_SIZE) {
-            if found.len() == MAX_CPUS {
-                warn!("GIC: redistributors beyond {MAX_CPUS} are not used");
-                return found;
-            }
-            let own = map(tables, HostPhys::new(at), 1);
-            let sgis = map(tables, HostPhys::new(at + u64::from(GICR_SIZE) / 2), 1);
-            // SAFETY: Mapped just above; only read here.
-            let registers = unsafe { DeviceRegisters::new(own, PAGE_SIZE) };
-            let (low, high) = (registers.read32(TYPER), registers.read32(TYPER + 4));
-            let kind = RedistributorType::new(low, high);
-            // SAFETY: Mapped just above, for nobody else.
-            found.push(unsafe { Redistributor::new(own, sgis) });
-            if kind.is_last() {
-                break;
-            }
-            at = at.saturating_add(v3.stride.unwrap_or(kind.stride()));
+    v3.for_each_redistributor(&mut |at| {
+        if found.len() == MAX_CPUS {
+            warn!("GIC: redistributors beyond {MAX_CPUS} are not used");
+            return None;
         }
-    }
+        let own = map(tables, at, 1);
+        let sgis = HostPhys::new(at.raw() + u64::from(GICR_SIZE) / 2);
+        let sgis = map(tables, sgis, 1);
+        // SAFETY: Mapped just above, for nobody else.
+        let redistributor = unsafe { Redistributor::new(own, sgis) };
+        found.push(redistributor);
+        Some(redistributor.kind())
+    });
     found
 }

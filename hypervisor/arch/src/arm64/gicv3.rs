@@ -83,6 +83,8 @@ const GICD_ARE: u32 = 0x10;
 const GICD_RWP: u32 = 1 << 31;
 /// GICR_CTLR.RWP.
 const GICR_RWP: u32 = 1 << 3;
+/// GICR_CTLR.EnableLPIs.
+const ENABLE_LPIS: u32 = 1;
 /// GICR_WAKER: the CPU says that it sleeps; the redistributor knows.
 const PROCESSOR_SLEEP: u32 = 1 << 1;
 const CHILDREN_ASLEEP: u32 = 1 << 2;
@@ -105,31 +107,6 @@ fn own_target() -> Target {
     Target::new((mpidr & 0xff_ffff) as u32 | ((mpidr >> 8) as u32 & 0xff00_0000))
 }
 
-/// What a redistributor says of itself (GICR_TYPER).
-#[derive(Clone, Copy)]
-pub struct RedistributorType(u64);
-
-impl RedistributorType {
-    /// Takes the register's two words.
-    pub const fn new(low: u32, high: u32) -> Self {
-        Self((high as u64) << 32 | low as u64)
-    }
-
-    /// Returns whether it is the last one of its region.
-    pub const fn is_last(self) -> bool {
-        self.0 >> 4 & 1 != 0
-    }
-
-    /// Returns how far it is to the next one: those of a GICv4 have two more pages.
-    pub const fn stride(self) -> u64 {
-        if self.0 >> 1 & 1 != 0 {
-            0x4_0000
-        } else {
-            0x2_0000
-        }
-    }
-}
-
 /// A redistributor that is mapped.
 #[derive(Clone, Copy)]
 pub struct Redistributor {
@@ -150,6 +127,11 @@ impl Redistributor {
         }
     }
 
+    /// Returns GICR_TYPER.
+    pub fn kind(&self) -> u64 {
+        self.own().typer.get()
+    }
+
     fn own(&self) -> &GicrRegs {
         // SAFETY: `new`'s contract: mapped device registers; only volatile accesses.
         unsafe { self.own.as_ref() }
@@ -166,6 +148,8 @@ impl Redistributor {
         let own = self.own();
         own.waker.set(own.waker.get() & !PROCESSOR_SLEEP);
         wait(|| own.waker.get() & CHILDREN_ASLEEP == 0);
+        // Firmware or a kernel before us may have left them on, and nobody here ends one.
+        own.ctlr.set(own.ctlr.get() & !ENABLE_LPIS);
         let r = self.sgis();
         r.igroupr.set(u32::MAX);
         for (i, priority) in r.ipriorityr.iter().enumerate() {
@@ -326,7 +310,11 @@ impl PhysIrq for Distributor {
     fn disable(&mut self, irq: IntId) {
         self.select(
             irq,
-            |r, word, bit| r.icenabler[word].set(bit),
+            |r, word, bit| {
+                r.icenabler[word].set(bit);
+                // Until then it may still be taken.
+                wait(|| r.ctlr.get() & GICD_RWP == 0);
+            },
             |r, bit| r.icenabler.set(bit),
         );
     }

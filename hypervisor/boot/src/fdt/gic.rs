@@ -10,7 +10,7 @@ use crate::fdt::host::{HostError, MAX_BANKS};
 use crate::fdt::interrupts::{Interrupt, IrqResolver};
 use crate::fdt::tree::{Node, Strings, Tree, take_cells};
 use crate::memory::PhysRange;
-use xenith_core::addr::IntId;
+use xenith_core::addr::{HostPhys, IntId};
 use xenith_core::machine::Trigger;
 use xenith_core::vgic::{GICD_SIZE, GICD_V3_SIZE, GICR_SIZE, HAS_V3};
 
@@ -78,6 +78,34 @@ impl Gic<'_> {
         match &self.kind {
             GicKind::V2(v2) => &v2.v2m_frames,
             GicKind::V3(_) => &[],
+        }
+    }
+}
+
+impl GicV3 {
+    /// Finds the redistributors: one after the other in each region, until one says that it is the last. `read_type` returns
+    /// GICR_TYPER of the one at an address, and takes it; with `None` no more are wanted.
+    pub fn for_each_redistributor(&self, read_type: &mut dyn FnMut(HostPhys) -> Option<u64>) {
+        const LAST: u64 = 1 << 4;
+        // Those of a GICv4 have two more pages of 64 KiB.
+        const HAS_VLPIS: u64 = 1 << 1;
+        let size = u64::from(GICR_SIZE);
+        for region in &self.regions {
+            let (mut at, end) = (region.base().raw(), region.end().raw());
+            while end.saturating_sub(at) >= size {
+                let Some(kind) = read_type(HostPhys::new(at)) else {
+                    return;
+                };
+                if kind & LAST != 0 {
+                    break;
+                }
+                let own = if kind & HAS_VLPIS != 0 {
+                    2 * size
+                } else {
+                    size
+                };
+                at = at.saturating_add(self.stride.unwrap_or(own));
+            }
         }
     }
 }
@@ -222,11 +250,7 @@ fn v3_registers(node: Node<'_, '_>) -> Result<GicV3, HostError> {
 }
 
 /// Checks a register frame of the GIC: whole pages are mapped, so what is not the GIC's must not lie in them.
-pub(super) fn frame(
-    range: PhysRange,
-    name: &'static str,
-    least: u64,
-) -> Result<PhysRange, HostError> {
+fn frame(range: PhysRange, name: &'static str, least: u64) -> Result<PhysRange, HostError> {
     let is_usable = range.base().page_offset() == 0 && range.size() >= least;
     if is_usable {
         Ok(range)
@@ -234,3 +258,7 @@ pub(super) fn frame(
         Err(HostError::GicFrame(name, least))
     }
 }
+
+#[cfg(test)]
+#[path = "gic_tests.rs"]
+mod tests;
