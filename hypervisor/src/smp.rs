@@ -14,6 +14,7 @@ use xenith_core::machine::PhysIrq;
 use xenith_core::sched::{CpuSet, Kicker};
 use xenith_core::sync::Once;
 use xenith_core::trace::{Event, Subject};
+use xenith_core::vgic::MAX_LRS;
 use xenith_platforms::{CpuOnError, Platform, Wake};
 
 use crate::arch::{EXECUTION, Features};
@@ -56,6 +57,8 @@ enum Progress {
     GivenUp = 4,
     /// It came up, and the GIC has nothing for it.
     WithoutGic = 5,
+    /// It came up, and cannot run what the boot CPU can.
+    Unlike = 6,
 }
 
 /// What other pCPUs may touch of a pCPU. One cache line, so that none waits for a neighbour's.
@@ -160,6 +163,7 @@ impl PcpuState {
             3 => Progress::Stranger,
             4 => Progress::GivenUp,
             5 => Progress::WithoutGic,
+            6 => Progress::Unlike,
             _ => Progress::Off,
         }
     }
@@ -497,6 +501,11 @@ fn start(
                         "the GIC has no redistributor or no system registers for it: correct the device tree, or firmware",
                     );
                 }
+                Progress::Unlike => {
+                    return Err(
+                        "it cannot run all domains that the boot CPU can: it lacks 32-bit state, or list registers of the GIC",
+                    );
+                }
                 Progress::Stranger => return Err("another CPU came up in its place"),
                 Progress::GivenUp => {
                     return Err("it did not come up within a second (not in Hyp mode, or firmware failed)");
@@ -549,11 +558,7 @@ fn xenith_secondary_main(monitor: Option<Monitor>) -> ! {
         );
     }
     if !crate::arch::is_like(&template.features) {
-        warn!(
-            "CPU{}: it lacks the 32-bit state that the boot CPU gives to domains, and is not used",
-            cpu.index()
-        );
-        park(cpu, Progress::Refused);
+        park(cpu, Progress::Unlike);
     }
     // SAFETY: Each CPU's number, and so its windows, are its own; this runs once on each.
     CpuLocal::install(cpu, unsafe { xenith_arch::secondary_windows(cpu.index()) });
@@ -579,6 +584,9 @@ fn xenith_secondary_main(monitor: Option<Monitor>) -> ! {
     let Some((gicc, gich)) = interfaces else {
         park(cpu, Progress::WithoutGic);
     };
+    if usize::from(gich.lr_count()) < hv.guests.lr_count.min(MAX_LRS) {
+        park(cpu, Progress::Unlike);
+    }
     let pcpu = Pcpu::new(
         hv,
         cpu,
