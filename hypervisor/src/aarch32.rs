@@ -2,13 +2,11 @@
 //!
 //! The decisions are the core's; where the registers are says [`crate::arch::aarch32`].
 
-use alloc::sync::Arc;
-
 use log::{debug, warn};
 use xenith_arch::timer;
 use xenith_core::addr::GuestPhys;
 use xenith_core::console::GUEST_TARGET;
-use xenith_core::domain::{Domain, Vcpu};
+use xenith_core::domain::Vcpu;
 use xenith_core::emulate::coproc::{self, AccessContext, Action, Action64, Privilege, VmRegister};
 use xenith_core::emulate::decode;
 use xenith_core::emulate::execute::{self, FaultLocation, SyndromeAccess};
@@ -22,15 +20,13 @@ use crate::arch::aarch32::{
     IS_CLASS_7_VFP, actlr, cntkctl, data_address, features, fetch_address, inject, raw_syndrome,
     registers, sctlr, write_ttbr, write_vm,
 };
-use crate::machine::Machine;
+use crate::machine::{Dom, Machine};
 use crate::run::{Next, Pcpu};
 use crate::traps::{
     XEN_HYPERCALL_TAG, access_device, block_unless_pending, firmware_call, guest_space, hypercall,
     is_mapped, sctlr_changes, send_sgi, set_way, timer_changed,
 };
 use crate::vcpu::VcpuContext;
-
-type Dom = Arc<Domain<Machine>>;
 
 /// Handles a trap of the loaded vCPU.
 #[inline]

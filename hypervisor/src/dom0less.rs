@@ -18,7 +18,6 @@ use xenith_boot::fdt::interrupts::IrqResolver;
 use xenith_boot::fdt::tree::{MAX_SIZE, Tree};
 use xenith_boot::memory::PhysRange;
 use xenith_core::addr::{DomId, GuestPhys, HostPhys, IntId, Mfn, PAGE_SIZE, VcpuId};
-use xenith_core::domain::Domain;
 use xenith_core::emulate::Execution;
 use xenith_core::errno::Errno;
 use xenith_core::evtchn::{EventChannels, Port};
@@ -32,10 +31,8 @@ use xenith_core::vuart::Vuart;
 
 use crate::arch::{Features, RELEASE};
 use crate::builder::{Draft, GRANT_FRAMES, MAPTRACK_FRAMES, Start, grant_limits, text};
-use crate::machine::{Hv, Machine};
+use crate::machine::{Dom, Hv};
 use crate::say;
-
-type Dom = Arc<Domain<Machine>>;
 
 /// What the domains are built from.
 pub struct Plan<'a> {
@@ -277,11 +274,7 @@ fn prepare(
         info!("  - MMIO: {} at {}", window.host, window.guest);
     }
     for shared in &config.shared_memory {
-        if layout
-            .occupied()
-            .iter()
-            .any(|other| other.overlaps(&shared.guest))
-        {
+        if layout.overlaps(&shared.guest) {
             return Err(format!(
                 "the shared memory \"{}\" is where its interrupt controller, UART or grant table is: move it",
                 shared.id

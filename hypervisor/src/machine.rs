@@ -2,6 +2,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
+use alloc::sync::Arc;
+
 use xen_abi::vcpu::VcpuGuestContext;
 use xenith_arch::gic::Distributor;
 use xenith_arch::guest_memory::PhysMemory;
@@ -27,6 +29,8 @@ use crate::vcpu::VcpuContext;
 
 /// The hypervisor on this machine.
 pub type Hv = Hypervisor<Machine>;
+/// A domain on this machine.
+pub type Dom = Arc<Domain<Machine>>;
 
 static HV: Once<Hv> = Once::new();
 

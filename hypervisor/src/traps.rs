@@ -3,8 +3,6 @@
 
 use core::sync::atomic::Ordering;
 
-use alloc::sync::Arc;
-
 use log::debug;
 use xenith_arch::guest_memory::GuestSpace;
 use xenith_arch::{GuestFrame, setup, sysreg, timer};
@@ -24,7 +22,7 @@ use xenith_core::runstate;
 use xenith_core::vgic::{Vgic, Width};
 
 use crate::arch::LiveRegs;
-use crate::machine::{Hv, Machine};
+use crate::machine::{Dom, Hv, Machine};
 use crate::run::{Next, Pcpu};
 use crate::vcpu::VcpuContext;
 
@@ -37,8 +35,6 @@ const P2M_LOOKS: u32 = 100_000;
 
 /// Looks at the lock of a context that nobody should hold for more than a moment.
 const CONTEXT_LOOKS: u32 = 1_000_000;
-
-type Dom = Arc<Domain<Machine>>;
 
 /// Returns the calling guest's memory.
 pub fn guest_space<'a>(

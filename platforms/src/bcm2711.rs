@@ -5,7 +5,7 @@
 
 use alloc::boxed::Box;
 
-use crate::board::{Board, BoardIo, CpuOnError, Platform, Registers, Wake};
+use crate::board::{Board, BoardIo, Platform, Registers};
 
 pub const BOARD: Board = Board {
     compatibles: &["brcm,bcm2711"],
@@ -53,20 +53,6 @@ impl Bcm2711 {
 impl Platform for Bcm2711 {
     fn name(&self) -> &'static str {
         "Raspberry Pi 4"
-    }
-
-    fn starts_cpus(&self) -> bool {
-        false
-    }
-
-    fn cpu_on(
-        &self,
-        _io: &dyn BoardIo,
-        _index: usize,
-        _mpidr: u64,
-        _entry: u64,
-    ) -> Result<Wake, CpuOnError> {
-        Err(CpuOnError::NeedsPsci)
     }
 
     /// The DMA controller and others have 30 bits of addresses (BCM2711 ARM Peripherals, 1.2).
@@ -130,6 +116,7 @@ mod tests {
             platform.cpu_on(&board, 1, 1, 0x8_0000),
             Err(CpuOnError::NeedsPsci)
         );
+        assert!(!platform.starts_cpus());
         assert_eq!(platform.dma_end(), 1 << 30);
     }
 }

@@ -79,7 +79,7 @@ pub trait Platform: Send + Sync {
 
     /// Returns whether it can start CPUs without PSCI.
     fn starts_cpus(&self) -> bool {
-        true
+        false
     }
 
     /// Does what must be done once, before the timer is used.
@@ -96,7 +96,10 @@ pub trait Platform: Send + Sync {
         index: usize,
         mpidr: u64,
         entry: u64,
-    ) -> Result<Wake, CpuOnError>;
+    ) -> Result<Wake, CpuOnError> {
+        let _ = (io, index, mpidr, entry);
+        Err(CpuOnError::NeedsPsci)
+    }
 
     /// Returns the address below which dom0 must have memory, because devices reach no further.
     fn dma_end(&self) -> u64 {

@@ -1,12 +1,10 @@
 //! What a trap of an AArch64 guest does.
 
-use alloc::sync::Arc;
-
 use log::{debug, warn};
 use xenith_arch::{sysreg, timer};
 use xenith_core::addr::GuestPhys;
 use xenith_core::console::GUEST_TARGET;
-use xenith_core::domain::{Domain, Vcpu};
+use xenith_core::domain::Vcpu;
 use xenith_core::emulate::a64::inject::GuestException;
 use xenith_core::emulate::a64::mmio::{self, MmioError};
 use xenith_core::emulate::a64::syndrome::{Abort, Exit, Syndrome, SystemAccess};
@@ -16,7 +14,7 @@ use xenith_core::emulate::coproc::Privilege;
 use xenith_core::emulate::psci::{self, Workarounds};
 
 use super::inject;
-use crate::machine::Machine;
+use crate::machine::{Dom, Machine};
 use crate::run::{Next, Pcpu};
 use crate::traps::{
     XEN_HYPERCALL_TAG, access_device, block_unless_pending, firmware_call, hypercall, is_mapped,
@@ -26,8 +24,6 @@ use crate::vcpu::VcpuContext;
 
 /// Bytes of an instruction.
 const INSTRUCTION: u64 = 4;
-
-type Dom = Arc<Domain<Machine>>;
 
 /// Handles a trap of the loaded vCPU.
 #[inline]

@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use crate::fdt::tree::{Node, Tree};
 use crate::fdt::writer::{FdtWriter, WriteError};
 use crate::memory::PhysRange;
+use xen_abi::guest as map;
 use xenith_core::addr::{IntId, PAGE_SIZE};
 use xenith_core::emulate::Execution;
 use xenith_core::vgic::{HAS_V3, Version};
@@ -67,17 +68,21 @@ pub struct Layout {
 impl Layout {
     /// The layout of public/arch-arm.h with this GIC, on a host with these timer interrupts.
     pub fn guest(gic: Version, timer_ppis: [IntId; 3]) -> Self {
-        let (gicd_size, gic) = match gic {
+        let at = PhysRange::from_size;
+        let (gicd, gic) = match gic {
             Version::V3 if HAS_V3 => (
-                0x1_0000,
+                at(map::GUEST_GICV3_GICD_BASE, map::GUEST_GICV3_GICD_SIZE),
                 DomuGic::V3 {
-                    regions: alloc::vec![PhysRange::from_size(0x0302_0000, 0x0100_0000)],
+                    regions: alloc::vec![at(
+                        map::GUEST_GICV3_GICR0_BASE,
+                        map::GUEST_GICV3_GICR0_SIZE
+                    )],
                 },
             ),
             _ => (
-                0x1000,
+                at(map::GUEST_GICD_BASE, map::GUEST_GICD_SIZE),
                 DomuGic::V2 {
-                    gicc: PhysRange::from_size(0x0300_2000, 0x2000),
+                    gicc: at(map::GUEST_GICC_BASE, map::GUEST_GICC_SIZE),
                 },
             ),
         };
@@ -88,13 +93,13 @@ impl Layout {
             .find(|ppi| !timer_ppis.contains(ppi))
             .unwrap_or(IntId::new(31));
         Self {
-            gicd: PhysRange::from_size(0x0300_1000, gicd_size),
+            gicd,
             gic,
             uart: (
                 PhysRange::from_size(xenith_core::vuart::BASE.raw(), PAGE_SIZE as u64),
                 xenith_core::vuart::IRQ,
             ),
-            grant_table: PhysRange::from_size(0x3800_0000, 0x0100_0000),
+            grant_table: at(map::GUEST_GNTTAB_BASE, map::GUEST_GNTTAB_SIZE),
             timer_ppis,
             evtchn_ppi,
         }
@@ -105,6 +110,11 @@ impl Layout {
         let mut all = self.gic_registers();
         all.extend([self.uart.0, self.grant_table]);
         all
+    }
+
+    /// Returns whether a guest would have two things at an address if it had this there too.
+    pub fn overlaps(&self, range: &PhysRange) -> bool {
+        self.occupied().iter().any(|other| other.overlaps(range))
     }
 
     /// Returns the ranges of the interrupt controller's `reg`.

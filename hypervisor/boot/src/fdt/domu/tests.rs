@@ -286,3 +286,38 @@ fn a_tree_has_no_limit_of_four_kib() {
     assert!(built.blob.len() > 64 * 1024);
     assert!(Tree::new(&built.blob).is_ok());
 }
+
+#[test]
+fn nothing_else_may_be_where_a_guest_has_its_devices() {
+    for (version, occupied) in [
+        (Version::V2, [0x300_1000, 0x300_3fff].as_slice()),
+        (
+            Version::V3,
+            &[0x300_1000, 0x301_0fff, 0x302_0000, 0x401_ffff],
+        ),
+    ] {
+        let layout = Layout::guest(version, TIMERS);
+        for at in occupied
+            .iter()
+            .chain(&[0x2200_0fff, 0x3800_0000, 0x38ff_ffff])
+        {
+            assert!(
+                layout.overlaps(&range(at & !0xfff, 0x1000)),
+                "{version:?} {at:#x}"
+            );
+        }
+        for free in [
+            0x300_0000,
+            0x402_0000,
+            0x2200_1000,
+            0x37ff_f000,
+            0x3900_0000,
+            0x4000_0000,
+        ] {
+            assert!(
+                !layout.overlaps(&range(free, 0x1000)),
+                "{version:?} {free:#x}"
+            );
+        }
+    }
+}
