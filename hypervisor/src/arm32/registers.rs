@@ -38,20 +38,7 @@ impl VcpuContext {
     /// `EINVAL`: a status register names a mode that a guest cannot have.
     pub fn set_registers(&mut self, registers: &VcpuGuestContext) -> Result<(), Errno> {
         let core = &registers.user_regs;
-        let saved_psrs = [
-            core.spsr_el1 as u32,
-            core.spsr_fiq,
-            core.spsr_irq,
-            core.spsr_und,
-            core.spsr_abt,
-        ];
-        if !psr::is_guest_mode(core.cpsr as u32)
-            || saved_psrs
-                .iter()
-                .any(|&psr| psr != 0 && !psr::is_guest_mode(psr))
-        {
-            return Err(Errno::Inval);
-        }
+        let saved_psrs = psr::saved_of(core).ok_or(Errno::Inval)?;
         let register = |slot: usize| core.regs[slot] as u32;
         self.reset(GuestFrame::start(VcpuStart {
             pc: register(slot::PC).into(),

@@ -59,17 +59,7 @@ impl VcpuContext {
     /// The same for a 32-bit vCPU: the public structure has its registers where the architecture has them.
     fn set_registers32(&mut self, registers: &VcpuGuestContext) -> Result<(), Errno> {
         let core = &registers.user_regs;
-        let saved_psrs = [
-            core.spsr_el1 as u32,
-            core.spsr_fiq,
-            core.spsr_irq,
-            core.spsr_und,
-            core.spsr_abt,
-        ];
-        let is_bad = |&psr: &u32| psr != 0 && !psr::is_guest_mode(psr);
-        if !psr::is_guest_mode(core.cpsr as u32) || saved_psrs.iter().any(is_bad) {
-            return Err(Errno::Inval);
-        }
+        let saved_psrs = psr::saved_of(core).ok_or(Errno::Inval)?;
         self.reset(GuestFrame::start(VcpuStart {
             pc: u64::from(core.regs[PC] as u32),
             psr: core.cpsr as u32,

@@ -7,16 +7,6 @@ use super::*;
 use crate::fdt::host::HostInfo;
 use crate::fdt::tree::tests::Blob;
 
-macro_rules! fixture {
-    ($name:literal) => {
-        include_bytes!(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/fixtures/",
-            $name
-        ))
-    };
-}
-
 fn range(base: u64, size: u64) -> PhysRange {
     PhysRange::new(base, size).unwrap()
 }

@@ -7,16 +7,6 @@ use super::*;
 use crate::fdt::tree::tests::Blob;
 use xenith_core::vgic::HAS_V3;
 
-macro_rules! fixture {
-    ($name:literal) => {
-        include_bytes!(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/fixtures/",
-            $name
-        ))
-    };
-}
-
 const VIRT_256M: &[u8] = fixture!("qemu-virt-256M.dtb");
 const VIRT_1G: &[u8] = fixture!("qemu-virt-1G-lowmem.dtb");
 const VIRT_4G: &[u8] = fixture!("qemu-virt-4G.dtb");

@@ -5,6 +5,18 @@
 //! *says* stays an allegation: every number is taken with checked arithmetic, and every fault is an error value whose
 //! text names the cause and the remedy.
 
+/// The bytes of a file of tests/fixtures.
+#[cfg(test)]
+macro_rules! fixture {
+    ($name:literal) => {
+        include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/fixtures/",
+            $name
+        ))
+    };
+}
+
 pub mod address;
 pub mod dom0;
 pub mod domu;

@@ -90,16 +90,6 @@ impl Blob {
     }
 }
 
-macro_rules! fixture {
-    ($name:literal) => {
-        include_bytes!(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/fixtures/",
-            $name
-        ))
-    };
-}
-
 const BOARD: &[u8] = fixture!("board.dtb");
 const VIRT: &[u8] = fixture!("qemu-virt-guest-loader.dtb");
 

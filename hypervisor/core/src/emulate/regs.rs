@@ -2,6 +2,8 @@
 
 /// CPSR bits and modes (ARM DDI 0406C.d B1.3.3).
 pub mod psr {
+    use xen_abi::vcpu::VcpuGuestCoreRegs;
+
     /// Mode field.
     pub const MODE_MASK: u32 = 0x1f;
     /// User mode (PL0).
@@ -34,12 +36,26 @@ pub mod psr {
     pub const C: u32 = 1 << 29;
     /// How a domain's first vCPU starts: Supervisor mode, Z, all interrupts masked.
     pub const START: u32 = 1 << 30 | A | I | F | MODE_SVC;
-    /// Returns whether a toolstack may give a guest this status: the modes that Xen takes.
-    pub const fn is_guest_mode(psr: u32) -> bool {
+    // The modes that Xen takes.
+    const fn is_guest_mode(psr: u32) -> bool {
         matches!(
             psr & MODE_MASK,
             MODE_USR | MODE_FIQ | MODE_IRQ | MODE_SVC | MODE_ABT | MODE_UND
         )
+    }
+    /// Returns what a toolstack gives a 32-bit guest as SPSR_svc, fiq, irq, und and abt; `None` unless they and CPSR are of
+    /// modes that a guest can have.
+    pub fn saved_of(registers: &VcpuGuestCoreRegs) -> Option<[u32; 5]> {
+        let saved = [
+            registers.spsr_el1 as u32,
+            registers.spsr_fiq,
+            registers.spsr_irq,
+            registers.spsr_und,
+            registers.spsr_abt,
+        ];
+        let is_good = is_guest_mode(registers.cpsr as u32)
+            && saved.iter().all(|&psr| psr == 0 || is_guest_mode(psr));
+        is_good.then_some(saved)
     }
     /// All bits of ITSTATE: IT\[7:2\] in 15:10, IT\[1:0\] in 26:25.
     pub const IT_MASK: u32 = 0x0600_fc00;
@@ -103,5 +119,35 @@ impl GuestRegs for FakeRegs {
     }
     fn set_cpsr(&mut self, value: u32) {
         self.cpsr = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xen_abi::vcpu::VcpuGuestCoreRegs;
+    use zerocopy::FromZeros;
+
+    use super::psr;
+
+    #[test]
+    fn a_toolstack_gives_a_guest_its_own_modes_only() {
+        let may = |change: &dyn Fn(&mut VcpuGuestCoreRegs)| {
+            let mut registers = VcpuGuestCoreRegs::new_zeroed();
+            registers.cpsr = psr::START.into();
+            change(&mut registers);
+            psr::saved_of(&registers).is_some()
+        };
+        assert!(may(&|_| ()));
+        for mode in 0..32 {
+            let is_good = [0x10, 0x11, 0x12, 0x13, 0x17, 0x1b].contains(&mode);
+            assert_eq!(may(&|r| r.cpsr = mode.into()), is_good, "{mode:#x}");
+            // What was never saved is 0.
+            let is_good = is_good || mode == 0;
+            assert_eq!(may(&|r| r.spsr_el1 = mode.into()), is_good);
+            assert_eq!(may(&|r| r.spsr_fiq = mode), is_good);
+            assert_eq!(may(&|r| r.spsr_irq = mode), is_good);
+            assert_eq!(may(&|r| r.spsr_und = mode), is_good);
+            assert_eq!(may(&|r| r.spsr_abt = mode), is_good);
+        }
     }
 }
