@@ -7,9 +7,10 @@
 #![allow(missing_docs, reason = "for tests")]
 #![allow(clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
+mod guest;
 pub mod invariants;
+mod pages;
 
-use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -41,6 +42,10 @@ use crate::time::TickScale;
 use crate::vgic::{
     LineLevels, ListRegisters, Redistributors, Resample, Version, Vgic, VgicConfig, Width,
 };
+
+pub use guest::{Called, Guest};
+use pages::Mapped;
+pub use pages::{FakeMemory, FakePage};
 
 pub type Hv = Hypervisor<FakeHal>;
 type Words = [AtomicU32; 1024];
@@ -204,129 +209,6 @@ impl Drop for FakeHal {
     }
 }
 
-/// A shared page: gives its reference back when the last handle is dropped.
-#[derive(Clone)]
-pub struct FakePage(Arc<Mapped>);
-
-struct Mapped {
-    words: Arc<Words>,
-    mfn: Mfn,
-    hv: Weak<Hv>,
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // After the machine's end there is nothing to give back.
-        let Some(hv) = self.hv.upgrade() else { return };
-        hv.hal.mapped.fetch_sub(1, Ordering::SeqCst);
-        if let Some(count) = hv.hal.mappings.lock().unwrap().get_mut(&self.mfn.raw()) {
-            *count -= 1;
-        }
-        hv.put_frame(self.mfn);
-    }
-}
-
-impl SharedPage for FakePage {
-    fn words(&self) -> &Words {
-        &self.0.words
-    }
-    fn mfn(&self) -> Mfn {
-        self.0.mfn
-    }
-}
-
-pub struct FakeMemory(Arc<Hv>);
-
-impl FakeMemory {
-    fn alloc(&self, order: u32, owner: Owner, account: Option<&PageAccount>) -> Option<Mfn> {
-        let got = self.0.alloc_frames(order, owner, account)?;
-        for frame in got.mfn.raw()..got.mfn.raw() + (1 << order) {
-            self.0.hal.zero_frame(Mfn::new(frame));
-        }
-        Some(got.mfn)
-    }
-    fn make_tables(&self, mfn: Mfn, order: u8) {
-        let mut tables = self.0.hal.tables.lock().unwrap();
-        fail_alloc::never(|| {
-            for frame in mfn.raw()..mfn.raw() + (1 << order) {
-                let table: Table = std::array::from_fn(|_| AtomicU64::new(0));
-                let index = (frame - RAM) as usize;
-                if tables.len() <= index {
-                    tables.resize(index + 1, None);
-                }
-                tables[index] = Some(Arc::new(table));
-            }
-        });
-    }
-    fn free(&self, mfn: Mfn, order: u32) {
-        let mut allocator = self.0.allocator.lock();
-        allocator
-            .free(&self.0.frames, mfn, order, Contents::Dirty)
-            .expect("free");
-    }
-}
-
-impl TableMemory for FakeMemory {
-    fn alloc_table(&mut self, is_aside: bool) -> Option<Mfn> {
-        let mfn = self.0.alloc_table(is_aside)?;
-        self.make_tables(mfn, 0);
-        Some(mfn)
-    }
-    fn free_table(&mut self, table: Mfn, is_aside: bool) {
-        self.0.free_table(table, is_aside);
-    }
-    fn set_aside(&mut self, pages: u32) -> bool {
-        self.0.allocator.lock().set_aside(pages)
-    }
-    fn end_aside(&mut self, pages: u32) {
-        self.0.allocator.lock().end_aside(pages);
-    }
-    fn alloc_root(&mut self, order: u8) -> Option<Mfn> {
-        let mfn = self.alloc(u32::from(order), Owner::Xen, None)?;
-        self.make_tables(mfn, order);
-        Some(mfn)
-    }
-    fn free_root(&mut self, root: Mfn, order: u8) {
-        self.free(root, u32::from(order));
-    }
-    fn with_table<R>(&self, table: Mfn, body: impl FnOnce(&Table) -> R) -> R {
-        let index = (table.raw() - RAM) as usize;
-        let found = self.0.hal.tables.lock().unwrap()[index].clone();
-        let found = found.expect("a table");
-        body(&found)
-    }
-    fn publish(&self, _entries: &[AtomicU64]) {}
-    fn flush(&mut self) {
-        self.0.hal.tlb_flushes.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-impl P2mMemory for FakeMemory {
-    type Storage = &'static [AtomicU64];
-    fn frames(&self) -> &FrameTable<Self::Storage> {
-        &self.0.frames
-    }
-    fn alloc_ram(&mut self, order: u32, owner: DomId, account: &PageAccount) -> Option<Mfn> {
-        self.alloc(order, Owner::Domain(owner), Some(account))
-    }
-    fn free_frame(&mut self, mfn: Mfn) {
-        self.free(mfn, 0);
-    }
-    fn free_frames(&mut self, first: Mfn, pages: u32) {
-        self.0.free_frames(first, pages);
-    }
-    fn undo_alloc_ram(&mut self, mfn: Mfn, order: u32) {
-        let mut allocator = self.0.allocator.lock();
-        allocator
-            .undo(&self.0.frames, mfn, order, Contents::Clean)
-            .expect("undo");
-    }
-    fn free_other(&mut self, mfn: Mfn, owner: DomId, is_xenheap: bool) {
-        self.free(mfn, 0);
-        self.0.note_freed(owner, is_xenheap);
-    }
-}
-
 impl Hal for FakeHal {
     type Page = FakePage;
     type P2mMemory = FakeMemory;
@@ -449,90 +331,6 @@ impl Hal for FakeHal {
     }
 }
 
-/// A guest's memory as its p2m shows it, virtual = physical.
-struct Space<'a>(&'a Guest);
-
-impl Space<'_> {
-    fn locate(&self, at: u64, write: bool) -> Result<HostPhys, Fault> {
-        let domain = &self.0.domain;
-        if at > u64::from(u32::MAX) {
-            return Err(Fault);
-        }
-        for other in self.0.hv.domains.all() {
-            other.assert_unlocked();
-        }
-        let memory = self.0.hv.hal.p2m_memory(domain.vttbr);
-        let gfn = Gfn::new((at >> 12) as u32);
-        let mapping = domain.p2m.lock().lookup(&memory, gfn).ok_or(Fault)?;
-        let owner = self.0.hv.frames.owner(mapping.mfn);
-        if owner != Some(Owner::Domain(domain.facts.id)) || write && !mapping.ty.is_writable() {
-            return Err(Fault);
-        }
-        Ok(HostPhys::new(mapping.mfn.address().raw() + (at & 0xfff)))
-    }
-
-    /// Cuts an access into pieces within pages.
-    fn pieces(
-        &self,
-        at: GuestVirt,
-        len: usize,
-        write: bool,
-        mut body: impl FnMut(HostPhys, core::ops::Range<usize>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        let mut done = 0;
-        while done < len {
-            let here = at.raw().checked_add(done as u64).ok_or(Fault)?;
-            let n = (4096 - (here & 0xfff) as usize).min(len - done);
-            body(self.locate(here, write)?, done..done + n)?;
-            done += n;
-        }
-        Ok(())
-    }
-}
-
-impl GuestMemory for Space<'_> {
-    fn read(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
-        self.pieces(from, buf.len(), false, |at, range| {
-            self.0.hv.hal.read_phys(at, &mut buf[range])
-        })
-    }
-    fn write(&self, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
-        self.pieces(to, buf.len(), true, |at, range| {
-            self.0.hv.hal.write_phys(at, &buf[range])
-        })
-    }
-}
-
-/// The memory as one execution of a hypercall sees it: no byte may be read twice, since another vCPU may have changed it
-/// in between, and what was checked would not be what is used.
-struct ReadOnce<'a> {
-    space: Space<'a>,
-    read: RefCell<Vec<core::ops::Range<u64>>>,
-    /// Of this crate's tests, which have no lists on top of each other; not the single calls of a multicall.
-    is_strict: bool,
-}
-
-impl GuestMemory for ReadOnce<'_> {
-    fn read(&self, from: GuestVirt, buf: &mut [u8]) -> Result<(), Fault> {
-        self.space.read(from, buf)?;
-        if self.is_strict && !buf.is_empty() {
-            let range = from.raw()..from.raw() + buf.len() as u64;
-            fail_alloc::never(|| {
-                let mut read = self.read.borrow_mut();
-                let again = read
-                    .iter()
-                    .find(|old| old.start < range.end && range.start < old.end);
-                assert_eq!(again, None, "{range:x?} is read again");
-                read.push(range);
-            });
-        }
-        Ok(())
-    }
-    fn write(&self, to: GuestVirt, buf: &[u8]) -> Result<(), Fault> {
-        self.space.write(to, buf)
-    }
-}
-
 impl Domain<FakeHal> {
     /// The words of its `shared_info`.
     pub fn shared_info_words(&self) -> &Words {
@@ -597,153 +395,6 @@ impl ListRegisters for NoDevices {
         0
     }
     fn set_apr(&mut self, _value: u32) {}
-}
-
-struct Regs {
-    number: u32,
-    args: [u64; 5],
-    result: Option<i64>,
-}
-
-impl HypercallRegs for Regs {
-    fn number(&self) -> u32 {
-        self.number
-    }
-    fn argument(&self, n: usize) -> u64 {
-        self.args[n]
-    }
-    fn set_argument(&mut self, n: usize, value: u64) {
-        // As the registers of a 32-bit guest.
-        self.args[n] = u64::from(value as u32);
-    }
-    fn set_result(&mut self, value: i64) {
-        self.result = Some(value);
-    }
-}
-
-/// A domain that makes hypercalls from a vCPU.
-#[derive(Clone)]
-pub struct Guest {
-    pub hv: Arc<Hv>,
-    pub domain: Arc<Domain<FakeHal>>,
-    pub vcpu: VcpuId,
-    /// How many allocations a call may make before memory is out.
-    pub allocations: u32,
-}
-
-/// What a hypercall did.
-#[derive(Debug)]
-pub struct Called {
-    pub result: i64,
-    pub effects: Effects,
-    /// How often it was preempted.
-    pub preempted: u32,
-}
-
-impl Guest {
-    /// Executes a hypercall to its end.
-    pub fn call(&self, number: u32, args: &[u64]) -> Called {
-        self.call_at_most(number, args, 1_000_000)
-            .expect("a call that ends")
-    }
-
-    /// Executes a hypercall, unless it is preempted more often than that.
-    pub fn call_at_most(&self, number: u32, args: &[u64], limit: u32) -> Option<Called> {
-        let mut regs = Regs {
-            number,
-            args: [0; 5],
-            result: None,
-        };
-        regs.args[..args.len()].copy_from_slice(args);
-        let mut effects = Effects::default();
-        for preempted in 0..limit {
-            let space = ReadOnce {
-                space: Space(self),
-                read: RefCell::default(),
-                is_strict: cfg!(test) && number != HYPERVISOR_MULTICALL,
-            };
-            let mut cx = Cx {
-                hv: &self.hv,
-                domain: &self.domain,
-                vcpu: self.domain.vcpu(self.vcpu).unwrap(),
-                memory: &space,
-                effects: &mut effects,
-            };
-            let outcome = fail_alloc::after(self.allocations, || dispatch(&mut cx, &mut regs));
-            for domain in self.hv.domains.all() {
-                domain.assert_unlocked();
-            }
-            if outcome == Outcome::NoMemory {
-                assert_eq!(regs.result, None, "not executed again");
-                regs.result = Some(-12);
-            }
-            if outcome != Outcome::Preempted {
-                let result = regs.result.expect("a result");
-                assert_ne!(result, -85, "ERESTART is not for guests");
-                return Some(Called {
-                    result,
-                    effects,
-                    preempted,
-                });
-            }
-            assert_eq!(regs.result, None, "preempted with a result");
-        }
-        None
-    }
-
-    /// Executes a hypercall and returns its result.
-    pub fn result(&self, number: u32, args: &[u64]) -> i64 {
-        self.call(number, args).result
-    }
-
-    /// Executes a hypercall on a structure at [`ARG`]; returns result and structure.
-    pub fn op<T: FromBytes + IntoBytes + Immutable>(
-        &self,
-        number: u32,
-        command: u32,
-        op: T,
-    ) -> (i64, T) {
-        self.put(ARG, &op);
-        let result = self.result(number, &[u64::from(command), ARG, 1]);
-        (result, self.get(ARG))
-    }
-
-    /// Its memory, as hypercalls see it.
-    pub fn space(&self) -> impl GuestMemory + '_ {
-        Space(self)
-    }
-
-    pub fn put<T: IntoBytes + Immutable + ?Sized>(&self, at: u64, value: &T) {
-        Space(self)
-            .write(GuestVirt::new(at), value.as_bytes())
-            .expect("mapped");
-    }
-
-    pub fn get<T: FromBytes + IntoBytes>(&self, at: u64) -> T {
-        let mut value = T::new_zeroed();
-        Space(self)
-            .read(GuestVirt::new(at), value.as_mut_bytes())
-            .expect("mapped");
-        value
-    }
-
-    /// Returns the frame behind one of the guest's, and as what it is mapped.
-    pub fn mapping(&self, gfn: u32) -> Option<crate::stage2::Mapping> {
-        let memory = self.hv.hal.p2m_memory(self.domain.vttbr);
-        self.domain.p2m.lock().lookup(&memory, Gfn::new(gfn))
-    }
-
-    /// Returns a word of `shared_info`, by byte offset.
-    pub fn shared_info(&self, offset: usize) -> u32 {
-        self.domain.shared_info.words()[offset / 4].load(Ordering::SeqCst)
-    }
-
-    pub fn on_vcpu(&self, vcpu: u16) -> Self {
-        Self {
-            vcpu: VcpuId::new(vcpu),
-            ..self.clone()
-        }
-    }
 }
 
 /// Where tests put a call's structure.
@@ -976,19 +627,5 @@ fn domain(hv: &Arc<Hv>, number: u16, size: Size) -> Guest {
         hv: hv.clone(),
         domain,
         vcpu: VcpuId::new(0),
-    }
-}
-
-impl Guest {
-    /// Gives the guest RAM at a frame again, whatever is there. Returns false when there is none left.
-    pub fn restore(&self, gfn: u32) -> bool {
-        let mut memory = self.hv.hal.p2m_memory(self.domain.vttbr);
-        let mut p2m = self.domain.p2m.lock();
-        p2m.populate(&mut memory, Gfn::new(gfn), 0).is_ok() || {
-            // At its limit: RAM that lost its address still counts.
-            let limit = self.domain.account.limit();
-            self.domain.account.set_limit(limit + 1);
-            p2m.populate(&mut memory, Gfn::new(gfn), 0).is_ok()
-        }
     }
 }

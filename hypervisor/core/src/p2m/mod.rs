@@ -16,15 +16,19 @@
 //! The lock (rank `P2m`) is outside. Operations leave removed mappings waiting for a TLB flush only where the
 //! documentation says so; [`P2m::sync`] does it.
 
+mod account;
+mod end;
 #[cfg(test)]
 mod tests;
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
+
+pub use account::PageAccount;
 
 use crate::addr::{DomId, Gfn, Mfn};
 use crate::errno::Errno;
-use crate::frames::{FrameTable, GetError, MAX_ORDER, OwnedSearch, Owner, Put};
+use crate::frames::{FrameTable, GetError, MAX_ORDER, Owner, Put};
 use crate::stage2::{Geometry, Mapping, PageType, Ram, Released, Stage2, TableMemory};
 
 /// What the p2m needs beside tables: the frame table and RAM.
@@ -44,95 +48,6 @@ pub trait P2mMemory: TableMemory {
     fn undo_alloc_ram(&mut self, mfn: Mfn, order: u32);
     /// Frees a frame as [`P2mMemory::free_frame`] and takes it off the account of another domain.
     fn free_other(&mut self, mfn: Mfn, owner: DomId, is_xenheap: bool);
-}
-
-/// How much RAM a domain has and may have, in pages. Shared: any CPU may drop the last reference to a page. In a cache
-/// line of its own, which also is how [`crate::fallible`] knows its room.
-#[derive(Debug)]
-#[repr(align(64))]
-pub struct PageAccount {
-    pages: AtomicU32,
-    limit: AtomicU32,
-    /// Pages of the hypervisor's that are shared with it.
-    shared: AtomicU32,
-    /// Free pages set aside for it (`XENMEM_claim_pages`). Changed with the allocator locked.
-    claimed: AtomicU32,
-}
-
-impl PageAccount {
-    /// Returns an empty account.
-    pub const fn new(limit: u32) -> Self {
-        Self {
-            pages: AtomicU32::new(0),
-            limit: AtomicU32::new(limit),
-            shared: AtomicU32::new(0),
-            claimed: AtomicU32::new(0),
-        }
-    }
-
-    /// Returns the pages that the domain has (`XENMEM_current_reservation`).
-    pub fn pages(&self) -> u32 {
-        self.pages.load(Ordering::Relaxed)
-    }
-
-    /// Returns the most it may have (`XENMEM_maximum_reservation`).
-    pub fn limit(&self) -> u32 {
-        self.limit.load(Ordering::Relaxed)
-    }
-
-    /// Sets the limit (`XEN_DOMCTL_max_mem`); it may lie below what the domain has.
-    pub fn set_limit(&self, pages: u32) {
-        self.limit.store(pages, Ordering::Relaxed);
-    }
-
-    /// Enters pages, unless they would exceed the limit. Returns whether it did.
-    pub fn try_add(&self, pages: u32) -> bool {
-        let limit = self.limit();
-        self.pages
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                now.checked_add(pages).filter(|sum| *sum <= limit)
-            })
-            .is_ok()
-    }
-
-    /// Returns how many free pages are set aside for the domain.
-    pub fn claimed(&self) -> u32 {
-        self.claimed.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_claimed(&self, pages: u32) {
-        self.claimed.store(pages, Ordering::Relaxed);
-    }
-
-    /// Returns how many pages of the hypervisor's are shared with the domain.
-    pub fn shared(&self) -> u32 {
-        self.shared.load(Ordering::SeqCst)
-    }
-
-    /// A page of the hypervisor's is shared with the domain.
-    pub fn add_shared(&self) {
-        self.shared.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// A page that counted here was freed.
-    pub fn note_freed(&self, is_xenheap: bool) {
-        if is_xenheap {
-            let before = self.shared.fetch_sub(1, Ordering::SeqCst);
-            debug_assert!(before != 0, "more pages freed than were shared");
-        } else {
-            self.sub(1);
-        }
-    }
-
-    /// Takes pages off.
-    pub fn sub(&self, pages: u32) {
-        let result = self
-            .pages
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                now.checked_sub(pages)
-            });
-        debug_assert!(result.is_ok(), "page account below zero");
-    }
 }
 
 /// What to do with a shared page that is mapped somewhere else already.
@@ -411,7 +326,7 @@ impl P2m {
         pages: u32,
     ) -> Result<(), Errno> {
         self.map(memory, gfn, mfn, pages, PageType::RamRw, Ram::Keep)?;
-        self.account.pages.fetch_add(pages, Ordering::Relaxed);
+        self.account.add(pages);
         self.sync(memory);
         Ok(())
     }
@@ -764,90 +679,5 @@ impl P2m {
             .get_any(mapping.mfn)
             .map_err(|_| Errno::Fault)?;
         Ok(mapping.mfn)
-    }
-
-    /// Takes the memory of a dying domain apart, about `budget` pages at a time (XSA-410). No vCPU of it runs any
-    /// more. From the first call on nothing can be mapped.
-    ///
-    /// When done, pages that others still refer to may remain: the domain stays a zombie until
-    /// [`PageAccount::pages`] is 0.
-    pub fn relinquish<M: P2mMemory>(&mut self, memory: &mut M, budget: u32) -> Relinquish {
-        match self.dying {
-            Dying::No => self.dying = Dying::Mappings(Gfn::new(0)),
-            Dying::Mappings(from) => self.relinquish_mappings(memory, from, budget.max(1)),
-            Dying::Tables(mut cursor) => {
-                let is_done = self.stage2.free_tables_step(memory, &mut cursor);
-                self.dying = if is_done {
-                    Dying::Unmapped(Mfn::new(0))
-                } else {
-                    Dying::Tables(cursor)
-                };
-            }
-            Dying::Unmapped(from) => self.relinquish_unmapped(memory, from, budget.max(1)),
-            Dying::Done => return Relinquish::Done,
-        }
-        Relinquish::More
-    }
-
-    fn relinquish_mappings<M: P2mMemory>(&mut self, memory: &mut M, from: Gfn, budget: u32) {
-        if !self.sync_some(memory, budget) {
-            return;
-        }
-        let end = self
-            .highest
-            .map_or(0, |highest| u64::from(highest.raw()) + 1);
-        let Some((gfn, mapping, run)) = self.stage2.next_mapping(memory, from, end) else {
-            self.dying = Dying::Tables(0);
-            return;
-        };
-        // A block goes as a whole, whatever the budget: its frames are dropped in parts. Single pages go up to the
-        // end of their table, so that they share a flush.
-        let pages = if mapping.order == 0 {
-            (512 - gfn.raw() % 512).min(budget)
-        } else {
-            run
-        };
-        if self.stage2.unmap(memory, gfn, pages, Ram::Release).is_err() {
-            // No block is split here, so only the list of released frames can lack memory: go page by page.
-            if mapping.order == 0 && self.stage2.unmap(memory, gfn, 1, Ram::Release).is_ok() {
-                self.dying = Dying::Mappings(gfn);
-            }
-            return;
-        }
-        let _ = self.sync_some(memory, budget);
-        self.dying = Dying::Mappings(gfn.checked_add(pages).unwrap_or(Gfn::new(u32::MAX)));
-    }
-
-    fn relinquish_unmapped<M: P2mMemory>(&mut self, memory: &mut M, from: Mfn, budget: u32) {
-        let search = if self.account.pages() == 0 {
-            OwnedSearch::End
-        } else {
-            memory
-                .frames()
-                .find_owned(self.owner, from, budget.saturating_mul(64))
-        };
-        self.dying = match search {
-            OwnedSearch::Found(mfn) => {
-                if let Ok(put) = memory.frames().release(mfn, self.owner) {
-                    Self::finish_put(memory, self.owner, &self.account, mfn, put);
-                }
-                Dying::Unmapped(mfn)
-            }
-            OwnedSearch::More(next) => Dying::Unmapped(next),
-            OwnedSearch::End => Dying::Done,
-        };
-    }
-
-    /// Frees the root of the tables after [`P2m::relinquish`] is done, or of an address space that was never used.
-    ///
-    /// # Errors
-    /// The value itself when something is left.
-    #[allow(clippy::result_large_err, reason = "the caller gets back what it gave")]
-    pub fn destroy<M: P2mMemory>(self, memory: &mut M) -> Result<(), Self> {
-        if self.stage2.table_pages() != 0 || self.stage2.needs_sync() {
-            return Err(self);
-        }
-        self.stage2.destroy(memory);
-        Ok(())
     }
 }
