@@ -496,6 +496,29 @@ fn watchdogs() {
     assert!(bitten(at(100)).is_empty());
 }
 
+/// However large a toolstack wants a grant table.
+#[test]
+fn a_grant_table_has_a_limit() {
+    use xen_abi::grant_table::{GNTTABOP_QUERY_SIZE, GnttabQuerySize};
+    let world = World::new();
+    let mut wanted = creation();
+    wanted.max_grant_frames = i32::MAX;
+    let (result, id, _) = domctl(&world.dom0, XEN_DOMCTL_CREATEDOMAIN, 0, wanted);
+    let op = GnttabQuerySize {
+        dom: id,
+        _pad0: 0,
+        nr_frames: 0,
+        max_nr_frames: 0,
+        status: 9,
+        _pad1: 0,
+    };
+    let (done, op) = world
+        .dom0
+        .op(HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_QUERY_SIZE, op);
+    assert_eq!((result, done, op.status), (0, 0, 0));
+    assert_eq!(op.max_nr_frames, crate::gnttab::MOST_FRAMES);
+}
+
 #[test]
 fn claims() {
     let world = World::new();

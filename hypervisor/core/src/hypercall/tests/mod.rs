@@ -15,6 +15,7 @@ mod memory;
 mod no_memory;
 mod orders;
 mod orders_of_grants;
+mod orders_of_memory;
 mod plain;
 mod releases;
 mod runstate;
