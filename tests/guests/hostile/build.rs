@@ -1,7 +1,15 @@
-//! Hands the linker the script that all guests share.
+//! Hands the linker the script that all guests of an architecture share.
 
 fn main() {
-    let dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    println!("cargo:rustc-link-arg-bins=-T{dir}/../lib/image.ld");
-    println!("cargo:rerun-if-changed=../lib/image.ld");
+    let var = |name| std::env::var(name).expect("cargo sets it");
+    let folder = match var("CARGO_CFG_TARGET_ARCH").as_str() {
+        "aarch64" => "arm64",
+        _ => "arm32",
+    };
+    let script = format!("../lib/src/{folder}/image.ld");
+    println!(
+        "cargo:rustc-link-arg-bins=-T{}/{script}",
+        var("CARGO_MANIFEST_DIR")
+    );
+    println!("cargo:rerun-if-changed={script}");
 }

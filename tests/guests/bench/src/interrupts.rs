@@ -1,6 +1,5 @@
 //! Interrupts, events and sleep.
 
-use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use guest_lib::exceptions::{self, IRQ_DELAY, IRQ_PROLOGUE};
@@ -9,6 +8,7 @@ use guest_lib::{Platform, cpu, events, gic, println, timer};
 use xen_abi::event_channel as ev;
 use xen_abi::hypercall as nr;
 
+use crate::arch;
 use crate::cases::{TIMED, at, call, timed};
 use crate::measure::{delayed, instructions_per_tick, looped, sampled, ticks};
 
@@ -39,34 +39,26 @@ fn on_irq(intid: u32, time: u64) {
 /// reading, the cause, the handler's way to its reading.
 const TO_HANDLER: u32 = 2 + IRQ_PROLOGUE;
 
-/// Reads the counter and executes one instruction; gives the ticks until the handler read the counter, or fails.
-macro_rules! until_handler {
-    ($name:expr, $instruction:literal, $($operand:tt)+) => {{
-        let before = COUNT.load(Relaxed);
-        let start: u32;
-        // SAFETY: the instruction causes an interrupt; operands as the caller says.
-        unsafe {
-            asm!(".arch_extension virt", "mrrc p15, 1, r5, r8, c14", $instruction, out("r5") start, out("r8") _,
-                $($operand)+);
+/// `cause` reads the counter (its low word) and executes one instruction; gives the ticks until the handler read the
+/// counter, or fails.
+#[inline(always)]
+fn until_handler(name: &str, cause: impl FnOnce() -> u32) -> u32 {
+    let before = COUNT.load(Relaxed);
+    let start = cause();
+    if COUNT.load(Relaxed) == before {
+        // Not delivered before the next instruction: wait a little.
+        let end = cpu::cntvct() + 10_000;
+        while COUNT.load(Relaxed) == before {
+            assert!(cpu::cntvct() < end, "{name}: no interrupt");
         }
-        if COUNT.load(Relaxed) == before {
-            // Not delivered before the next instruction: wait a little.
-            let end = cpu::cntvct() + 10_000;
-            while COUNT.load(Relaxed) == before {
-                assert!(cpu::cntvct() < end, "{}: no interrupt", $name);
-            }
-        }
-        TIME.load(Relaxed).wrapping_sub(start)
-    }};
+    }
+    TIME.load(Relaxed).wrapping_sub(start)
 }
 
 /// Sends to a port whose upcall interrupts us.
-macro_rules! event_to_handler {
-    ($name:expr, $operation:expr, $argument:expr) => {
-        until_handler!($name, "hvc #0xea1", inout("r0") $operation => _,
-            inout("r1") core::ptr::from_ref($argument) => _, out("r2") _, out("r3") _, out("r4") _,
-            inout("r12") nr::HYPERVISOR_EVENT_CHANNEL_OP => _)
-    };
+#[inline(always)]
+fn event_to_handler<T>(name: &str, operation: u32, argument: &T) -> u32 {
+    until_handler(name, || arch::event_from_now(operation, argument))
 }
 
 /// All of this module.
@@ -78,11 +70,9 @@ pub fn run(platform: &Platform) {
     let sgi = 3;
     gic::enable(sgi);
     let sgir = gic::distributor(gic::GICD_SGIR);
-    sampled(
-        "sgi-to-handler",
-        TO_HANDLER,
-        |_| until_handler!("sgi", "str r0, [r1]", in("r0") gic::sgi_self(sgi), in("r1") sgir),
-    );
+    sampled("sgi-to-handler", TO_HANDLER, |_| {
+        until_handler("sgi", || arch::store_from_now(sgir, gic::sgi_self(sgi)))
+    });
 
     gic::enable(platform.timers[2]);
     timer_running();
@@ -105,12 +95,12 @@ pub fn run(platform: &Platform) {
     events::clear_pending(port);
     events::set_mask(port, false);
     sampled("event-send-to-handler", TO_HANDLER, |_| {
-        event_to_handler!("event", ev::EVTCHNOP_SEND, argument)
+        event_to_handler("event", ev::EVTCHNOP_SEND, argument)
     });
     sampled("event-unmask-to-handler", TO_HANDLER, |_| {
         events::set_mask(port, true);
         events::send(from);
-        event_to_handler!("unmask", ev::EVTCHNOP_UNMASK, unmask)
+        event_to_handler("unmask", ev::EVTCHNOP_UNMASK, unmask)
     });
     alloc_close();
     events::close(from);
@@ -131,7 +121,7 @@ pub fn run(platform: &Platform) {
     events::fifo_clear_pending(port);
     events::fifo_set_mask(port, false);
     sampled("fifo-send-to-handler", TO_HANDLER, |_| {
-        event_to_handler!("fifo", ev::EVTCHNOP_SEND, argument)
+        event_to_handler("fifo", ev::EVTCHNOP_SEND, argument)
     });
     events::close(from);
     events::close(port);
@@ -281,10 +271,7 @@ fn sleep() {
 
 /// What ten million instructions of the guest cost when it does nothing.
 fn report_overhead() {
-    let time = ticks(|| {
-        // SAFETY: counts.
-        unsafe { asm!("2: subs {0}, {0}, #1", "bne 2b", inout(reg) 5_000_000 => _) };
-    });
+    let time = ticks(|| cpu::spin(5_000_000));
     let total = u64::from(time) * u64::from(instructions_per_tick());
     println!(
         "bench: overhead-10-million: {}",

@@ -6,6 +6,9 @@
 #![no_std]
 #![no_main]
 
+#[cfg_attr(target_arch = "arm", path = "arm32.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "arm64.rs")]
+mod arch;
 mod cases;
 mod domains;
 mod interrupts;

@@ -12,6 +12,8 @@ use core::cell::UnsafeCell;
 
 use guest_lib::{cpu, println};
 
+use crate::arch;
+
 /// Sampled runs of one measurement.
 pub const SAMPLES: usize = 512;
 /// Batches of a loop; the cheapest counts.
@@ -86,13 +88,7 @@ impl Phase {
         self.0 ^= self.0 >> 17;
         self.0 ^= self.0 << 5;
         let skip = self.0 >> 13 & 15;
-        // SAFETY: jumps over at most 15 of the 16 instructions that follow.
-        unsafe {
-            core::arch::asm!(
-                "add pc, pc, {0}, lsl #2", "nop", ".rept 16", "nop", ".endr",
-                in(reg) skip, options(nomem, nostack, preserves_flags)
-            );
-        }
+        arch::skip(skip);
     }
 }
 

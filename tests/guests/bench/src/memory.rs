@@ -2,11 +2,12 @@
 
 use guest_lib::exceptions::FAULT_PROLOGUE;
 use guest_lib::memory::Page;
-use guest_lib::{Platform, hypercall, println, probe};
+use guest_lib::{Platform, hypercall, println};
 use xen_abi::control::{Sysctl, XEN_SYSCTL_INTERFACE_VERSION, XEN_SYSCTL_PHYSINFO};
 use xen_abi::hypercall as nr;
 use xen_abi::memory::*;
 
+use crate::arch;
 use crate::cases::{TIMED, at, timed};
 use crate::measure::{instructions_per_tick, sampled, sampled_pair};
 
@@ -133,9 +134,7 @@ pub fn run(platform: &Platform) {
     // Nothing is at this address on the machines we know, but devices are near, so that translation goes down to pages:
     // the hypervisor gives us the abort.
     sampled("stage2-fault-to-handler", 1 + FAULT_PROLOGUE, |_| {
-        let start: u32;
-        let fault = probe!(["mrrc p15, 1, r5, r8, c14", "ldr r4, [r7]"], out("r5") start, out("r8") _, out("r4") _,
-            in("r7") 0x901_1000);
+        let (start, fault) = arch::fault_from_now(0x901_1000);
         fault.map_or(0, |f| (f.time as u32).wrapping_sub(start))
     });
 }

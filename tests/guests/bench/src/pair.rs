@@ -1,7 +1,6 @@
 //! What two domains have to do with each other: two instances of this guest, of which domain 1 measures. Domain 2
 //! grants it two pages, and notes when events reach it.
 
-use core::arch::asm;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -12,8 +11,9 @@ use xen_abi::event_channel as ev;
 use xen_abi::grant_table::*;
 use xen_abi::hypercall as nr;
 
-use crate::cases::{TIMED, at, timed};
-use crate::measure::{looped, sampled, sampled_pair};
+use crate::arch;
+use crate::cases::{TIMED, at, load, timed};
+use crate::measure::{sampled, sampled_pair};
 
 const FIRST: u16 = 1;
 const SECOND: u16 = 2;
@@ -104,13 +104,7 @@ fn measure() {
         pause();
         let before = control.word(COUNT).load(SeqCst);
         cpu::disable_irq();
-        let start: u32;
-        // SAFETY: sends to the other domain, which sends back; then the sleep ends.
-        unsafe {
-            asm!(".arch_extension virt", "mrrc p15, 0, r5, r8, c14", "hvc #0xea1", "wfi", out("r5") start,
-                out("r8") _, inout("r0") ev::EVTCHNOP_SEND => _, inout("r1") core::ptr::from_ref(argument) => _,
-                out("r2") _, out("r3") _, out("r4") _, inout("r12") nr::HYPERVISOR_EVENT_CHANNEL_OP => _);
-        }
+        let start = arch::send_and_sleep(argument);
         cpu::enable_irq();
         cpu::isb();
         missed += u32::from(control.word(COUNT).load(SeqCst) != before + 1);
@@ -147,14 +141,7 @@ fn measure() {
     if failed != 0 {
         println!("bench: grants failed {failed} times");
     }
-    looped(
-        "vuart-flags-read",
-        256,
-        // SAFETY: a register whose reads have no side effects.
-        || unsafe { asm!("ldr r0, [r1]", out("r0") _, in("r1") UART_FLAGS) },
-        // SAFETY: nothing happens.
-        || unsafe { asm!("", out("r0") _, in("r1") UART_FLAGS) },
-    );
+    load("vuart-flags-read", UART_FLAGS);
 }
 
 fn grant_op<T>(command: u32, op: &mut T) -> (u32, i32) {

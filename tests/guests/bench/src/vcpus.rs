@@ -2,15 +2,13 @@
 //!
 //! Times start in one vCPU and end in the other, by the counter that both see.
 
-use core::arch::asm;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use guest_lib::exceptions::{self, IRQ_PROLOGUE};
 use guest_lib::{cpu, gic, println, secondary};
-use xen_abi::hypercall as nr;
-use xen_abi::sched::SCHEDOP_YIELD;
 
+use crate::arch;
 use crate::measure::{Phase, sampled};
 
 const SGI: u32 = 3;
@@ -44,27 +42,13 @@ fn on_irq(_intid: u32, time: u64) {
 /// if there was no change.
 #[inline(always)]
 fn give(with_vfp: bool) -> Option<u32> {
-    let (start, end): (u32, u32);
-    // SAFETY: a hypercall without a structure; no compiled code uses d0, and the store is to our own word.
-    unsafe {
-        if with_vfp {
-            asm!(".arch_extension virt", ".fpu neon", "vmov d0, r4, r5", "mrrc p15, 1, r5, r8, c14", "str r5, [r10]",
-                "hvc #0xea1", "vmov d0, r4, r5", "mrrc p15, 1, r9, r8, c14", out("r5") start, out("r8") _, out("r9") end,
-                in("r10") LEFT.as_ptr(), inout("r0") SCHEDOP_YIELD => _, inout("r1") 0 => _, out("r2") _, out("r3") _,
-                out("r4") _, inout("r12") nr::HYPERVISOR_SCHED_OP => _);
-        } else {
-            asm!(".arch_extension virt", "mrrc p15, 1, r5, r8, c14", "str r5, [r10]", "hvc #0xea1",
-                "mrrc p15, 1, r9, r8, c14", out("r5") start, out("r8") _, out("r9") end, in("r10") LEFT.as_ptr(),
-                inout("r0") SCHEDOP_YIELD => _, inout("r1") 0 => _, out("r2") _, out("r3") _, out("r4") _,
-                inout("r12") nr::HYPERVISOR_SCHED_OP => _);
-        }
-    }
+    let (start, end) = arch::yield_from_now(with_vfp, &LEFT);
     let left = LEFT.load(Relaxed);
     (left != start).then(|| end.wrapping_sub(left))
 }
 
 fn other(_number: u32) {
-    enable_vfp();
+    cpu::enable_fp();
     gic::enable(SGI);
     cpu::enable_irq();
     let mut phase = Phase::new();
@@ -89,14 +73,6 @@ fn other(_number: u32) {
                 give(false);
             }
         }
-    }
-}
-
-fn enable_vfp() {
-    // SAFETY: CPACR and FPEXC of the guest; no compiled code uses floating point.
-    unsafe {
-        asm!(".fpu neon", "mrc p15, 0, {0}, c1, c0, 2", "orr {0}, {0}, #0x00f00000", "mcr p15, 0, {0}, c1, c0, 2", "isb",
-            "mov {0}, #0x40000000", "vmsr fpexc, {0}", out(reg) _);
     }
 }
 
@@ -142,12 +118,7 @@ fn interrupts(name: &str, mode: u32) {
         }
         BACK.store(false, SeqCst);
         cpu::disable_irq();
-        let start: u32;
-        // SAFETY: writes the distributor's register, and waits for an interrupt.
-        unsafe {
-            asm!("mrrc p15, 1, {0}, {1}, c14", "str {2}, [{3}]", "wfi", out(reg) start, out(reg) _, in(reg) 2 << 16 | SGI,
-                in(reg) sgir);
-        }
+        let start = arch::store_and_sleep(sgir, 2 << 16 | SGI);
         cpu::enable_irq();
         while !BACK.load(SeqCst) {
             core::hint::spin_loop();
@@ -161,7 +132,7 @@ fn interrupts(name: &str, mode: u32) {
 pub fn run(pcpus: u32) {
     exceptions::set_irq_hook(on_irq);
     gic::enable(SGI);
-    enable_vfp();
+    cpu::enable_fp();
     secondary::set_main(other);
     assert!(secondary::start(1) == 0, "vCPU 1 cannot be started");
     cpu::enable_irq();

@@ -1,61 +1,14 @@
 //! The performance monitors, with `demo=pmu:N` in several domains on one CPU: domains 1 to N have them, each with other values
 //! in its registers, and the others have not.
 
-use guest_lib::{Start, cpu, hypercall, println, read_register};
+use guest_lib::{Start, cpu, hypercall, println};
 use xen_abi::hypercall as nr;
 use xen_abi::sched::SCHEDOP_YIELD;
 
+use crate::arch::pmu::*;
+
 /// How often the others get their turn.
 const TURNS: u32 = 400;
-
-macro_rules! register {
-    ($read:ident, $write:ident, $mrc:literal, $mcr:literal) => {
-        read_register!(
-            /// A register of the performance monitors.
-            $read, $mrc);
-        fn $write(value: u32) {
-            // SAFETY: counters concern nothing else.
-            unsafe { core::arch::asm!($mcr, "isb", in(reg) value, options(nostack, preserves_flags)) };
-        }
-    };
-}
-
-register!(
-    pmcr,
-    set_pmcr,
-    "mrc p15, 0, {0}, c9, c12, 0",
-    "mcr p15, 0, {0}, c9, c12, 0"
-);
-register!(
-    pmcntenset,
-    enable,
-    "mrc p15, 0, {0}, c9, c12, 1",
-    "mcr p15, 0, {0}, c9, c12, 1"
-);
-register!(
-    pmselr,
-    select,
-    "mrc p15, 0, {0}, c9, c12, 5",
-    "mcr p15, 0, {0}, c9, c12, 5"
-);
-register!(
-    pmccntr,
-    set_cycles,
-    "mrc p15, 0, {0}, c9, c13, 0",
-    "mcr p15, 0, {0}, c9, c13, 0"
-);
-register!(
-    counter,
-    set_counter,
-    "mrc p15, 0, {0}, c9, c13, 2",
-    "mcr p15, 0, {0}, c9, c13, 2"
-);
-register!(
-    pmuserenr,
-    set_user,
-    "mrc p15, 0, {0}, c9, c14, 0",
-    "mcr p15, 0, {0}, c9, c14, 0"
-);
 
 fn turn() {
     hypercall::op(nr::HYPERVISOR_SCHED_OP, SCHEDOP_YIELD, &mut ());

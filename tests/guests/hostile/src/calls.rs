@@ -48,7 +48,7 @@ fn scratch(number: u32) -> u64 {
 /// Whether an address is one of this guest's own code, data or tables, at either place: what is written there is nobody's
 /// fault but its own.
 fn is_own(address: u32) -> bool {
-    let image = 0x20_0000..0x40_0000u32;
+    let (image, address) = (0x20_0000..0x40_0000, address as usize);
     image.contains(&address) || image.contains(&address.wrapping_sub(physical(0)))
 }
 
@@ -216,16 +216,18 @@ const WINDOW: usize = 0x7ff;
 pub fn second_cpu(a: &mut Attack) {
     for _ in 0..300 {
         // The second one has its turn below.
-        let target = a.random.odd() | 2;
-        let _ = firmware_hvc(smccc::PSCI_CPU_ON, target, a.random.next(), a.random.next());
-        let _ = firmware_hvc(smccc::PSCI_AFFINITY_INFO, a.random.odd(), a.random.odd(), 0);
+        let target = a.random.odd() as usize | 2;
+        let (entry, context) = (a.random.next() as usize, a.random.next() as usize);
+        let _ = firmware_hvc(smccc::PSCI_CPU_ON, target, entry, context);
+        let (target, level) = (a.random.odd() as usize, a.random.odd() as usize);
+        let _ = firmware_hvc(smccc::PSCI_AFFINITY_INFO, target, level, 0);
     }
     // The window shows ARGUMENT's section, or nothing.
     let argument = address_of(argument()) as u32;
     let section = argument & 0xfff0_0000 | 0x0001_1c0e;
     // SAFETY: the linker script defines the table; nobody uses the window.
     let entry = unsafe { &__level1[WINDOW] };
-    FLIP.0[0].store(physical(entry.as_ptr() as usize), Relaxed);
+    FLIP.0[0].store(physical(entry.as_ptr() as usize) as u32, Relaxed);
     FLIP.0[1].store(section, Relaxed);
     FLIP.0[2].store(a.random.below(2) * 0x8000_0c02, Relaxed);
     cpu::dsb();

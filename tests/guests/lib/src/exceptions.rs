@@ -1,14 +1,11 @@
-//! Interrupts and faults: what start.S calls.
+//! Interrupts and faults: what start.S calls, and what is common of what the architectures do with a fault.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-use crate::{cpu, gic};
+use crate::gic;
 
-/// Instructions from the IRQ vector to the one that takes the time (with [`IRQ_DELAY`] 0).
-pub const IRQ_PROLOGUE: u32 = 10;
-/// Instructions from another vector to the one that takes the time.
-pub const FAULT_PROLOGUE: u32 = 4;
+pub use crate::arch::fault::{FAULT_PROLOGUE, IRQ_PROLOGUE, try_read, try_write};
 
 /// Instructions (0 to 15) that the IRQ entry waits before it takes the time.
 #[unsafe(no_mangle)]
@@ -39,7 +36,7 @@ pub fn spurious() -> u32 {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn guest_irq(low: u32, high: u32) {
+extern "C" fn guest_irq(time: u64) {
     let iar = gic::acknowledge();
     let intid = iar & 0x3ff;
     if intid >= 1020 {
@@ -53,24 +50,13 @@ extern "C" fn guest_irq(low: u32, high: u32) {
     if hook != 0 {
         // SAFETY: only `set_irq_hook` writes it, with a function of this type.
         let hook: IrqHook = unsafe { core::mem::transmute(hook) };
-        hook(intid, u64::from(high) << 32 | u64::from(low));
+        hook(intid, time);
     }
     gic::end(iar);
 }
 
-/// Registers of the interrupted code, as start.S pushes them.
-#[repr(C)]
-pub struct Frame {
-    /// r0 to r12.
-    pub r: [u32; 13],
-    /// Link register of SVC mode.
-    pub lr: u32,
-    /// Link register of the exception's mode; where execution goes on.
-    pub pc: u32,
-    /// Saved program status.
-    pub psr: u32,
-}
-
+/// Kind of a fault: none of the others.
+pub const OTHER: u32 = 0;
 /// Kind of a fault: undefined instruction.
 pub const UNDEFINED: u32 = 1;
 /// Kind of a fault: supervisor call.
@@ -85,19 +71,19 @@ pub const DATA_ABORT: u32 = 4;
 pub struct Fault {
     /// [`UNDEFINED`] and so on.
     pub kind: u32,
-    /// Fault status register.
+    /// Fault status (DFSR, IFSR; on AArch64 ESR).
     pub status: u32,
     /// Fault address.
-    pub address: u32,
-    /// Link register of the exception's mode.
-    pub link: u32,
+    pub address: usize,
+    /// Link register of the exception's mode (on AArch64 ELR).
+    pub link: usize,
     /// Virtual counter at entry.
     pub time: u64,
 }
 
 /// One processor, and faults are synchronous: nothing else is in here while one is handled.
 struct Expected {
-    recover: AtomicU32,
+    recover: AtomicUsize,
     fault: Cell<Option<Fault>>,
 }
 
@@ -105,13 +91,13 @@ struct Expected {
 unsafe impl Sync for Expected {}
 
 static EXPECTED: Expected = Expected {
-    recover: AtomicU32::new(0),
+    recover: AtomicUsize::new(0),
     fault: Cell::new(None),
 };
 
 /// Where a fault goes on, instead of being fatal; for [`crate::probe`].
 #[doc(hidden)]
-pub fn recover_slot() -> *mut u32 {
+pub fn recover_slot() -> *mut usize {
     EXPECTED.recover.as_ptr()
 }
 
@@ -122,62 +108,20 @@ pub fn take_fault() -> Option<Fault> {
     EXPECTED.fault.take()
 }
 
-/// Executes instructions that may fault, and says whether they did. Operands follow as in `asm!`; the first faulting
-/// instruction ends the list.
-#[macro_export]
-macro_rules! probe {
-    ([$($instruction:literal),+] $(, $($operand:tt)+)?) => {{
-        // SAFETY: the fault handler only records the fault and goes on at label 77. The caller vouches for the rest.
-        unsafe {
-            core::arch::asm!(
-                "adr r12, 77f",
-                "str r12, [r3]",
-                $($instruction,)+
-                "77:",
-                $($($operand)+,)?
-                inout("r3") $crate::exceptions::recover_slot() => _,
-                out("r12") _,
-            );
-        }
-        $crate::exceptions::take_fault()
-    }};
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn guest_fault(frame: &mut Frame, kind: u32, low: u32, high: u32) {
-    let (status, address) = match kind {
-        DATA_ABORT => (cpu::dfsr(), cpu::dfar()),
-        PREFETCH_ABORT => (cpu::ifsr(), frame.pc.wrapping_sub(4)),
-        _ => (0, 0),
-    };
+/// Notes a fault that a [`crate::probe`] waits for and returns where to go on; a fault that nobody expects is the end.
+pub(crate) fn expected(fault: Fault, frame: &dyn core::fmt::Debug) -> usize {
     let recover = EXPECTED.recover.swap(0, Relaxed);
     if recover != 0 {
-        let time = u64::from(high) << 32 | u64::from(low);
-        EXPECTED.fault.set(Some(Fault {
-            kind,
-            status,
-            address,
-            link: frame.pc,
-            time,
-        }));
-        frame.pc = recover;
-        return;
+        EXPECTED.fault.set(Some(fault));
+        return recover;
     }
-    let name = [
+    let names = [
         "?",
         "undefined instruction",
         "supervisor call",
         "prefetch abort",
         "data abort",
     ];
-    panic!(
-        "{}: lr {:#010x} psr {:#010x} status {:#x} address {:#010x} svc lr {:#010x} r {:x?}",
-        name.get(kind as usize).unwrap_or(&"?"),
-        frame.pc,
-        frame.psr,
-        status,
-        address,
-        frame.lr,
-        frame.r
-    );
+    let name = names.get(fault.kind as usize).unwrap_or(&"?");
+    panic!("{name}: {fault:x?} {frame:x?}");
 }

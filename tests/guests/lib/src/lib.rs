@@ -1,12 +1,15 @@
 //! What the bare-metal test guests share.
 //!
-//! A guest is a zImage that starts on one processor (others: [`secondary`]) in SVC mode with the MMU and caches on: its image at the address it
-//! is linked to, all of physical memory flat. It sees only what the hypervisor gives it and prints through
-//! `console_io`. A guest calls [`main!`] with its main function; when that returns, the machine is powered off.
+//! A guest is a zImage (on AArch64 an Image) that starts on one processor (others: [`secondary`]) in the kernel's mode with the
+//! MMU and caches on: its image at the address it is linked to, physical memory below 4 GiB flat. It sees only what the hypervisor
+//! gives it and prints through `console_io`. A guest calls [`main!`] with its main function; when that returns, the
+//! machine is powered off.
 #![no_std]
 
+#[cfg_attr(target_arch = "arm", path = "arm32/mod.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "arm64/mod.rs")]
+mod arch;
 pub mod console;
-pub mod cpu;
 pub mod events;
 pub mod exceptions;
 pub mod fdt;
@@ -16,15 +19,11 @@ pub mod hypercall;
 pub mod memory;
 pub mod platform;
 pub mod secondary;
-pub mod timer;
-
-use core::arch::global_asm;
 
 use xen_abi::smccc;
 
+pub use arch::{cpu, timer};
 pub use platform::Platform;
-
-global_asm!(include_str!("start.S"), options(raw));
 
 /// What a guest's main function gets.
 pub struct Start {
@@ -33,9 +32,9 @@ pub struct Start {
     /// CNTPCT at the guest's first instructions, in ticks.
     pub first_instruction: u64,
     /// The device tree's physical address.
-    pub device_tree: u32,
+    pub device_tree: usize,
     /// Physical load address minus link address.
-    pub delta: u32,
+    pub delta: usize,
 }
 
 unsafe extern "Rust" {
@@ -55,11 +54,10 @@ macro_rules! main {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn guest_start(device_tree: u32, delta: u32, low: u32, high: u32) -> ! {
+extern "C" fn guest_start(device_tree: usize, delta: usize, first_instruction: u64) -> ! {
     memory::set_delta(delta);
-    // SAFETY: start.S mapped 3 MiB from the device tree on; it is never written.
-    let bytes =
-        unsafe { core::slice::from_raw_parts(device_tree as usize as *const u8, 0x20_0000) };
+    // SAFETY: start.S mapped more than this from the device tree on; it is never written.
+    let bytes = unsafe { core::slice::from_raw_parts(device_tree as *const u8, 0x20_0000) };
     let tree = fdt::Fdt::new(bytes).unwrap_or_else(|| panic!("no device tree at {device_tree:#x}"));
     let platform = Platform::new(&tree);
     console::set_uart(platform.uart);
@@ -72,7 +70,6 @@ extern "C" fn guest_start(device_tree: u32, delta: u32, low: u32, high: u32) -> 
         "the device tree has no GICv2"
     );
     gic::init(platform.gicd, platform.gicc);
-    let first_instruction = u64::from(high) << 32 | u64::from(low);
     guest_main(&Start {
         platform,
         first_instruction,

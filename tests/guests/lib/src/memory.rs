@@ -1,8 +1,8 @@
 //! Pages to share with the hypervisor, and the mapping of memory.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-use crate::cpu;
+pub use crate::arch::translation::map_normal;
 
 /// Words of a page.
 pub const WORDS: usize = 1024;
@@ -25,7 +25,7 @@ impl Page {
 
     /// Guest frame number.
     pub fn frame(&self) -> u64 {
-        u64::from(physical(core::ptr::from_ref(self) as usize) >> 12)
+        physical(core::ptr::from_ref(self) as usize) as u64 >> 12
     }
 }
 
@@ -35,41 +35,13 @@ impl Default for Page {
     }
 }
 
-static DELTA: AtomicU32 = AtomicU32::new(0);
+static DELTA: AtomicUsize = AtomicUsize::new(0);
 
-pub(crate) fn set_delta(delta: u32) {
+pub(crate) fn set_delta(delta: usize) {
     DELTA.store(delta, Relaxed);
 }
 
 /// The physical address of one of the image's virtual addresses.
-pub fn physical(address: usize) -> u32 {
-    (address as u32).wrapping_add(DELTA.load(Relaxed))
-}
-
-unsafe extern "C" {
-    static __level1: [AtomicU32; 4096];
-}
-
-/// Makes physical memory below 4 GiB normal cacheable memory at the same virtual address, by whole MiB.
-///
-/// # Safety
-/// There is memory, and no device whose registers are in use.
-pub unsafe fn map_normal(start: u64, size: u64) {
-    let first = start >> 20;
-    let last = (start.saturating_add(size).saturating_sub(1) >> 20).min(4095);
-    for section in first..=last {
-        // The image's own window stays.
-        if section != 2 && section != 3 {
-            // SAFETY: the linker script defines the table; `section` is below 4096.
-            unsafe {
-                __level1[section as usize].store((section as u32) << 20 | 0x0001_1c0e, Relaxed)
-            };
-        }
-    }
-    cpu::dsb();
-    // SAFETY: TLBIALL and BPIALL only drop cached translations.
-    unsafe {
-        core::arch::asm!("mcr p15, 0, {0}, c8, c7, 0", "mcr p15, 0, {0}, c7, c5, 6", "dsb", "isb", in(reg) 0,
-            options(nostack, preserves_flags));
-    }
+pub fn physical(address: usize) -> usize {
+    address.wrapping_add(DELTA.load(Relaxed))
 }

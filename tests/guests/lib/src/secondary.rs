@@ -9,6 +9,13 @@ use crate::{cpu, gic, hypercall, memory};
 /// Processors that have a stack.
 pub const MAX_CPUS: u32 = 8;
 
+/// Makes a function that takes addresses the one of this width.
+const NATIVE: u32 = if cfg!(target_pointer_width = "64") {
+    smccc::PSCI_64_BIT
+} else {
+    0
+};
+
 /// What a processor runs: its number.
 pub type Main = fn(u32);
 
@@ -28,7 +35,12 @@ pub fn start(number: u32) -> i32 {
     assert!((1..MAX_CPUS).contains(&number) && MAIN.load(Relaxed) != 0);
     cpu::dsb();
     let entry = memory::physical(secondary_entry as *const () as usize);
-    hypercall::firmware_hvc(smccc::PSCI_CPU_ON, number, entry, number) as i32
+    hypercall::firmware_hvc(
+        NATIVE | smccc::PSCI_CPU_ON,
+        number as usize,
+        entry,
+        number as usize,
+    ) as i32
 }
 
 /// Turns this processor off; returns only if that fails.
@@ -40,12 +52,12 @@ pub fn stop() -> i32 {
 /// Waits for an interrupt, also a masked one, by PSCI's standby state; returns PSCI's answer.
 pub fn suspend() -> i32 {
     cpu::dsb();
-    hypercall::firmware_hvc(smccc::PSCI_CPU_SUSPEND, 0, 0, 0) as i32
+    hypercall::firmware_hvc(NATIVE | smccc::PSCI_CPU_SUSPEND, 0, 0, 0) as i32
 }
 
 /// Whether a processor is on: 0; off: 1; on its way: 2.
 pub fn state(number: u32) -> i32 {
-    hypercall::firmware_hvc(smccc::PSCI_AFFINITY_INFO, number, 0, 0) as i32
+    hypercall::firmware_hvc(NATIVE | smccc::PSCI_AFFINITY_INFO, number as usize, 0, 0) as i32
 }
 
 #[unsafe(no_mangle)]

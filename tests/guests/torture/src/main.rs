@@ -89,7 +89,7 @@ fn torture(start: &Start) {
 
 /// What each vCPU does; one that comes back in the hot-plug phase goes on there.
 fn vcpu(me: u32) {
-    shared::enable_vfp();
+    cpu::enable_fp();
     gic::enable(SHARED.timer_irq.load(Relaxed));
     gic::enable(SHARED.event_irq.load(Relaxed));
     for id in 0..=shared::NOISE_SGI {

@@ -157,12 +157,9 @@ fn poll(me: usize) {
 /// The floating-point registers stay what they are, whoever else ran here.
 fn vfp(me: usize, random: &mut Random) {
     let seed = random.below(1 << 24) << 4 | me as u32;
-    let mut registers: [u32; 64] = core::array::from_fn(|i| seed.wrapping_mul(2 * i as u32 + 1));
-    // SAFETY: compiled code does not use these registers (a soft-float target); the array holds all of them.
-    unsafe {
-        core::arch::asm!(".fpu neon", "vldm {0}!, {{d0-d15}}", "vldm {0}!, {{d16-d31}}",
-            inout(reg) registers.as_ptr() => _, options(nostack, readonly));
-    }
+    let mut registers: [u32; cpu::FP_WORDS] =
+        core::array::from_fn(|i| seed.wrapping_mul(2 * i as u32 + 1));
+    cpu::load_fp(&registers);
     for _ in 0..=random.below(3) {
         if random.below(2) == 0 {
             events::yield_cpu();
@@ -171,15 +168,11 @@ fn vfp(me: usize, random: &mut Random) {
         }
     }
     registers.fill(0);
-    // SAFETY: as above.
-    unsafe {
-        core::arch::asm!(".fpu neon", "vstm {0}!, {{d0-d15}}", "vstm {0}!, {{d16-d31}}",
-            inout(reg) registers.as_mut_ptr() => _, options(nostack));
-    }
+    cpu::store_fp(&mut registers);
     for (i, found) in registers.iter().enumerate() {
         let expected = seed.wrapping_mul(2 * i as u32 + 1);
         if *found != expected {
-            fail!("half {i} of the floating-point registers is {found:#x}, not {expected:#x}");
+            fail!("word {i} of the floating-point registers is {found:#x}, not {expected:#x}");
         }
     }
     SHARED.vcpus[me].vfp.fetch_add(1, SeqCst);

@@ -349,21 +349,3 @@ pub fn send_sgi(id: u32, mask: u32) {
     cpu::dsb();
     gic::write(gic::GICD_SGIR, mask << 16 | id);
 }
-
-/// Lets the guest use floating point.
-pub fn enable_vfp() {
-    // SAFETY: CPACR and FPEXC of the guest: full access to cp10 and cp11. No compiled code uses them.
-    unsafe {
-        core::arch::asm!(
-            ".fpu neon",
-            "mrc p15, 0, {0}, c1, c0, 2",
-            "orr {0}, {0}, #0x00f00000",
-            "mcr p15, 0, {0}, c1, c0, 2",
-            "isb",
-            "mov {0}, #0x40000000",
-            "vmsr fpexc, {0}",
-            out(reg) _,
-            options(nostack)
-        );
-    }
-}

@@ -40,7 +40,7 @@ read_register!(
     ifsr, "mrc p15, 0, {0}, c5, c0, 1");
 read_register!(
     /// Program status.
-    cpsr, "mrs {0}, cpsr");
+    status, "mrs {0}, cpsr");
 
 /// The virtual counter, in ticks.
 #[inline(always)]
@@ -135,4 +135,41 @@ pub unsafe fn mmio_write8(address: usize, value: u8) {
     unsafe {
         asm!("strb {0}, [{1}]", in(reg) u32::from(value), in(reg) address, options(nostack, preserves_flags))
     };
+}
+
+/// Words of all floating-point registers.
+pub const FP_WORDS: usize = 64;
+
+/// Lets this processor use floating point. No compiled code does.
+pub fn enable_fp() {
+    // SAFETY: CPACR and FPEXC of the guest: full access to cp10 and cp11.
+    unsafe {
+        asm!(".fpu neon", "mrc p15, 0, {0}, c1, c0, 2", "orr {0}, {0}, #0x00f00000", "mcr p15, 0, {0}, c1, c0, 2", "isb",
+            "mov {0}, #0x40000000", "vmsr fpexc, {0}", out(reg) _, options(nostack));
+    }
+}
+
+/// Loads all floating-point registers, once [`enable_fp`] was called.
+pub fn load_fp(values: &[u32; FP_WORDS]) {
+    // SAFETY: compiled code does not use these registers (a soft-float target); the array holds all of them.
+    unsafe {
+        asm!(".fpu neon", "vldm {0}!, {{d0-d15}}", "vldm {0}!, {{d16-d31}}", inout(reg) values.as_ptr() => _,
+            options(nostack, readonly));
+    }
+}
+
+/// Stores all floating-point registers, once [`enable_fp`] was called.
+pub fn store_fp(values: &mut [u32; FP_WORDS]) {
+    // SAFETY: the array holds all of them.
+    unsafe {
+        asm!(".fpu neon", "vstm {0}!, {{d0-d15}}", "vstm {0}!, {{d16-d31}}", inout(reg) values.as_mut_ptr() => _,
+            options(nostack));
+    }
+}
+
+/// Executes two instructions `rounds` times.
+#[inline(always)]
+pub fn spin(rounds: u32) {
+    // SAFETY: counts.
+    unsafe { asm!("2: subs {0}, {0}, #1", "bne 2b", inout(reg) rounds => _) };
 }
