@@ -5,12 +5,18 @@ use core::sync::atomic::AtomicU32;
 
 use guest_lib::exceptions::Fault;
 use guest_lib::probe;
+use xen_abi::control::{DomctlCreatedomain420, XEN_DOMCTL_INTERFACE_VERSION_4_20};
 use xen_abi::event_channel::{EVTCHNOP_SEND, EvtchnSend};
 use xen_abi::hypercall as nr;
 use xen_abi::sched::SCHEDOP_YIELD;
 use xen_abi::smccc;
 
 use crate::measure::looped;
+
+/// What a toolstack of Xen 4.20, which the real Xen of this architecture is, fills in.
+pub type Creation = DomctlCreatedomain420;
+/// The version of its calls.
+pub const DOMCTL_VERSION: u32 = XEN_DOMCTL_INTERFACE_VERSION_4_20;
 
 /// Executes 15 less `skip` (at most 15) instructions that do nothing, and one more.
 #[inline(always)]

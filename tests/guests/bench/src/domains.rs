@@ -6,6 +6,7 @@ use xen_abi::hypercall as nr;
 use xen_abi::memory::{MemoryReservation, XENMEM_POPULATE_PHYSMAP};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
+use crate::arch;
 use crate::measure::instructions_per_tick;
 
 /// Where a domain has its RAM (public/arch-arm.h GUEST_RAM0_BASE), in frames.
@@ -20,7 +21,7 @@ const DOMAIN: u16 = 7;
 fn domctl<T: IntoBytes + Immutable>(command: u32, part: &T) -> i32 {
     let mut control = Domctl {
         cmd: command,
-        interface_version: XEN_DOMCTL_INTERFACE_VERSION,
+        interface_version: arch::DOMCTL_VERSION,
         domain: DOMAIN,
         _pad: [0; 3],
         u: [0; 128],
@@ -36,7 +37,7 @@ fn domctl<T: IntoBytes + Immutable>(command: u32, part: &T) -> i32 {
 /// Makes a domain with so much RAM; returns the first error.
 fn make(mib: usize) -> Result<(), i32> {
     let good = |result: i32| if result == 0 { Ok(()) } else { Err(result) };
-    let mut wanted = DomctlCreatedomain::new_zeroed();
+    let mut wanted = arch::Creation::new_zeroed();
     wanted.flags = XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP;
     wanted.max_vcpus = 1;
     wanted.max_evtchn_port = 1023;
