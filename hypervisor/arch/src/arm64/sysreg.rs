@@ -244,6 +244,7 @@ read_only! { #[doc = "ESR_EL2."] esr_el2, ESR_EL2, u64 }
 read_only! { #[doc = "FAR_EL2."] far_el2, FAR_EL2, u64 }
 read_only! { #[doc = "HPFAR_EL2."] hpfar, HPFAR_EL2, u64 }
 register! { #[doc = "TPIDR_EL2: the hypervisor's own, names this CPU's data."] tpidr_el2, TPIDR_EL2, u64 }
+identification! { #[doc = "DCZID_EL0: what DC ZVA writes."] dczid, "dczid_el0" }
 identification! { #[doc = "ISR_EL1: pending interrupts as seen from here."] isr, "isr_el1" }
 
 // Generic timer.
