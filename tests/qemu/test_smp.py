@@ -272,11 +272,8 @@ TORTURE = [
 ]
 
 
-def torture(t, pcpus, vcpus, scheduler, words, icount):
-    """Our own guest: locks, interrupts, events, sleep and hot-plug of all vCPUs at the same time, by sequence numbers."""
-    clock = ["--", "-icount", "shift=7,sleep=off"] if icount else []
-    m = t.debian("--smp", pcpus, "--guest", "torture", "--cmdline", f"torture {words} seed={t.options.seed}",
-                 "--xen-cmdline", f"console=dtuart dom0_mem=256M dom0_max_vcpus={vcpus} sched={scheduler}", *clock, silence=200)
+def torture_verdict(m, vcpus, words):
+    """Waits for what the guest says at the end, and whether it did what the words ask for."""
     m.expect(rf"torture: guest-torture on .*: {vcpus} vCPUs, ", 60)
     verdict = m.expect(r"torture: (?:OK|FAIL): [^\n]*\n|guest: PANIC: [^\n]*\n", 400)
     require("OK" in verdict.group(0), verdict.group(0).strip())
@@ -284,6 +281,14 @@ def torture(t, pcpus, vcpus, scheduler, words, icount):
     cycles, balls = (int(re.search(rf"{word}=(\d+)", words).group(1)) for word in ("cycles", "balls"))
     require(counts[0] == vcpus and counts[-1] == cycles and counts[-2] == balls * (vcpus & ~1) and min(counts[1:5]) > 100,
             f"hardly anything was done: {verdict.group(0).strip()}")
+
+
+def torture(t, pcpus, vcpus, scheduler, words, icount):
+    """Our own guest: locks, interrupts, events, sleep and hot-plug of all vCPUs at the same time, by sequence numbers."""
+    clock = ["--", "-icount", "shift=7,sleep=off"] if icount else []
+    m = t.debian("--smp", pcpus, "--guest", "torture", "--cmdline", f"torture {words} seed={t.options.seed}",
+                 "--xen-cmdline", f"console=dtuart dom0_mem=256M dom0_max_vcpus={vcpus} sched={scheduler}", *clock, silence=200)
+    torture_verdict(m, vcpus, words)
     m.wait_exit(30)
 
 
