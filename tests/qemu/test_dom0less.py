@@ -208,6 +208,28 @@ def performance_monitors(t):
     require(said == {1: ("with", "ok"), 2: ("with", "ok"), 3: ("without", "ok")}, str(said))
 
 
+def watchdog(t, smp):
+    """Of three domains the one that hangs with interrupts masked and the one that sleeps are shut down by their watchdogs,
+    once each; the one that keeps its own quiet, and stops it, goes on."""
+    m = t.debian(
+        "--guest", "demo", "--no-dom0", "--dom0less", 3, "--domu-mem", "32M", "--mem", "256M", "--smp", smp,
+        "--domu-props", 'xen,enhanced = "no-xenstore";', "--domu-args", "demo=watchdog",
+        "--xen-cmdline", "console=dtuart loglvl=all guest_loglvl=all")
+    missing = {(1, "armed 1, hangs"), (2, "timers true"), (2, "kept quiet true"), (2, "stopped true"), (2, "lives"),
+               (3, "armed 1, kept quiet true, sleeps")}
+    while missing:
+        found = m.expect(r"DOM(\d): demo: watchdog: ([^\n]*?)\r?\n", 60)
+        said = int(found[1]), found[2]
+        require(said in missing, f"domain {said[0]}: {said[1]}")
+        missing.discard(said)
+    fired = re.findall(r"\(XEN\) (?:\[[^\]]*\] )?Watchdog timer fired for domain (\d)\r?\n", m.text)
+    require(fired == ["1", "3"], f"the watchdogs of {fired}")
+
+
+for _smp in (1, 3):
+    test(f"dom0less/watchdog-{_smp}-cpus", "dom0less ours", cost=10)(lambda t, smp=_smp: watchdog(t, smp))
+
+
 @test("dom0less/pools", "dom0less ours", cost=5)
 def pools(t):
     """Pools of CPUs that the device tree makes; a faulty one is reported, and who names it is not started."""

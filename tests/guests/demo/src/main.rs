@@ -11,6 +11,7 @@ macro_rules! check {
 #[cfg_attr(target_arch = "aarch64", path = "arm64.rs")]
 mod arch;
 mod pmu;
+mod watchdog;
 
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -118,7 +119,7 @@ fn demo(start: &Start) {
         platform.cpus,
         platform.bootargs
     );
-    if pmu::run(start) {
+    if pmu::run(start) || watchdog::run(start) {
         return;
     }
     if platform.bootargs.contains("demo=spin") {
