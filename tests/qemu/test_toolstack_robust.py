@@ -2,13 +2,13 @@
 
 import struct
 
-from harness import Failure, test
+from harness import TARGET, Failure, test
 from test_dom0 import require
-from test_toolstack import C_XENSTORED, config, create_fails, digest, domains, enter, expect_up, field, free, leave, refused, script, toolstack, until
+from test_toolstack import C_XENSTORED, XEN, config, create_fails, digest, domains, enter, expect_up, field, free, leave, refused, script, toolstack, until
 
 DISK = 'acpi = 0\\ndisk = ["format=raw,vdev=xvda,access=rw,target=/root/domu.img"]\\n'
 # Reasons of SCHEDOP_shutdown.
-POWEROFF, REBOOT, CRASH = 0, 1, 3
+POWEROFF, REBOOT, CRASH, WATCHDOG = 0, 1, 3, 4
 CONTENTS = "/local/domain/{0}"
 BACKEND = "/local/domain/0/backend/vbd/{0}"
 # (what is shown, what holds in its middle, what holds when that is over); {0} is the domain's number.
@@ -54,14 +54,16 @@ def lasting(m, before, what):
 
 
 def tiny(m, name, reason, more=""):
-    """A domain of 8 MiB that ends at once for this reason, by SCHEDOP_shutdown; writes its configuration and returns the path."""
+    """A domain of 8 MiB that ends at once for this reason, by SCHEDOP_shutdown (or hangs, with a watchdog timer of a second);
+    writes its configuration and returns the path."""
+    operation, argument = (6, [0, 1]) if reason == WATCHDOG else (2, [reason])
     code = [
         0xE3A0C01D,  # mov r12, #29       ; __HYPERVISOR_sched_op
-        0xE3A00002,  # mov r0, #2         ; SCHEDOP_shutdown
-        0xE28F1004,  # adr r1, .+12       ; the last word
+        0xE3A00000 | operation,  # mov r0, #2     ; SCHEDOP_shutdown or SCHEDOP_watchdog
+        0xE28F1004,  # adr r1, .+12       ; the last words
         0xE140EA71,  # hvc #0xea1
         0xEAFFFFFE,  # b .
-        reason,
+        *argument,
     ]
     head = [0xEA00000A, *[0xE1A00000] * 8]  # b 0x30; nop
     image = struct.pack(f"<{len(head) + 3 + len(code)}I", *head, 0x016F2818, 0, 0x30 + 4 * len(code), *code)
@@ -226,6 +228,68 @@ def robust(t, smp, cycles, **how):
 test("toolstack/robust", "toolstack debian", cost=150, limit=1200)(lambda t: robust(t, 2, 3, suite="trixie"))
 test("toolstack/robust-6.1", "toolstack debian full", cost=150, limit=1200)(lambda t: robust(t, 1, 3, words=C_XENSTORED))
 test("toolstack/robust-100-cycles", "toolstack debian full", cost=600, limit=3600)(lambda t: robust(t, 4, 100))
+
+
+@test("toolstack/own-guests", "toolstack debian full", cost=90, limit=600)
+def own_guests(t):
+    """A watchdog's domain ends with that reason. A domain that maps grants crashes, another is destroyed: the granter has its
+    grants back each time. The granter is destroyed: its pages stay with who maps them, until that lets them go."""
+    # xl puts a kernel at the 32nd KiB of RAM and starts it there; our guests want a whole MiB, so a jump comes first.
+    kernel = (TARGET / "images/guest-pair.zImage").read_bytes()
+    size = 0x1f8000 + len(kernel)
+    jump = [0xEA00000A, *[0xE1A00000] * 8, 0x016F2818, 0, size, 0xE51FF004, 0x40200000]  # ...; ldr pc, [pc, #-4]
+    image = struct.pack(f"<{len(jump)}I", *jump).ljust(0x1f8000, b"\0") + kernel
+    disk = t.file("pair.img", image.ljust((size + 511) // 512 * 512, b"\0"))
+    m = t.debian("--toolstack", "--smp", 2, "--mem", "1G", "--xen-cmdline", XEN + " xsm=dummy", "--disk", disk, allow=[r"Domain \d+ crash"])
+    m.login(300)
+    m.shell(f"xl create {tiny(m, 'bitten', WATCHDOG, 'on_watchdog = {0}destroy{0}{1}n'.format(chr(34), chr(92)))}", 60)
+    ended(m, "bitten")
+    m.shell("grep 'shut down, reason code 4 ' /var/log/xen/xl-bitten.log")
+    require("Watchdog timer fired for domain" in m.text, "the hypervisor's line about the watchdog")
+
+    m.shell(f"head -c {size} /dev/vda > /root/pair.kernel")
+    m.shell("p=$(pidof xenconsoled); d=$(readlink /proc/$p/exe); kill $p; sleep 1; $d --log=guest --log-dir=/tmp", 30)
+
+    # The second time finds dom0's tables and the hypervisor's heap as large as they get.
+    grants_of_the_dead(m)
+    before = free(m)
+    grants_of_the_dead(m)
+    lasting(m, before, "grants of the dead")
+    m.poweroff()
+
+
+def grants_of_the_dead(m):
+    """A domain that grants, three that map, one after the other."""
+    def create(name, extra):
+        path = config(m, name, 16, 'on_crash = "destroy"\\nvuart = "sbsa_uart"\\n')
+        m.shell(f"sed -i '/^ramdisk/d; /^extra/d; s/vmlinuz/pair.kernel/' {path} && echo 'extra = \"{extra}\"' >> {path}")
+        m.shell(f"xl create {path}", 120)
+
+    def says(name, line):
+        # Such a domain may not write to the hypervisor's console. Numbers of domains make lines unique.
+        log = f"/tmp/guest-{name}*.log"
+        until(m, f"grep -qs -e 'pair-{line}' -e PANIC {log}", f"{name}: {line}", 30)
+        require("PANIC" not in (text := m.shell(f"cat {log}")), f"{line}: {text}")
+
+    m.shell(f"xl create -p {config(m, 'number', 16)}", 120)
+    granter = domains(m)["number"][0] + 1
+    m.shell("xl destroy number", 60)
+    create("granter", f"peer={granter + 1}")
+    for number, ending in enumerate(("crashes", "stays", "outlives"), granter + 1):
+        says("granter", f"a: grants to {number}")
+        create(ending, f"peer={granter} me={number} pair={ending}")
+        says(ending, f"b: {number} has all")
+        says("granter", f"a: {number} has all")
+        if ending != "outlives":
+            m.shell("xl destroy stays" if ending == "stays" else "true", 60)
+            ended(m, ending)
+            says("granter", f"a: {number} is gone")
+    m.shell("xl destroy granter", 60)
+    says("outlives", f"b: {number} has outlived {granter}")
+    require("(null)" in domains(m), f"the granter is gone while its pages are mapped: {domains(m)}")
+    says("outlives", f"b: {number} has unmapped all")
+    until(m, "[ $(xl list | wc -l) = 3 ]", "the end of the granter", 30)
+    m.shell("xl destroy outlives", 60)
 
 
 @test("toolstack/twenty", "toolstack debian full", cost=400, limit=3000)

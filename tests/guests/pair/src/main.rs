@@ -8,11 +8,14 @@
 //! * `no-fault`: nobody writes where it may not. The real Xen lets such a store fault for ever.
 //! * `v2`: version 2 of the grant table, before the rest.
 //!
+//! With `peer=N`, the number of another domain, it is of the domains that [`apart`] describes.
+//!
 //! What goes wrong is a panic, which the tests see. Lines begin with `pair-a:` or `pair-b:`.
 #![no_std]
 #![no_main]
 
 mod answers;
+mod apart;
 mod asks;
 mod link;
 mod versions;
@@ -38,6 +41,9 @@ pub enum Ending {
 }
 
 fn pair(start: &Start) {
+    if apart::run(start.platform.bootargs) {
+        return;
+    }
     let words = || start.platform.bootargs.split(' ');
     let is_first = words().any(|word| word == "domain=domU1");
     let has = |wanted| words().any(|word| word.strip_prefix("pair=") == Some(wanted));
