@@ -1,6 +1,7 @@
 """Domains that the hypervisor starts from the device tree."""
 
 import re
+import subprocess
 
 import messages
 from harness import TOP, Failure, test
@@ -228,6 +229,33 @@ def watchdog(t, smp):
 
 for _smp in (1, 3):
     test(f"dom0less/watchdog-{_smp}-cpus", "dom0less ours", cost=10)(lambda t, smp=_smp: watchdog(t, smp))
+
+
+# QEMU's fw-cfg has registers in the first 24 bytes of its page, and an access of the rest is an external abort.
+HOLE = """/dts-v1/;
+/ { #address-cells = <2>; #size-cells = <2>;
+    passthrough { compatible = "simple-bus"; #address-cells = <2>; #size-cells = <2>; ranges;
+        fw-cfg@9020000 { compatible = "qemu,fw-cfg-mmio"; reg = <0 0x9020000 0 0x18>;
+            xen,reg = <0 0x9020000 0 0x1000 0 0x9020000>; xen,path = "/fw-cfg@9020000"; xen,force-assign-without-iommu; }; }; };"""
+
+
+@test("dom0less/external-aborts", "dom0less ours", cost=5)
+def external_aborts(t):
+    """A domain has a page of devices with holes: the aborts there are its own, and the hypervisor is not led there by
+    addresses of structures, nor by a translation table that lies there (XSA-201)."""
+    tree = subprocess.run(["dtc", "-q", "-O", "dtb"], input=HOLE.encode(), capture_output=True, check=True).stdout
+    first = ('module@6f000000 { compatible = "multiboot,device-tree", "multiboot,module"; '
+             f"reg = <0x6f000000 {len(tree)}>; }};")
+    m = t.debian(
+        "--guest", "demo", "--no-dom0", "--dom0less", 2, "--domu-mem", "32M", "--mem", "1G", "--smp", 2,
+        "--domu-first", first, "--domu-props", 'xen,enhanced = "no-xenstore";',
+        "--domu-args", "demo=external:9020000", "--xen-cmdline", "console=dtuart loglvl=all guest_loglvl=all",
+        "--", "-device", f"loader,addr=0x6f000000,file={t.file('hole.dtb', tree)},force-raw=on")
+    for line in ("registers true, holes true", "structures true", "a table true"):
+        found = m.expect(r"DOM1: demo: external: ([^\n]*?)\r?\n", 30)[1]
+        require(found == line, found)
+    m.send("q")
+    m.expect(r"\(XEN\) 'q' pressed", 20)
 
 
 @test("dom0less/pools", "dom0less ours", cost=5)

@@ -10,6 +10,7 @@ macro_rules! check {
 #[cfg_attr(target_arch = "arm", path = "arm32.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "arm64.rs")]
 mod arch;
+mod external;
 mod pmu;
 mod watchdog;
 
@@ -119,7 +120,7 @@ fn demo(start: &Start) {
         platform.cpus,
         platform.bootargs
     );
-    if pmu::run(start) || watchdog::run(start) {
+    if pmu::run(start) || watchdog::run(start) || external::run(start) {
         return;
     }
     if platform.bootargs.contains("demo=spin") {
