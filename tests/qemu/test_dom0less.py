@@ -231,6 +231,18 @@ for _smp in (1, 3):
     test(f"dom0less/watchdog-{_smp}-cpus", "dom0less ours", cost=10)(lambda t, smp=_smp: watchdog(t, smp))
 
 
+@test("dom0less/watchdog-alone", "dom0less ours", cost=5)
+def watchdog_alone(t):
+    """A watchdog fires on a machine where nobody waits for anything else."""
+    m = t.debian(
+        "--guest", "demo", "--no-dom0", "--dom0less", 1, "--domu-mem", "32M", "--mem", "256M", "--smp", 1,
+        "--domu-props", 'xen,enhanced = "no-xenstore";', "--domu-args", "demo=watchdog-alone",
+        "--xen-cmdline", "console=dtuart loglvl=all guest_loglvl=all")
+    m.expect(r"demo: watchdog: armed 1, sleeps\r?\n", 30)
+    m.expect(r"Watchdog timer fired for domain 1\r?\n", 10)
+    m.quiet_for(1, "demo: watchdog")
+
+
 # QEMU's fw-cfg has registers in the first 24 bytes of its page, and an access of the rest is an external abort.
 HOLE = """/dts-v1/;
 / { #address-cells = <2>; #size-cells = <2>;

@@ -1,5 +1,6 @@
 //! Watchdog timers (SCHEDOP_watchdog), with `demo=watchdog` in three domains: the first arms one and hangs, the third keeps
-//! one quiet for a while and then sleeps for ever. Neither may be heard again. The second keeps one quiet, stops it, and lives.
+//! one quiet for a while and then sleeps. Neither may be heard again. The second keeps one quiet, stops it, and lives.
+//! `demo=watchdog-alone`: one arms a timer and sleeps for ever, on a machine where nothing else happens.
 
 use guest_lib::hypercall::op;
 use guest_lib::{Start, cpu, gic, println, timer};
@@ -32,6 +33,10 @@ pub fn run(start: &Start) -> bool {
     let arguments = start.platform.bootargs;
     if !arguments.contains("demo=watchdog") {
         return false;
+    }
+    if arguments.contains("demo=watchdog-alone") {
+        println!("demo: watchdog: armed {}, sleeps", set(0, 2));
+        cpu::wfi();
     }
     let domain = ["domain=domU1", "domain=domU2", "domain=domU3"]
         .iter()
