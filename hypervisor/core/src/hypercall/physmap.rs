@@ -72,8 +72,15 @@ impl<H: Hal, M: GuestMemory> Cx<'_, H, M> {
                 if !target.devices.lock().permits_memory(mfn, 1) {
                     return Ok(());
                 }
+                // Xen: cacheable for everybody. But HCR.PTW keeps our walks of a guest's tables out of device memory
+                // only, and where nothing answers such a walk is our own external abort.
+                let ty = if target.facts.is_privileged {
+                    PageType::MmioDirectC
+                } else {
+                    PageType::MmioDirectDev
+                };
                 let mut p2m = target.p2m.lock();
-                p2m.map_mmio(&mut memory, gfn, mfn, 1, PageType::MmioDirectC)
+                p2m.map_mmio(&mut memory, gfn, mfn, 1, ty)
             }
             _ => Err(Errno::NoSys),
         }

@@ -366,7 +366,9 @@ fn device_memory_is_mapped_for_who_may_have_it() {
     drop(devices);
     assert_eq!(add(dom1, SELF, XENMAPSPACE_DEV_MMIO, device, gfn), 0);
     let mapping = dom1.mapping(gfn as u32).unwrap();
-    assert_eq!((mapping.mfn, mapping.ty), (first, PageType::MmioDirectC));
+    // Not cacheable: a translation table there must not be walked (HCR.PTW).
+    let expected = (first, PageType::MmioDirectDev);
+    assert_eq!((mapping.mfn, mapping.ty), expected);
     assert_eq!(
         add(dom1, SELF, XENMAPSPACE_DEV_MMIO, device + 1, gfn + 1),
         0
@@ -377,6 +379,13 @@ fn device_memory_is_mapped_for_who_may_have_it() {
         add(&world.dom2, 1, XENMAPSPACE_DEV_MMIO, device, gfn),
         EPERM
     );
+    let dom0 = &world.dom0;
+    let mut devices = dom0.domain.devices.lock();
+    devices.permit_memory(first, 1).unwrap();
+    drop(devices);
+    assert_eq!(add(dom0, SELF, XENMAPSPACE_DEV_MMIO, device, gfn), 0);
+    let mapping = dom0.mapping(gfn as u32).unwrap();
+    assert_eq!(mapping.ty, PageType::MmioDirectC, "as Xen: ACPI tables");
     world.check();
 }
 
