@@ -263,7 +263,7 @@ def external_aborts(t):
         "--domu-first", first, "--domu-props", 'xen,enhanced = "no-xenstore";',
         "--domu-args", "demo=external:9020000", "--xen-cmdline", "console=dtuart loglvl=all guest_loglvl=all",
         "--", "-device", f"loader,addr=0x6f000000,file={t.file('hole.dtb', tree)},force-raw=on")
-    for line in ("registers true, holes true", "structures true", "a table true"):
+    for line in ("registers true, holes true", "structures true", "a table true", "again 0 false true"):
         found = m.expect(r"DOM1: demo: external: ([^\n]*?)\r?\n", 30)[1]
         require(found == line, found)
     m.send("q")

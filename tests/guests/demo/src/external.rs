@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use guest_lib::exceptions::{DATA_ABORT, Fault};
 use guest_lib::{Start, hypercall, println, probe};
 use xen_abi::hypercall as nr;
+use xen_abi::memory::{AddToPhysmap, XENMAPSPACE_DEV_MMIO, XENMEM_ADD_TO_PHYSMAP};
 
 unsafe extern "C" {
     static __level1: [AtomicU32; 4096];
@@ -13,6 +14,8 @@ unsafe extern "C" {
 
 /// 1 MiB of addresses whose second-level table is where nothing is.
 const WINDOW: u32 = 0x7fb;
+/// Where nothing is in this guest's address space.
+const AGAIN: u32 = 0x3000_0000;
 const EFAULT: i32 = -14;
 
 /// Does its part, if the command line asks for it.
@@ -56,15 +59,29 @@ pub fn run(start: &Start) -> bool {
         give(base) == [EFAULT; 2] && give(hole) == [EFAULT; 2]
     );
 
-    // SAFETY: the linker script defines the table; nobody uses these addresses.
-    unsafe {
-        __level1[WINDOW as usize].store(hole | 1, Relaxed);
-        core::arch::asm!("dsb", "mcr p15, 0, {0}, c8, c7, 0", "dsb", "isb", in(reg) 0);
-    }
-    let fault = probe!(["ldr {0}, [{1}]"], out(reg) _, in(reg) WINDOW << 20);
-    println!(
-        "demo: external: a table {}",
+    let table = |hole: u32| {
+        // SAFETY: the linker script defines the table; nobody uses these addresses.
+        unsafe {
+            __level1[WINDOW as usize].store(hole | 1, Relaxed);
+            core::arch::asm!("dsb", "mcr p15, 0, {0}, c8, c7, 0", "dsb", "isb", in(reg) 0);
+        }
+        let fault = probe!(["ldr {0}, [{1}]"], out(reg) _, in(reg) WINDOW << 20);
         fault.is_some() && give(WINDOW << 20) == [EFAULT; 2]
+    };
+    println!("demo: external: a table {}", table(hole));
+    // The same page where the guest says, which Xen makes cacheable memory.
+    let mut add = AddToPhysmap {
+        domid: nr::DOMID_SELF,
+        size: 0,
+        space: XENMAPSPACE_DEV_MMIO,
+        idx: u64::from(base >> 12),
+        gpfn: u64::from(AGAIN >> 12),
+    };
+    let result = hypercall::op(nr::HYPERVISOR_MEMORY_OP, XENMEM_ADD_TO_PHYSMAP, &mut add);
+    let there = probe!(["ldrb {0}, [{1}]"], out(reg) _, in(reg) AGAIN).is_none();
+    println!(
+        "demo: external: again {result} {there} {}",
+        table(AGAIN + 0x400)
     );
     true
 }
