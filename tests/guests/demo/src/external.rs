@@ -26,10 +26,12 @@ pub fn run(start: &Start) -> bool {
     };
     let base = u32::from_str_radix(base, 16).unwrap_or(0);
     let hole = base + 0x400;
-    let is_external = |fault: Option<Fault>, address| {
+    let is_external = |fault: Option<Fault>, address: u32| {
         // Short descriptors: synchronous external abort; bit 11 is the direction.
         fault.is_some_and(|fault| {
-            fault.kind == DATA_ABORT && fault.status & 0x40f == 8 && fault.address == address
+            fault.kind == DATA_ABORT
+                && fault.status & 0x40f == 8
+                && fault.address == address as usize
         })
     };
     let there = probe!(["ldrb {0}, [{1}]"], out(reg) _, in(reg) base).is_none();

@@ -10,6 +10,7 @@ macro_rules! check {
 #[cfg_attr(target_arch = "arm", path = "arm32.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "arm64.rs")]
 mod arch;
+#[cfg(target_arch = "arm")]
 mod external;
 mod pmu;
 mod watchdog;
@@ -120,7 +121,11 @@ fn demo(start: &Start) {
         platform.cpus,
         platform.bootargs
     );
-    if pmu::run(start) || watchdog::run(start) || external::run(start) {
+    if pmu::run(start) || watchdog::run(start) {
+        return;
+    }
+    #[cfg(target_arch = "arm")]
+    if external::run(start) {
         return;
     }
     if platform.bootargs.contains("demo=spin") {
