@@ -1,9 +1,11 @@
-"""Our own guests (tests/guests) on AArch64: as dom0, beside each other, on several CPUs."""
+"""Our own guests (tests/guests) on AArch64: as dom0, beside each other, on several CPUs, on a Raspberry Pi 4."""
 
 import os
 
+import messages
 from harness import TARGET, Skip, test
-from test_arm64 import debian64
+from test_arm64 import IMAGE, RASPI4B, debian64
+from test_boards import board_tree
 from test_dom0 import require
 from test_pair import CHANNEL, XEN, lines
 from test_smp import torture_verdict
@@ -71,3 +73,20 @@ test("arm64/torture-4-cpus-4-vcpus", "arm64 guest ours", cost=15, limit=300)(
     lambda t: torture(t, 4, 4, "credit", "seconds=5 cycles=60 balls=500"))
 test("arm64/torture-2-cpus-8-vcpus", "arm64 guest ours full", cost=30, limit=300)(
     lambda t: torture(t, 2, 8, "credit2", "seconds=8 cycles=60 balls=500 fifo"))
+
+
+@test("arm64/raspi4b-torture", "arm64 boards debian64 guest ours", cost=20, limit=300)
+def raspi4b_torture(t):
+    """Raspberry Pi 4, its four CPUs by spin-table: the guest as dom0 with a vCPU on each."""
+    guest("torture")
+    words = "seconds=5 cycles=40 balls=500"
+    dtb = board_tree(t, "broadcom/bcm2711-rpi-4-b.dtb", RASPI4B,
+                     "console=dtuart dtuart=serial0 dom0_mem=64M dom0_max_vcpus=4 dom0_vcpus_pin", f"torture {words} seed={t.options.seed}",
+                     "trixie", "arm64", guest=guest("torture"))
+    m = t.start(["qemu-system-aarch64", "-M", "raspi4b", "-display", "none", "-monitor", "none", "-chardev",
+                 "stdio,id=console,signal=off", "-serial", "chardev:console", "-kernel", IMAGE, "-dtb", dtb,
+                 "-device", f"loader,file={guest('torture')},addr={RASPI4B.kernel:#x},force-raw=on"], silence=200)
+    m.expect(messages.BANNER, 30)
+    m.expect(r"\(XEN\) Platform: Raspberry Pi 4\n", 30)
+    m.expect(r"\(XEN\) Brought up 4 CPUs\n", 30)
+    torture_verdict(m, 4, words)

@@ -17,8 +17,8 @@ DTBS = "usr/lib/linux-image-*"
 ORANGEPI = SimpleNamespace(machine="orangepi-pc", smp=4, mem="1G", kernel=0x60000000, initrd=0x61000000)
 
 
-def board_tree(t, name, board, xen, dom0="console=hvc0", suite="bookworm", arch="arm32"):
-    """Debian's device tree of a board with what a boot loader adds; returns its path."""
+def board_tree(t, name, board, xen, dom0="console=hvc0", suite="bookworm", arch="arm32", guest=None):
+    """Debian's device tree of a board with what a boot loader adds; returns its path. `guest`: instead of Debian's kernel."""
     folders = sorted(t.guest_file(suite, "kernel", arch).parents[1].glob(DTBS))
     path = t.dir / name.rpartition("/")[2]
     shutil.copy(folders[0] / name, path)
@@ -31,8 +31,9 @@ def board_tree(t, name, board, xen, dom0="console=hvc0", suite="bookworm", arch=
     put("x", "/chosen", "#size-cells", 1)
     put("s", "/chosen", "xen,xen-bootargs", xen)
     put("s", "/chosen", "xen,dom0-bootargs", dom0)
-    for kind, at, file in (("ramdisk", board.initrd, t.initrd(suite, arch)),
-                           ("kernel", board.kernel, t.guest_file(suite, "kernel", arch))):
+    modules = [("kernel", board.kernel, guest)] if guest else [
+        ("ramdisk", board.initrd, t.initrd(suite, arch)), ("kernel", board.kernel, t.guest_file(suite, "kernel", arch))]
+    for kind, at, file in modules:
         node = f"/chosen/module@{at:x}"
         tool("fdtput", "-c", path, node)
         put("s", node, "compatible", f"multiboot,{kind}", "multiboot,module")

@@ -23,10 +23,18 @@ pub struct Node<'a> {
     properties: usize,
     address_cells: u32,
     size_cells: u32,
+    /// `ranges` of the parent, if that is not the root, and the cells of an address around it.
+    bus: Option<(&'a [u8], u32)>,
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn number(bytes: &[u8], at: usize, cells: u32) -> Option<u64> {
+    (0..cells as usize).try_fold(0, |n, i| {
+        Some(n << 32 | u64::from(word(bytes, at + 4 * i)?))
+    })
 }
 
 fn text(bytes: &[u8], at: usize) -> Option<&str> {
@@ -51,6 +59,7 @@ impl<'a> Fdt<'a> {
     /// Calls `f` for every node, parents first, until it returns `Some`.
     pub fn find<R>(&self, mut f: impl FnMut(&Node<'a>) -> Option<R>) -> Option<R> {
         let mut cells = [(2u32, 1u32); DEPTH];
+        let mut buses: [Option<(&[u8], u32)>; DEPTH] = [None; DEPTH];
         let (mut at, mut depth) = (0, 0);
         loop {
             match word(self.structure, at)? {
@@ -66,6 +75,7 @@ impl<'a> Fdt<'a> {
                         properties: at,
                         address_cells,
                         size_cells,
+                        bus: if depth == 0 { None } else { buses[depth - 1] },
                     };
                     if let Some(result) = f(&node) {
                         return Some(result);
@@ -75,6 +85,7 @@ impl<'a> Fdt<'a> {
                         own("#address-cells").unwrap_or(2),
                         own("#size-cells").unwrap_or(1),
                     );
+                    buses[depth] = node.property("ranges").map(|list| (list, address_cells));
                     depth += 1;
                     if depth == DEPTH {
                         return None;
@@ -128,20 +139,32 @@ impl<'a> Node<'a> {
             .is_some_and(|list| list.split(|b| *b == 0).any(|s| s == wanted.as_bytes()))
     }
 
-    /// Address and size of the entry `index` of `reg`.
+    /// Address and size of the entry `index` of `reg`; translated by the parent's `ranges`, not by those around it.
     pub fn reg(&self, index: usize) -> Option<(u64, u64)> {
         let value = self.property("reg")?;
         let entry = (self.address_cells + self.size_cells) as usize * 4;
-        let number = |at: usize, cells: u32| {
-            (0..cells as usize).try_fold(0u64, |n, i| {
-                Some(n << 32 | u64::from(word(value, at + 4 * i)?))
-            })
-        };
         let at = index.checked_mul(entry)?;
-        Some((
-            number(at, self.address_cells)?,
-            number(at + 4 * self.address_cells as usize, self.size_cells)?,
-        ))
+        let address = number(value, at, self.address_cells)?;
+        let size = number(value, at + 4 * self.address_cells as usize, self.size_cells)?;
+        Some((self.translate(address), size))
+    }
+
+    fn translate(&self, address: u64) -> u64 {
+        let Some((ranges, outer)) = self.bus else {
+            return address;
+        };
+        let (inner, size) = (self.address_cells, self.size_cells);
+        let entry = (inner + outer + size) as usize * 4;
+        (0..ranges.len() / entry.max(1))
+            .find_map(|i| {
+                let at = i * entry;
+                let start = number(ranges, at, inner)?;
+                let place = number(ranges, at + 4 * inner as usize, outer)?;
+                let length = number(ranges, at + 4 * (inner + outer) as usize, size)?;
+                let offset = address.checked_sub(start)?;
+                (offset < length).then(|| place.wrapping_add(offset))
+            })
+            .unwrap_or(address)
     }
 
     /// INTID of the entry `index` of `interrupts` (the GIC's three cells).
