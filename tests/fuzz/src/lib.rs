@@ -17,6 +17,7 @@ mod hypercalls;
 mod input;
 mod instructions;
 mod operations;
+mod syndromes;
 mod toolstack;
 mod trees;
 mod vgic;
@@ -34,7 +35,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target {
         name: "hypercalls",
         run: hypercalls::run,
@@ -63,6 +64,11 @@ pub const TARGETS: [Target; 6] = [
     Target {
         name: "instructions",
         run: instructions::run,
+        rounds: 20_000,
+    },
+    Target {
+        name: "syndromes",
+        run: syndromes::run,
         rounds: 20_000,
     },
 ];

@@ -90,6 +90,12 @@ fn instructions() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "reads files, and is slow")]
+fn syndromes() {
+    replay("syndromes");
+}
+
+#[test]
 fn one_input() {
     let Ok(file) = std::env::var("XENITH_FUZZ_INPUT") else {
         return;
