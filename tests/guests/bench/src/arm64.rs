@@ -24,8 +24,8 @@ pub fn skip(skip: u32) {
     // SAFETY: jumps over at most 15 of the 16 instructions that follow.
     unsafe {
         asm!(
-            "adr {1}, 2f", "add {1}, {1}, {0:x}, lsl #2", "br {1}", "2:", ".rept 16", "nop", ".endr",
-            in(reg) skip, out(reg) _, options(nomem, nostack, preserves_flags)
+            "adr {1}, 2f", "add {1}, {1}, {0}, lsl #2", "br {1}", "2:", ".rept 16", "nop", ".endr",
+            in(reg) u64::from(skip), out(reg) _, options(nomem, nostack, preserves_flags)
         );
     }
 }
