@@ -183,42 +183,27 @@ pub(crate) unsafe fn copy_blocks(
     (source, target)
 }
 
-/// Writes zeroes to a page: by the block that DCZID_EL0 names, which is at most 2 KiB, or where it forbids that 16 bytes
-/// at a time.
+/// Writes zeroes to a page by blocks whose size, at most 2 KiB, DCZID_EL0 has. Its DZP bit speaks of EL1 and EL0 only: what
+/// sets it are HCR_EL2.TDZ and SCTLR_EL1.DZE (Arm DDI 0487, DCZID_EL0).
 ///
 /// # Safety
 /// `page` is the start of a mapped, writable, aligned page of normal memory that nothing else refers to.
 pub(crate) unsafe fn zero_page(page: NonNull<u8>) {
-    let kind = sysreg::dczid::read();
-    let end = page.as_ptr().wrapping_add(PAGE_SIZE);
-    // SAFETY: the turns are the page, by the contract: an even number of blocks of 4 << BS bytes, or of 32 bytes.
+    // SAFETY: an even number of blocks is the page, by the contract.
     unsafe {
-        if kind & 1 << 4 == 0 {
-            core::arch::asm!(
-                "2:",
-                "dc zva, {at}",
-                "add {at}, {at}, {block}",
-                "dc zva, {at}",
-                "add {at}, {at}, {block}",
-                "cmp {at}, {end}",
-                "b.ne 2b",
-                at = inout(reg) page.as_ptr() => _,
-                block = in(reg) 4u64 << (kind & 0xf),
-                end = in(reg) end,
-                options(nostack)
-            );
-        } else {
-            core::arch::asm!(
-                "2:",
-                "stp xzr, xzr, [{at}], #16",
-                "stp xzr, xzr, [{at}], #16",
-                "cmp {at}, {end}",
-                "b.ne 2b",
-                at = inout(reg) page.as_ptr() => _,
-                end = in(reg) end,
-                options(nostack)
-            );
-        }
+        core::arch::asm!(
+            "2:",
+            "dc zva, {at}",
+            "add {at}, {at}, {block}",
+            "dc zva, {at}",
+            "add {at}, {at}, {block}",
+            "cmp {at}, {end}",
+            "b.ne 2b",
+            at = inout(reg) page.as_ptr() => _,
+            block = in(reg) 4u64 << (sysreg::dczid::read() & 0xf),
+            end = in(reg) page.as_ptr().wrapping_add(PAGE_SIZE),
+            options(nostack)
+        );
     }
 }
 
