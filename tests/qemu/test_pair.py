@@ -11,8 +11,9 @@ CHANNEL = (
 XEN = "console=dtuart dom0_mem=64M loglvl=all guest_loglvl=all xsm=dummy"
 
 
-def start(t, *more, args="", xen=XEN, smp=2, **other):
-    return t.debian(
+def start(t, *more, args="", xen=XEN, smp=2, boot=None, **other):
+    """Boots both domains; `boot` instead of t.debian for another architecture."""
+    return (boot or t.debian)(
         "--guest", "pair", "--no-dom0", "--dom0less", 2, "--domu-mem", "32M", "--mem", "256M", "--smp", smp,
         "--domu-first", CHANNEL, "--domu-props", 'xen,enhanced = "no-xenstore";', "--domu-args", (args + " pair=no-fault") if t.options.reference else args or "pair=plain", "--xen-cmdline", xen, *more, **other)
 
@@ -27,8 +28,8 @@ def lines(m, *wanted, timeout=90):
             raise Failure(found)
 
 
-def both(t, smp):
-    m = start(t, smp=smp)
+def both(t, smp, boot=None):
+    m = start(t, smp=smp, boot=boot)
     lines(m, "pair-a: 2000 rounds", "pair-b: 2000 rounds", "pair-a: 20 times 16 pages and back",
           "pair-b: 20 times 16 pages and back", "pair-a: done", "pair-b: done")
 
@@ -38,9 +39,9 @@ for _smp in (1, 2, 3, 4):
 
 
 @test("pair/granter-crashes", "pair", cost=10)
-def granter_crashes(t):
+def granter_crashes(t, boot=None):
     """A domain crashes while another has its pages mapped, which goes on with them."""
-    m = start(t, args="pair=a-crashes", allow=[r"[Cc]rash"])
+    m = start(t, args="pair=a-crashes", boot=boot, allow=[r"[Cc]rash"])
     lines(m, "pair-a: crashes", "pair-b: survives", "pair-b: done")
 
 
@@ -54,9 +55,9 @@ test("pair/mapper-ends", "pair", cost=10)(lambda t: mapper_dies(t, "b-ends"))
 
 
 @test("pair/version-2", "pair ours", cost=10)
-def version_two(t):
+def version_two(t, boot=None):
     """Version 2 of the grant table where the command line allows it; the rest goes on in version 1."""
-    m = start(t, args="pair=v2", xen=XEN + " gnttab=max-ver:2")
+    m = start(t, args="pair=v2", boot=boot, xen=XEN + " gnttab=max-ver:2")
     lines(m, "pair-a: version 2 done", "pair-a: done", "pair-b: done")
 
 

@@ -283,11 +283,11 @@ def torture_verdict(m, vcpus, words):
             f"hardly anything was done: {verdict.group(0).strip()}")
 
 
-def torture(t, pcpus, vcpus, scheduler, words, icount):
+def torture(t, pcpus, vcpus, scheduler, words, icount, boot=None):
     """Our own guest: locks, interrupts, events, sleep and hot-plug of all vCPUs at the same time, by sequence numbers."""
     clock = ["--", "-icount", "shift=7,sleep=off"] if icount else []
-    m = t.debian("--smp", pcpus, "--guest", "torture", "--cmdline", f"torture {words} seed={t.options.seed}",
-                 "--xen-cmdline", f"console=dtuart dom0_mem=256M dom0_max_vcpus={vcpus} sched={scheduler}", *clock, silence=200)
+    m = (boot or t.debian)("--smp", pcpus, "--guest", "torture", "--cmdline", f"torture {words} seed={t.options.seed}",
+                           "--xen-cmdline", f"console=dtuart dom0_mem=256M dom0_max_vcpus={vcpus} sched={scheduler}", *clock, silence=200)
     torture_verdict(m, vcpus, words)
     m.wait_exit(30)
 
