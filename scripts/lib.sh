@@ -61,6 +61,14 @@ llvm_tool() {
 	done
 	die "$1 is missing: the rustup component 'llvm-tools' is not installed" "scripts/setup"
 }
+# guests ARCH: our own guests that there are for it. The UART's is of the bare
+# 32-bit machine; the hostile one is instructions of AArch32 throughout.
+guests() {
+	case "$1" in
+	arm32) echo demo bench hostile pair torture uart ;;
+	*) echo demo bench pair torture ;;
+	esac
+}
 # zimage ELF OUT: writes the raw image of an ELF file. The header of a zImage or
 # of an arm64 Image is the first bytes of the code, so nothing is added; it is
 # only checked.

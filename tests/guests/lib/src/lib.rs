@@ -10,6 +10,7 @@
 #[cfg_attr(target_arch = "aarch64", path = "arm64/mod.rs")]
 mod arch;
 pub mod console;
+pub mod cpu;
 pub mod events;
 pub mod exceptions;
 pub mod fdt;
@@ -22,7 +23,7 @@ pub mod secondary;
 
 use xen_abi::smccc;
 
-pub use arch::{cpu, timer};
+pub use arch::timer;
 pub use platform::Platform;
 
 /// What a guest's main function gets.

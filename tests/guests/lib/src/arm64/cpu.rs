@@ -77,27 +77,6 @@ pub fn disable_irq() {
     unsafe { asm!("msr daifset, #2", options(nostack, preserves_flags)) };
 }
 
-/// Waits for an interrupt, also a masked one.
-#[inline(always)]
-pub fn wfi() {
-    // SAFETY: a hint.
-    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
-}
-
-/// Completes all memory accesses.
-#[inline(always)]
-pub fn dsb() {
-    // SAFETY: a barrier.
-    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
-}
-
-/// Makes changes of registers visible to the following instructions.
-#[inline(always)]
-pub fn isb() {
-    // SAFETY: a barrier.
-    unsafe { asm!("isb", options(nostack, preserves_flags)) };
-}
-
 /// Reads a device register with one plain load, which a hypervisor can emulate from its syndrome.
 ///
 /// # Safety

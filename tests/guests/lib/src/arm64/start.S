@@ -8,6 +8,19 @@
     .equ BLOCK_DEVICE, 0x401        // accessed, attribute 0
     .equ BLOCK_NORMAL, 0x705        // accessed, inner shareable, attribute 1
 
+    // Blocks of device memory from address 0 on, each of 1 << `shift` bytes. Leaves that size in x5.
+    .macro  blocks table, count, shift
+    mov     x0, #BLOCK_DEVICE
+    movk    x0, #BLOCK_DEVICE_HIGH, lsl #48
+    mov     x1, #\count
+    mov     x2, \table
+    mov     x5, #1 << \shift
+9:  str     x0, [x2], #8
+    add     x0, x0, x5
+    subs    x1, x1, #1
+    b.ne    9b
+    .endm
+
     .section .text.head, "ax"
     .globl _start
 _start:
@@ -46,24 +59,8 @@ boot:
     ldr     x22, =__level1
     add     x22, x22, x21
     add     x3, x22, #4096          // level 2, the first 4 GiB
-    mov     x0, #BLOCK_DEVICE
-    movk    x0, #BLOCK_DEVICE_HIGH, lsl #48
-    mov     x1, #512
-    mov     x2, x22
-    mov     x5, #1 << 30
-3:  str     x0, [x2], #8
-    add     x0, x0, x5
-    subs    x1, x1, #1
-    b.ne    3b
-    mov     x0, #BLOCK_DEVICE
-    movk    x0, #BLOCK_DEVICE_HIGH, lsl #48
-    mov     x1, #2048
-    mov     x2, x3
-    mov     x5, #1 << 21
-4:  str     x0, [x2], #8
-    add     x0, x0, x5
-    subs    x1, x1, #1
-    b.ne    4b
+    blocks  x22, 512, 30
+    blocks  x3, 2048, 21
     orr     x0, x3, #3              // four tables
     stp     x0, xzr, [x22]
     add     x0, x0, #4096
@@ -165,18 +162,23 @@ vectors:
     b       .
     .endr
 
+    // x4 to x17, which lie in the same place of either frame.
+    .macro  middle op
+    \op     x4, x5, [sp, #32]
+    \op     x6, x7, [sp, #48]
+    \op     x8, x9, [sp, #64]
+    \op     x10, x11, [sp, #80]
+    \op     x12, x13, [sp, #96]
+    \op     x14, x15, [sp, #112]
+    \op     x16, x17, [sp, #128]
+    .endm
+
     .balign 128
 irq:
     sub     sp, sp, #192
     stp     x0, x1, [sp]
     stp     x2, x3, [sp, #16]
-    stp     x4, x5, [sp, #32]
-    stp     x6, x7, [sp, #48]
-    stp     x8, x9, [sp, #64]
-    stp     x10, x11, [sp, #80]
-    stp     x12, x13, [sp, #96]
-    stp     x14, x15, [sp, #112]
-    stp     x16, x17, [sp, #128]
+    middle  stp
     stp     x18, x30, [sp, #144]
     mrs     x0, elr_el1
     mrs     x1, spsr_el1
@@ -197,13 +199,7 @@ irq:
     msr     elr_el1, x0
     msr     spsr_el1, x1
     ldp     x2, x3, [sp, #16]
-    ldp     x4, x5, [sp, #32]
-    ldp     x6, x7, [sp, #48]
-    ldp     x8, x9, [sp, #64]
-    ldp     x10, x11, [sp, #80]
-    ldp     x12, x13, [sp, #96]
-    ldp     x14, x15, [sp, #112]
-    ldp     x16, x17, [sp, #128]
+    middle  ldp
     ldp     x18, x30, [sp, #144]
     ldp     x0, x1, [sp], #192
     eret
@@ -223,13 +219,7 @@ synchronous:
 serror:
     fault   1
 fault_common:
-    stp     x4, x5, [sp, #32]
-    stp     x6, x7, [sp, #48]
-    stp     x8, x9, [sp, #64]
-    stp     x10, x11, [sp, #80]
-    stp     x12, x13, [sp, #96]
-    stp     x14, x15, [sp, #112]
-    stp     x16, x17, [sp, #128]
+    middle  stp
     stp     x18, x19, [sp, #144]
     stp     x20, x21, [sp, #160]
     stp     x22, x23, [sp, #176]
@@ -247,13 +237,7 @@ fault_common:
     ldr     x3, [sp, #256]
     msr     spsr_el1, x3
     ldp     x2, x3, [sp, #16]
-    ldp     x4, x5, [sp, #32]
-    ldp     x6, x7, [sp, #48]
-    ldp     x8, x9, [sp, #64]
-    ldp     x10, x11, [sp, #80]
-    ldp     x12, x13, [sp, #96]
-    ldp     x14, x15, [sp, #112]
-    ldp     x16, x17, [sp, #128]
+    middle  ldp
     ldp     x18, x19, [sp, #144]
     ldp     x20, x21, [sp, #160]
     ldp     x22, x23, [sp, #176]

@@ -1,4 +1,4 @@
-//! Hands the linker the script that all guests of an architecture share.
+//! The build script of every guest: hands the linker the script that all guests of an architecture share.
 
 fn main() {
     let var = |name| std::env::var(name).expect("cargo sets it");
