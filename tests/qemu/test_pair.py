@@ -15,7 +15,7 @@ def start(t, *more, args="", xen=XEN, smp=2, boot=None, **other):
     """Boots both domains; `boot` instead of t.debian for another architecture."""
     return (boot or t.debian)(
         "--guest", "pair", "--no-dom0", "--dom0less", 2, "--domu-mem", "32M", "--mem", "256M", "--smp", smp,
-        "--domu-first", CHANNEL, "--domu-props", 'xen,enhanced = "no-xenstore";', "--domu-args", (args + " pair=no-fault") if t.options.reference else args or "pair=plain", "--xen-cmdline", xen, *more, **other)
+        "--domu-first", CHANNEL, "--domu-props", 'xen,enhanced = "no-xenstore";', "--domu-args", (args + " pair=real-xen") if t.options.reference else args or "pair=plain", "--xen-cmdline", xen, *more, **other)
 
 
 def lines(m, *wanted, timeout=90):

@@ -95,7 +95,7 @@ fn bulk(round: u32) {
 }
 
 /// What must be refused.
-fn refusals(may_fault: bool) {
+fn refusals(is_real_xen: bool) {
     let at = &DATA[1];
     let refused = [
         (FIRST, DATA_RO_REF, 0, GNTST_GENERAL_ERROR),
@@ -139,7 +139,7 @@ fn refusals(may_fault: bool) {
     // Read-only it can be had.
     let handle = grants::map(FIRST, DATA_RO_REF, at, GNTMAP_READONLY);
     let handle = handle.unwrap_or_else(|status| panic!("read-only: {status}"));
-    if may_fault {
+    if !is_real_xen {
         let fault = guest_lib::exceptions::try_write(core::ptr::from_ref(at) as usize, 1);
         assert!(fault.is_some(), "a read-only grant was written");
     }
@@ -148,7 +148,12 @@ fn refusals(may_fault: bool) {
     assert!(grants::unmap(handle, at) == GNTST_BAD_HANDLE);
 }
 
-pub fn run(ending: Ending, may_fault: bool) {
+pub fn run(ending: Ending, is_real_xen: bool) {
+    if !is_real_xen {
+        // It clears only the pages of domains that are gone.
+        fill(&DATA, 1);
+        renew(&DATA);
+    }
     let given = grants::give_away(&CONTROL) + grants::give_away(&DATA);
     assert!(given == 1 + DATA_PAGES as i32, "gave {given} pages away");
     // The first grants before it sends. An event may come before that: as the channel is made.
@@ -171,7 +176,7 @@ pub fn run(ending: Ending, may_fault: bool) {
     println!("pair-b: {BULKS} times {DATA_PAGES} pages and back");
 
     hear(PINGS + BULKS + 1);
-    refusals(may_fault);
+    refusals(is_real_xen);
     let handle = grants::map(FIRST, DATA_REF, &DATA[0], 0);
     let handle = handle.unwrap_or_else(|status| panic!("map: {status}"));
     let before = checksum(&DATA[..1]);

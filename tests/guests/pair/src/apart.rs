@@ -2,8 +2,6 @@
 //! its pages to the domains `peer` to `peer + 2`, one after the other. Each of these is told its own number, by `me=`, and
 //! maps them from domain `peer`; `pair=crashes`: it crashes then; `pair=outlives`: it keeps them until the granter is gone.
 
-use core::sync::atomic::Ordering::Relaxed;
-
 use guest_lib::memory::Page;
 use guest_lib::{cpu, grants, println};
 use xen_abi::grant_table::*;
@@ -54,16 +52,7 @@ fn granter(peer: u16) {
             "what {mapper} wrote last"
         );
         // Nobody holds the pages: others take their places.
-        let (given, taken) = (grants::give_away(&DATA), grants::take_back(&DATA));
-        assert!(
-            (given, taken) == (DATA_PAGES as i32, DATA_PAGES as i32),
-            "{given} {taken}"
-        );
-        let is_clean = DATA
-            .iter()
-            .flat_map(|page| &page.0)
-            .all(|word| word.load(Relaxed) == 0);
-        assert!(is_clean, "new pages with old contents");
+        renew(&DATA);
         println!("pair-a: {mapper} is gone");
     }
     panic!("outlived everybody");

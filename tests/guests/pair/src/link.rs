@@ -104,6 +104,18 @@ pub fn checksum(pages: &[Page]) -> u32 {
     b
 }
 
+/// Gives pages away and takes others in their places, without what anybody had in them.
+pub fn renew(pages: &[Page]) {
+    let moved = (grants::give_away(pages), grants::take_back(pages));
+    let count = pages.len() as i32;
+    assert!(moved == (count, count), "{moved:?} pages of {count}");
+    let mut words = pages.iter().flat_map(|page| &page.0);
+    assert!(
+        words.all(|word| word.load(Relaxed) == 0),
+        "new pages with old contents"
+    );
+}
+
 /// Changes every word.
 pub fn invert(pages: &[Page]) {
     for word in pages.iter().flat_map(|page| &page.0) {
